@@ -1,0 +1,1011 @@
+"""
+The cache protocol: what a reader may trust and what a writer must do.
+
+Nothing but a cache's get_many, set_many, add and delete_many is needed. The
+entries of one row, and of its model in one database:
+
+=======  ===========================================================  ======
+entry    value                                                        cache
+=======  ===========================================================  ======
+hint     the primary key that a lookup found; checked at every hit,   key
+         so it never needs to be invalidated
+payload  (stamp, fingerprint of the fields, column values)            object
+version  a random token per row, or LOCK                              object
+epoch    a random token per model, or LOCK: for writes by query       object
+clock    a random token per model, moved by every release             object
+=======  ===========================================================  ======
+
+A *stamp* is (epoch, version) as they were observed before the SELECT. Tokens
+are random and never used twice; nothing compares times.
+
+A **hit** is a payload whose stamp equals the epoch and the version of now,
+neither of them LOCK.
+
+A **reader** that knows the primary key observes version and epoch (it adds
+what is absent), runs its SELECT, and sets the payload with what it had
+observed. One that does not know it observes the clock and the epoch, runs its
+statement, gets or adds the version, and looks at the clock again (rule
+*recheck*): moved, and it sets nothing. Nobody fills under a LOCK.
+
+A **writer** sets the version to LOCK before its statement (rule *lock*). After
+the commit it moves the clock (rule *clock*), then the version, then deletes
+the payload (rule *drop*). Writes by query do so with the epoch in the
+version's place. In a transaction all of that follows the commit, in one
+on_commit() hook; after a rollback nothing does, and LOCK goes by its timeout.
+
+A writer that holds the row's lock in the database may **publish**: set the
+payload before its commit, with the version that its release is going to set.
+
+A **created** row needs no lock, for there is no older one. In autocommit it is
+filled in as by a reader that did not know the key. In a transaction its
+version is observed after the INSERT, which is before the commit, and so before
+anybody else can see the row: that vouches for it, as for a reader that knew
+the key, and the commit needs no command per row.
+
+**Inside a transaction** what it wrote is its own business: it is served from
+an overlay, or asked of the database, and never put into the cache before the
+commit. Rows that it did not write are hits as elsewhere; they are filled in
+only where a SELECT sees the latest commits. The transaction around a TestCase
+counts as the outside world, with tokens of its own.
+
+The rules are named as in the model of this protocol, which explores every
+interleaving of it.
+"""
+
+import logging
+import pickle
+import re
+import secrets
+import threading
+import time
+import weakref
+from contextlib import suppress
+
+from django.conf import settings
+from django.core.cache import caches
+from django.core.cache.backends.base import memcache_key_warnings
+from django.db import connections
+
+from .conf import conf
+from .keys import digest, text
+
+LOCK = "LOCK"
+
+logger = logging.getLogger("getorcreateplus")
+
+
+class Unavailable(Exception):
+    """The cache does not answer, or is left alone because it did not."""
+
+
+class Garbage(Exception):
+    """The cache holds what cannot be unpickled."""
+
+
+# What unpickling raises for an entry that this release of the code cannot
+# read.
+UNREADABLE = (
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    pickle.PickleError,
+    TypeError,
+    ValueError,
+)
+
+
+class Store:
+    """
+    One cache alias, which may fail: that costs speed, never an exception.
+
+    A cache that failed is left alone for a second, and for twice as long each
+    time that it fails again. Releases that it missed are owed, and paid before
+    it is used again.
+    """
+
+    FIRST_PAUSE = 1  # seconds
+    LONGEST_PAUSE = 60  # seconds
+    MOST_OWED = 1000  # rows; more are owed as a write of their whole model
+
+    def __init__(self, alias):
+        self.alias = alias
+        self.lock = threading.Lock()
+        self.down_until = None
+        self.pause = 0
+        self.owed = {}  # region: primary keys, or None for the whole model
+
+    def get_many(self, keys):
+        """Raise Garbage where an entry cannot be unpickled."""
+        self.wait()
+        return self.call("get_many", keys)
+
+    def add(self, key, value, timeout):
+        self.wait()
+        return self.call("add", key, value, timeout)
+
+    def set(self, entries, timeout):
+        """
+        Set what others must see. Raise Unavailable where one was not set.
+        """
+        self.wait()
+        self.set_now(entries, timeout)
+
+    def set_now(self, entries, timeout):
+        # Not set(), which does not tell: of a memcached server that is gone,
+        # it returns as if it had done it.
+        if failed := self.call("set_many", entries, timeout):
+            error = Unavailable(f"set_many() did not store {failed}")
+            self.down(error)
+            raise error
+
+    def try_set(self, entries, timeout):
+        """
+        Set what is only good for speed, and may be too large for the cache.
+        """
+        self.wait()
+        try:
+            caches[self.alias].set_many(entries, timeout)
+        except Exception as error:  # noqa: BLE001 - of whatever client
+            logger.debug("Cache %r did not take a row: %r", self.alias, error)
+
+    def delete(self, keys):
+        self.wait()
+        self.delete_now(keys)
+
+    def delete_now(self, keys):
+        self.call("delete_many", keys)
+
+    def wait(self):
+        if self.down_until is not None:
+            self.try_again()
+
+    def wait_to_write(self):
+        # Where one of several servers has failed, others are still read.
+        if not self.has_several_servers():
+            self.wait()
+
+    def has_several_servers(self):
+        location = settings.CACHES[self.alias].get("LOCATION", "")
+        if isinstance(location, str):
+            location = re.split("[;,]", location)
+        return len(location) > 1
+
+    def call(self, method, *args):
+        cache = caches[self.alias]  # an alias that is not there is no outage
+        try:
+            return getattr(cache, method)(*args)
+        except Exception as error:
+            if method == "get_many" and isinstance(error, UNREADABLE):
+                raise Garbage from error
+            self.down(error)
+            raise Unavailable from error
+
+    def down(self, error):
+        with self.lock:
+            if self.down_until is None:
+                logger.warning(
+                    "Cache %r failed and is left alone for a while: %r",
+                    self.alias,
+                    error,
+                )
+            self.pause = min(2 * self.pause or self.FIRST_PAUSE, self.LONGEST_PAUSE)
+            self.down_until = time.monotonic() + self.pause
+
+    def try_again(self):
+        """
+        Pay what is owed. Raise Unavailable while the cache is left alone.
+        """
+        with self.lock:
+            if self.down_until is None:
+                return
+            if time.monotonic() < self.down_until:
+                raise Unavailable
+            # This thread tries; the others go on leaving the cache alone.
+            self.down_until = time.monotonic() + self.LONGEST_PAUSE
+            owed, self.owed = self.owed, {}
+        try:
+            self.call("get_many", ["getorcreateplus"])
+            for region, pks in owed.items():
+                region.release_now(pks)
+        except (Unavailable, Garbage):
+            for region, pks in owed.items():
+                self.owe(region, pks)
+            raise Unavailable from None
+        with self.lock:
+            if self.owed:  # more, since: at the next command
+                self.down_until = time.monotonic()
+            else:
+                self.down_until = None
+                self.pause = 0
+                logger.info("Cache %r is back.", self.alias)
+
+    def owe(self, region, pks):
+        """Release these rows later; None for all rows of the model."""
+        with self.lock:
+            known = self.owed.get(region, set())
+            if known is not None and pks is not None:
+                known = known | set(pks)
+            if pks is None or (known and len(known) > self.MOST_OWED):
+                known = None
+            self.owed[region] = known
+
+
+class Stores(dict):
+    def __missing__(self, alias):
+        return self.setdefault(alias, Store(alias))
+
+
+stores = Stores()
+
+
+class Region:
+    """
+    The entries of one model, in one database, in one object cache.
+
+    With a cache of its own the payload's key is the primary key alone, so that
+    ``caches[model_name].delete(pk)`` invalidates a row by hand.
+    """
+
+    def __init__(self, label, using, alias, *, own_cache, timeout, version_per_row):
+        self.using = using
+        self.store = stores[alias]
+        self.own_cache = own_cache
+        self.timeout = timeout  # seconds, of payloads, versions and hints
+        # Not where the database may find two spellings of a primary key equal:
+        # there all rows have one version.
+        self.version_per_row = version_per_row
+        self.name = key(f"getorcreateplus:{label}:{using}")
+        self.epoch = f"{self.name}:epoch"
+        self.clock = f"{self.name}:clock"
+        self.all = f"{self.name}:version"
+
+    def payload(self, pk):
+        return key(pk if self.own_cache else f"{self.name}:{pk}")
+
+    def hint(self, values):
+        """Return the key of the hint of a lookup, {attname: plain value}."""
+        columns = sorted(
+            (name, type(v).__name__, text(v)) for name, v in values.items()
+        )
+        return f"{self.name}:{digest(columns)}"
+
+    def version(self, pk):
+        return key(f"{self.name}:{pk}:version" if self.version_per_row else self.all)
+
+    # Writing
+
+    def lock(self, pk):
+        """Rule lock: nobody fills, nor trusts, this row until the release."""
+        self._lock(self.version(pk))
+
+    def lock_all(self):
+        self._lock(self.epoch)
+
+    def _lock(self, key):
+        try:
+            self.store.wait_to_write()
+            self.store.set_now({key: world(self.using) + LOCK}, conf.LOCK_TIMEOUT)
+        except Unavailable:
+            pass  # the release is owed if the cache is still down by then
+
+    def release(self, pks, published=()):
+        """
+        Let readers fill these rows again; None for all rows of the model.
+
+        Of the published rows, {pk: version}, the payload stays.
+        """
+        try:
+            self.store.wait_to_write()
+            self.release_now(pks, published)
+        except Unavailable:
+            self.store.owe(self, pks)
+
+    def release_now(self, pks, published=()):
+        # In this order. A cold reader that saw the old row and sees the new
+        # version must find the clock moved. Who read the old payload before
+        # must find the version moved; and the payload itself gone, should the
+        # version be evicted.
+        place = world(self.using)
+        self.store.set_now({self.clock: token(place)}, None)  # rule clock
+        if pks is None:
+            self.store.set_now({self.epoch: token(place)}, None)
+            return
+        versions = {
+            self.version(pk): published[pk] if pk in published else token(place)
+            for pk in pks
+        }
+        self.store.set_now(versions, self.timeout)
+        payloads = [self.payload(pk) for pk in pks if pk not in published]
+        if payloads:
+            self.store.delete_now(payloads)  # rule drop
+
+    # Reading
+
+    def observe(self, entries, keys, place):
+        """
+        Return the tokens under the keys, adding those that are absent.
+
+        ``entries`` is what a get_many() of them returned.
+        """
+        return [self._observed(entries.get(key), key, place) for key in keys]
+
+    def get_epoch(self, place):
+        entries = self.store.get_many([self.epoch])
+        return self._observed(entries.get(self.epoch), self.epoch, place)
+
+    def _observed(self, found, key, place):
+        if is_token(found, place):
+            return found
+        timeout = None if key in (self.epoch, self.clock) else self.timeout
+        new = token(place)
+        if found is None:
+            if self.store.add(key, new, timeout):
+                return new
+            found = self.store.get_many([key]).get(key)
+            if is_token(found, place):
+                return found  # another reader's, or a writer's LOCK
+        # Of another test's transaction, which nobody shares with this one.
+        self.store.set({key: new}, timeout)
+        return new
+
+
+def key(name):
+    """Return name as a key that every cache takes."""
+    # memcached's 250 characters, less room for KEY_PREFIX and VERSION.
+    if len(name) > 150 or any(memcache_key_warnings(name)):
+        return "getorcreateplus:" + digest(name)
+    return name
+
+
+def token(place):
+    return place + secrets.token_hex(8)
+
+
+def is_token(value, place):
+    return type(value) is str and value.rpartition(".")[0] == place[:-1]
+
+
+def is_locked(value):
+    return value.endswith(LOCK)
+
+
+class Read:
+    """
+    One reading of a row: what was observed before the statement.
+
+    ``values`` are the column values of a hit, or None.
+    """
+
+    values = updated = None
+    pk = epoch = version = clock = None
+
+    def __init__(self, region, key_store, hint, fingerprint, matches):
+        """
+        ``hint`` is the key of a hint, or None; ``matches`` tells whether
+        column values are those of a row that is looked for.
+        """
+        self.region = region
+        self.key_store = key_store
+        self.hint = hint
+        self.fingerprint = fingerprint
+        self.matches = matches
+        self.connection = connections[region.using]
+        self.place = world(region.using)
+        self.fills = False
+
+    def ask(self, pk=None, may_hit=True):
+        """
+        Return the column values of a hit, or None.
+
+        ``pk`` is the text of the primary key where the lookup names it.
+        """
+        in_cache, may_fill = situation(self.connection)
+        if self.connection.needs_rollback:
+            return None  # Django says that no query may be run
+        if in_transaction(self.connection):
+            pk = self._ask_own(pk, may_hit)
+            if self.values is not None or self._is_written(pk):
+                return self.values
+        may_hit = may_hit and in_cache
+        if may_hit or may_fill:
+            try:
+                self._ask(pk, may_hit, may_fill)
+            except Unavailable:
+                self.fills = False
+            except Garbage:
+                self.fills = False
+                self._sweep(pk or self.pk)
+        return self.values
+
+    def observe(self):
+        """Look at the clock before a statement that may insert the row."""
+        _, may_fill = situation(self.connection)
+        if may_fill:
+            names = [self.region.epoch, self.region.clock]
+            try:
+                entries = self.region.store.get_many(names)
+                self.epoch, self.clock = self.region.observe(entries, names, self.place)
+            except (Unavailable, Garbage):
+                return
+            self.fills = not is_locked(self.epoch)
+
+    def _ask_own(self, pk, may_hit):
+        """Look into the overlay. Return the primary key, where it is known."""
+        own = journal(self.connection)
+        if pk is None and self.hint:
+            pk = own.find(self.connection, self.region, self.hint)
+        if pk is not None and may_hit:
+            values = own.values(self.connection, self.region, pk)
+            if values is not None and self.matches(values):
+                self.values = values
+        return pk
+
+    def _is_written(self, pk):
+        own = journal(self.connection)
+        return own.is_written(self.connection, self.region, pk)
+
+    def _ask(self, pk, may_hit, may_fill):
+        region, entries = self.region, {}
+        together = self.key_store is region.store
+        if pk is None:
+            keys = [self.hint, region.clock, region.epoch] if together else [self.hint]
+            entries = self.key_store.get_many(keys)
+            pk = entries.get(self.hint)
+        if type(pk) is str:
+            self.pk = pk
+            if in_transaction(self.connection) and self._is_written(pk):
+                self._ask_own(pk, may_hit)
+                return
+            version, payload = region.version(pk), region.payload(pk)
+            keys = [payload, version]
+            if not together or self.hint is None:
+                keys += [region.epoch, region.clock]
+            entries |= region.store.get_many(keys)
+            if may_hit and self._is_hit(
+                entries.get(payload), entries.get(version), entries.get(region.epoch)
+            ):
+                self.values = entries[payload][2]
+                return
+        elif may_fill and not together:
+            entries = region.store.get_many([region.clock, region.epoch])
+        if may_fill:
+            names = [region.epoch, region.clock]
+            if self.pk is not None:
+                names.append(region.version(self.pk))
+            self.epoch, self.clock, *version = region.observe(
+                entries, names, self.place
+            )
+            self.version = version[0] if version else None
+            self.fills = not is_locked(self.epoch)
+
+    def _is_hit(self, payload, version, epoch):
+        return (
+            type(payload) is tuple
+            and len(payload) == 3
+            and is_token(version, self.place)
+            and is_token(epoch, self.place)
+            and not is_locked(version)  # rule lock
+            and not is_locked(epoch)
+            and payload[0] == (epoch, version)
+            and payload[1] == self.fingerprint
+            and self.matches(payload[2])
+        )
+
+    def _sweep(self, pk):
+        """Delete what cannot be unpickled, for it would stay a miss."""
+        with suppress(Unavailable):
+            if self.hint:
+                self.key_store.delete([self.hint])
+            if type(pk) is str:
+                self.region.store.delete(
+                    [self.region.payload(pk), self.region.version(pk)]
+                )
+
+    def fill(self, pk, values):
+        """Keep the row that a SELECT returned."""
+        if in_transaction(self.connection):
+            own = journal(self.connection)
+            if own.is_written(self.connection, self.region, pk):
+                own.keep(self.connection, self.region, pk, values, self.hint)
+                return
+        if self.fills:
+            with suppress(Unavailable, Garbage):
+                if self._is_vouched_for(pk):
+                    self._fill(pk, values)
+
+    def fill_created(self, pk, values):
+        """Keep the row that this call inserted."""
+        if not in_transaction(self.connection):
+            self.fill(pk, values)
+            return
+        region = self.region
+        own = journal(self.connection)
+        own.note(self.connection, region, pk)
+        own.keep(self.connection, region, pk, values, self.hint)
+        if own.is_written_by_query(self.connection, region):
+            return
+        with suppress(Unavailable, Garbage):
+            # Nobody else sees the row before the commit, which is to this
+            # reader what the SELECT is to others: the version that is observed
+            # now vouches for the row.
+            if self.epoch is None:
+                self.epoch = region.get_epoch(self.place)
+            [self.version] = region.observe({}, [region.version(pk)], self.place)
+            if not is_locked(self.epoch) and not is_locked(self.version):
+                current = own.current(self.connection)
+                current.created[region, pk] = self, freeze(values)
+
+    def publish(self, pk, values):
+        """
+        Keep the row that this transaction has just updated, before its commit.
+
+        The stamp holds the version that its own release is going to set.
+        """
+        region = self.region
+        if not in_transaction(self.connection):
+            self.updated = pk, values
+            return
+        own = journal(self.connection)
+        own.keep(self.connection, region, pk, values, self.hint)
+        if own.is_written_by_query(self.connection, region) or not own.holds_lock(
+            self.connection, region, pk
+        ):
+            return
+        self.version = token(self.place)
+        with suppress(Unavailable, Garbage):
+            self.epoch = region.get_epoch(self.place)
+            if not is_locked(self.epoch):
+                self._fill(pk, values)
+                own.publish(self.connection, region, pk, self.version)
+
+    def fill_updated(self):
+        """
+        Keep a row that was updated in the transaction around a TestCase alone.
+
+        It is released already, and nobody else sees it: its version is still
+        that of this update.
+        """
+        if self.updated is None or not self.fills:
+            return
+        pk, values = self.updated
+        region = self.region
+        names = [region.epoch, region.version(pk)]
+        with suppress(Unavailable, Garbage):
+            self.epoch, self.version = region.observe(
+                region.store.get_many(names), names, self.place
+            )
+            if not is_locked(self.epoch) and not is_locked(self.version):
+                self._fill(pk, values)
+
+    def _is_vouched_for(self, pk):
+        """Tell whether nobody has written the row since the observation."""
+        region = self.region
+        if self.version is not None and pk == self.pk:
+            return not is_locked(self.version)
+        # The version of this row was not observed before the statement, which
+        # alone knew the pk. A writer between the two moved the clock before
+        # the version: look at the version first, at the clock again after it.
+        name = region.version(pk)
+        [self.version] = region.observe(
+            region.store.get_many([name]), [name], self.place
+        )
+        if is_locked(self.version):
+            return False
+        clock = region.store.get_many([region.clock]).get(region.clock)
+        return clock == self.clock  # rule recheck
+
+    def _fill(self, pk, values):
+        region = self.region
+        entries = {region.payload(pk): self.payload(values)}
+        if self.hint and self.pk != pk:
+            if self.key_store is region.store:
+                entries[self.hint] = pk
+            else:
+                self.key_store.try_set({self.hint: pk}, region.timeout)
+        region.store.try_set(entries, region.timeout)
+
+    def payload(self, values):
+        return (self.epoch, self.version), self.fingerprint, values
+
+
+def fill_created(rows):
+    """Set the payloads and hints of (read, pk, values), in a few commands."""
+    batches = {}
+    for read, pk, values in rows:
+        region = read.region
+        objects = batches.setdefault((region.store, region.timeout), {})
+        objects[region.payload(pk)] = read.payload(values)
+        if read.hint:
+            hints = batches.setdefault((read.key_store, region.timeout), {})
+            hints[read.hint] = pk
+    for (store, timeout), entries in batches.items():
+        try:
+            store.try_set(entries, timeout)
+        except Unavailable:
+            pass
+
+
+def freeze(values):
+    """Return a copy that nobody can change."""
+    return pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
+
+
+# Transactions
+
+
+class Writes:
+    """
+    What a transaction wrote under one set of savepoints, and owes the cache.
+
+    It is an entry of the connection's on_commit() hooks: Django runs it after
+    the commit, and drops it with the savepoint or the transaction that is
+    rolled back.
+    """
+
+    def __init__(self, connection, savepoints):
+        self.connection = connection
+        self.savepoints = savepoints
+        self.clear()
+        self.done = False
+
+    def clear(self):
+        self.rows = {}  # (region, pk): (sequence, values frozen or None)
+        self.hints = {}  # (region, key of a hint): pk
+        self.queries = {}  # region: sequence of its last write by query
+        self.locked = {}  # region: {pk: version that was published, or None}
+        self.locked_all = set()  # regions
+        self.created = {}  # (region, pk): (read, values frozen)
+
+    def take(self, other):
+        """Take over what was written under savepoints that are released."""
+        for row, known in other.rows.items():
+            self.rows[row] = max(known, self.rows.get(row, known), key=sequence_of)
+        for region, sequence in other.queries.items():
+            self.queries[region] = max(sequence, self.queries.get(region, 0))
+        for region, pks in other.locked.items():
+            mine = self.locked.setdefault(region, {})
+            for pk, version in pks.items():
+                mine[pk] = version or mine.get(pk)
+        self.hints |= other.hints
+        self.locked_all |= other.locked_all
+        self.created |= other.created
+        other.clear()
+
+    def doubt(self):
+        """
+        Trust no values any more, only that they were written.
+
+        Something was rolled back, perhaps to a savepoint by hand, which Django
+        does not know to be part of what this hook was registered in.
+        """
+        for row in self.rows:
+            self.rows[row] = 0, None
+        for pks in self.locked.values():
+            for pk in pks:
+                pks[pk] = None
+        self.created.clear()
+
+    def __call__(self):
+        if self.done:
+            return
+        self.done = True
+        if not journal(self.connection).is_up_to_date(self):
+            self.doubt()
+        for region in self.locked_all:
+            region.release(None)
+        for region, pks in self.locked.items():
+            if region not in self.locked_all:
+                published = {pk: version for pk, version in pks.items() if version}
+                region.release(list(pks), published)
+        fill_created(
+            (read, pk, pickle.loads(values))
+            for (_, pk), (read, values) in self.created.items()
+        )
+
+
+def sequence_of(row):
+    return row[0]
+
+
+class Journal:
+    """The Writes of one connection's open transaction, and their overlay."""
+
+    def __init__(self):
+        self.hooks = []
+        self.seen = 0
+        self.writes = []  # one for each set of savepoints that are open
+        self.savepoints = None
+        self.sequence = 0
+
+    def read(self, connection):
+        """Return the Writes that were not rolled back, oldest first."""
+        hooks = connection.run_on_commit
+        if hooks is not self.hooks:
+            # Another transaction; or a savepoint was rolled back, and Django
+            # keeps the hooks that survive, in a new list.
+            self.hooks, self.seen = hooks, 0
+            self.writes = self._new(hooks)
+            for writes in self.writes:
+                writes.doubt()
+        self.writes += self._new(hooks)
+        savepoints = open_savepoints(connection)
+        if savepoints != self.savepoints or any(w.done for w in self.writes):
+            self.savepoints = savepoints
+            self.writes = self._merged(savepoints)
+        return self.writes
+
+    def is_up_to_date(self, writes):
+        """
+        Tell whether nothing was rolled back since these Writes were read.
+        """
+        # A hook that runs after the commit was taken out of the list, unless
+        # the list was replaced since.
+        return (
+            self.hooks is writes.connection.run_on_commit  # not after a commit
+            or all(hook is not writes for _, hook, _ in self.hooks)
+        )
+
+    def _merged(self, savepoints):
+        """Return one Writes for all that would be rolled back together."""
+        merged = {}
+        for writes in self.writes:
+            if not writes.done:
+                level = writes.savepoints & savepoints
+                if merged.setdefault(level, writes) is not writes:
+                    merged[level].take(writes)
+        return list(merged.values())
+
+    def _new(self, hooks):
+        found = [hook for _, hook, _ in hooks[self.seen :] if type(hook) is Writes]
+        self.seen = len(hooks)
+        return found
+
+    def current(self, connection):
+        """
+        Return the Writes that would be rolled back with the next statement.
+        """
+        savepoints = open_savepoints(connection)
+        for writes in self.read(connection):
+            if writes.savepoints >= savepoints:
+                return writes
+        writes = Writes(connection, savepoints)
+        connection.on_commit(writes, robust=True)
+        self.read(connection)
+        return writes
+
+    def next(self):
+        self.sequence += 1
+        return self.sequence
+
+    # What was written
+
+    def note(self, connection, region, pk):
+        """This transaction writes, or has inserted, the row."""
+        alive = self.read(connection)
+        for writes in alive:
+            writes.created.pop((region, pk), None)
+        if sum(len(writes.rows) for writes in alive) >= conf.OVERLAY_ROWS:
+            self.forget_rows(alive)
+        self.current(connection).rows[region, pk] = self.next(), None
+
+    def forget_rows(self, alive):
+        """Keep in memory that the models were written, not which rows."""
+        for writes in alive:
+            for region, _ in writes.rows:
+                writes.queries[region] = self.next()
+            writes.rows.clear()
+            writes.hints.clear()
+
+    def note_query(self, connection, region):
+        """This transaction writes rows that are not known."""
+        self.current(connection).queries[region] = self.next()
+
+    def is_written(self, connection, region, pk):
+        return any(
+            region in writes.queries or (region, pk) in writes.rows
+            for writes in self.read(connection)
+        )
+
+    def is_written_by_query(self, connection, region):
+        return any(region in writes.queries for writes in self.read(connection))
+
+    # The locks
+
+    def lock(self, connection, region, pk):
+        if self.holds_lock(connection, region, pk):
+            for writes in self.read(connection):
+                if pk in writes.locked.get(region, ()):
+                    # What was published is no longer what there is.
+                    writes.locked[region][pk] = None
+        elif not self.has_locked_all(connection, region):
+            region.lock(pk)
+            self.current(connection).locked.setdefault(region, {})[pk] = None
+
+    def holds_lock(self, connection, region, pk):
+        return any(
+            pk in writes.locked.get(region, ()) for writes in self.read(connection)
+        )
+
+    def publish(self, connection, region, pk, version):
+        """The release of this row is going to set this version."""
+        self.current(connection).locked.setdefault(region, {})[pk] = version
+
+    def lock_all(self, connection, region):
+        if not self.has_locked_all(connection, region):
+            region.lock_all()
+            self.current(connection).locked_all.add(region)
+
+    def has_locked_all(self, connection, region):
+        return any(region in writes.locked_all for writes in self.read(connection))
+
+    # The overlay
+
+    def keep(self, connection, region, pk, values, hint):
+        """
+        Serve this row, which the transaction wrote, without a query.
+
+        Not where it is only known that the model was written: the row may not
+        be locked in the database, and others may write it.
+        """
+        writes = self.read(connection)
+        if not any((region, pk) in each.rows for each in writes):
+            return
+        writes = self.current(connection)
+        writes.rows[region, pk] = self.next(), freeze(values)
+        if hint:
+            writes.hints[region, hint] = pk
+
+    def find(self, connection, region, hint):
+        """Return the pk that the hint leads to, in the overlay."""
+        for writes in reversed(self.read(connection)):
+            if (region, hint) in writes.hints:
+                return writes.hints[region, hint]
+        return None
+
+    def values(self, connection, region, pk):
+        """Return the values of a row that this transaction wrote, or None."""
+        alive = self.read(connection)
+        known = [w.rows[region, pk] for w in alive if (region, pk) in w.rows]
+        if not known:
+            return None
+        sequence, values = max(known, key=lambda row: row[0])
+        since = max((w.queries.get(region, 0) for w in alive), default=0)
+        if values is None or sequence < since:
+            return None
+        return pickle.loads(values)
+
+
+def open_savepoints(connection):
+    return frozenset(sid for sid in connection.savepoint_ids if sid is not None)
+
+
+journals = weakref.WeakKeyDictionary()  # connection: its journal
+worlds = weakref.WeakKeyDictionary()  # the atomic() around a TestCase: its prefix
+
+
+def journal(connection):
+    try:
+        return journals[connection]
+    except KeyError:
+        return journals.setdefault(connection, Journal())
+
+
+def is_around_test(block):
+    return block._from_testcase
+
+
+def world(using):
+    """Return the prefix of the tokens: one of its own in each TestCase."""
+    connection = connections[using]
+    if not connection.in_atomic_block:
+        return ""
+    around = [block for block in connection.atomic_blocks if is_around_test(block)]
+    if not around:
+        return ""
+    return worlds.setdefault(around[-1], f"test{secrets.token_hex(4)}.")
+
+
+def in_transaction(connection):
+    """
+    Tell whether what is written now may be rolled back, but for a test's.
+    """
+    if not connection.in_atomic_block:
+        return False
+    return not all(map(is_around_test, connection.atomic_blocks))
+
+
+def is_autocommit(connection):
+    """Tell whether what is written now is committed, without connecting."""
+    if connection.in_atomic_block:
+        return not in_transaction(connection)
+    if connection.connection is None:
+        return connection.settings_dict["AUTOCOMMIT"]
+    return connection.autocommit
+
+
+def situation(connection):
+    """Return whether a read may be a hit, and whether it may be a fill."""
+    if connection.needs_rollback:
+        return False, False
+    if not in_transaction(connection):
+        if connection.in_atomic_block:
+            settle(connection)
+        return (is_autocommit(connection),) * 2
+    if not connection.commit_on_exit:
+        # Inside a transaction that is managed by hand: nobody tells its end.
+        return False, False
+    if connection.vendor == "sqlite":
+        return True, False
+    return (is_read_committed(connection),) * 2
+
+
+def settle(connection):
+    """
+    In a TestCase, release what its atomic() blocks that ended have written.
+    """
+    for writes in journal(connection).read(connection):
+        writes()
+
+
+# The isolation level that a PostgreSQL server gives a connection.
+levels = weakref.WeakKeyDictionary()
+
+
+def is_read_committed(connection):
+    if connection.vendor == "mysql":
+        return connection.isolation_level == "read committed"
+    return (
+        connection.vendor == "postgresql"
+        and isolation_level(connection.connection) == "read committed"
+    )
+
+
+def isolation_level(raw):
+    if raw not in levels:
+        # Asked of the driver, once per connection, so that it is no query of
+        # the user's. The server or the role may have another default.
+        with raw.cursor() as cursor:
+            cursor.execute("SHOW transaction_isolation")
+            [levels[raw]] = cursor.fetchone()
+    return levels[raw]
+
+
+# Writing
+
+
+def before_write(region, pk):
+    """A statement is going to write this row: rule lock."""
+    connection = connections[region.using]
+    if in_transaction(connection):
+        own = journal(connection)
+        own.lock(connection, region, pk)
+        own.note(connection, region, pk)
+    else:
+        region.lock(pk)
+
+
+def after_insert(region, pk):
+    """
+    This transaction inserted a row. It needs no lock: there is no older one.
+    """
+    connection = connections[region.using]
+    journal(connection).note(connection, region, pk)
+
+
+def after_inserts(region):
+    """This transaction inserted rows whose primary keys are not known."""
+    connection = connections[region.using]
+    journal(connection).note_query(connection, region)
+
+
+def before_query(region):
+    """A statement is going to write rows of this model that are not known."""
+    connection = connections[region.using]
+    if in_transaction(connection):
+        own = journal(connection)
+        own.lock_all(connection, region)
+        own.note_query(connection, region)
+    else:
+        region.lock_all()

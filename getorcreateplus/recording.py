@@ -1,0 +1,317 @@
+"""
+What the statements of one call read and wrote, column by column.
+
+An instance need not tell what its row holds: a from_db() or a receiver of
+post_init may change what a SELECT returned, a save() of the user's, a receiver
+of post_save or a field's pre_save() what was sent. So the values are those
+that the SELECT yields before an instance is made of them, and those of an
+INSERT or UPDATE are compared with the parameters that were sent.
+"""
+
+import datetime
+import decimal
+import re
+import uuid
+from contextlib import contextmanager
+
+from django.db import connections
+from django.db.models.query import ModelIterable
+
+from .inserts import READS, begins_with
+from .keys import NotCanonical, plain, prepare, stored_as
+from .payload import freeze, layout
+
+
+class NotExact(Exception):
+    """What a SELECT will return cannot be told from the instance."""
+
+
+class RecordingIterable(ModelIterable):
+    """Note the column values of the instances that a queryset yields."""
+
+    def __iter__(self):
+        # As ModelIterable, with a look at the rows that it makes instances of.
+        recording = self.queryset._recording  # type: ignore[attr-defined]
+        query, last = self.queryset.query, []
+
+        def get_compiler(*args, **kwargs):
+            compiler = type(query).get_compiler(query, *args, **kwargs)
+            results_iter = compiler.results_iter
+
+            def noting(*args, **kwargs):
+                for row in results_iter(*args, **kwargs):
+                    last[:] = compiler, row
+                    yield row
+
+            compiler.results_iter = noting
+            return compiler
+
+        query.get_compiler = get_compiler  # type: ignore[method-assign]
+        try:
+            for instance in super().__iter__():
+                recording.select(instance, *last)
+                yield instance
+        finally:
+            del query.get_compiler
+
+
+class Recording:
+    """The rows that one call selects, and the statements that it writes by."""
+
+    def __init__(self, model, using):
+        opts = model._meta
+        self.model = model
+        self.connection = connections[using]
+        self.rows = []  # (instance, column values or None)
+        self.statements = []  # (sql, parameters), of the model's tables
+        self.on_update = None
+        self.generated_pk = None
+        quoted = self.connection.ops.quote_name(opts.db_table)
+        self.insert = f"INSERT INTO {quoted} ("
+        self.update = f"UPDATE {quoted} SET "
+        tables = {table._meta.db_table for table in (model, *opts.all_parents)}
+        names = "|".join(map(re.escape, tables))
+        self.names_table = re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE).search
+
+    @contextmanager
+    def watch(self):
+        with self.connection.execute_wrapper(self):
+            yield
+
+    def __call__(self, execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if isinstance(sql, str) and (
+            not self.names_table(sql)
+            or (begins_with(sql, READS) and ";" not in sql)  # two statements
+        ):
+            return result
+        # It may have written the row, in whatever words.
+        plain_sql = isinstance(sql, str) and not many
+        self.statements.append((sql, tuple(params or ())) if plain_sql else ("", ()))
+        if plain_sql and sql.startswith(self.insert):
+            self.generated_pk = self._generated_pk(context["cursor"])
+        elif plain_sql and sql.startswith(self.update) and self.on_update:
+            self.on_update()
+        return result
+
+    def _generated_pk(self, cursor):
+        """Return the key that the database made, before anybody changes it."""
+        if not cursor.description or self.connection.vendor == "sqlite":
+            return getattr(cursor, "lastrowid", None)
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        cursor.scroll(-1)  # for Django
+        columns = [column[0] for column in cursor.description]
+        return dict(zip(columns, row, strict=True)).get(self.model._meta.pk.column)
+
+    def select(self, instance, compiler, row):
+        """Note an instance that was made of a row of a SELECT."""
+        indexes = compiler.klass_info["select_fields"]
+        names = tuple(compiler.select[i][0].target.attname for i in indexes)
+        values = None
+        if names == layout(self.model).attnames:  # nothing is deferred
+            values = freeze(row[i] for i in indexes)
+        self.rows.append((instance, values))
+
+    def selected(self, instance):
+        """
+        Return the column values of an instance that a SELECT yielded.
+
+        None where the row may have been written since.
+        """
+        return None if self.statements else self._selected(instance)
+
+    def _selected(self, instance):
+        for row, values in self.rows:
+            if row is instance:
+                return values
+        return None
+
+    def inserted(self, instance):
+        """
+        Return the column values of an instance that was inserted.
+
+        None where they are not what a SELECT will return.
+        """
+        if len(self.statements) != 1:
+            return None
+        sql, params = self.statements[0]
+        if not sql.startswith(self.insert):
+            return None
+        columns, _, rest = sql.removeprefix(self.insert).partition(") VALUES (")
+        columns = columns.split(", ")
+        if (
+            # Not an expression, and not several rows.
+            not rest.startswith(", ".join(["%s"] * len(columns)) + ")")
+            or len(columns) != len(params)
+        ):
+            return None
+        return self._values(instance, dict(zip(columns, params, strict=True)), None)
+
+    def updated(self, instance):
+        """
+        Return the column values of an instance that was selected and updated.
+
+        None where they are not what a SELECT will return.
+        """
+        selected = self._selected(instance)
+        if len(self.statements) != 1 or selected is None:
+            return None
+        sql, params = self.statements[0]
+        if not sql.startswith(self.update):
+            return None
+        before = dict(zip(layout(self.model).attnames, selected, strict=True))
+        assignments, _, where = sql.removeprefix(self.update).partition(" WHERE ")
+        sent, params = {}, list(params)
+        for assignment in assignments.split(", "):
+            column, _, value = assignment.rpartition(" = ")
+            if value == "%s":
+                sent[column] = params.pop(0)
+            elif value == "NULL":
+                sent[column] = None
+            else:
+                return None  # an expression
+        if not self._is_row(before, where, params):
+            return None
+        return self._values(instance, sent, before)
+
+    def _is_row(self, before, where, params):
+        """Tell whether the condition of an UPDATE is that of save()."""
+        quote, opts = self.connection.ops.quote_name, self.model._meta
+        if len(opts.pk_fields) > 1:
+            return False
+        column = f"{quote(opts.db_table)}.{quote(opts.pk.column)} = %s"
+        pk = opts.pk.get_db_prep_value(before[opts.pk.attname], self.connection)
+        return where.partition(" RETURNING ")[0] == column and params == [pk]
+
+    def _values(self, instance, sent, before):
+        fields = self.model._meta.concrete_fields
+        columns = [self.connection.ops.quote_name(field.column) for field in fields]
+        if not keeps_what_is_sent(self.connection) or not sent.keys() <= set(columns):
+            return None
+        values = []
+        try:
+            for field, column in zip(fields, columns, strict=True):
+                if column in sent:
+                    value = self._sent(instance, field, sent[column])
+                elif before is None:
+                    value = self._generated(instance, field)
+                elif field.generated:
+                    return None  # computed anew, and not by Python
+                else:
+                    value = before[field.attname]
+                values.append(value)
+        except NotExact:
+            return None
+        return tuple(values)
+
+    def _sent(self, instance, field, param):
+        try:
+            value = instance.__dict__[field.attname]
+        except KeyError:
+            raise NotExact(field) from None
+        value = as_selected(field, value, self.connection)
+        if not is_param(field.get_db_prep_save(value, self.connection), param):
+            raise NotExact(field)  # the instance was changed since
+        return value
+
+    def _generated(self, instance, field):
+        value = instance.__dict__.get(field.attname)
+        if (
+            field is not self.model._meta.pk
+            or type(value) is not int
+            or value != self.generated_pk
+        ):
+            raise NotExact(field)
+        return value
+
+
+def is_param(value, param):
+    try:
+        return plain(value) == plain(param)
+    except NotCanonical:
+        return False
+
+
+def keeps_what_is_sent(connection):
+    # MySQL cuts and replaces, outside of its strict mode.
+    return connection.vendor != "mysql" or not connection.sql_mode.isdisjoint(
+        {"STRICT_ALL_TABLES", "STRICT_TRANS_TABLES"}
+    )
+
+
+def as_selected(field, value, connection):
+    """
+    Return the value that a SELECT will return for one that is saved.
+
+    Raise NotExact where only the database can tell.
+    """
+    if not is_exact(field):
+        raise NotExact(field)
+    try:
+        value = prepare(field, value)
+    except NotCanonical as error:
+        raise NotExact(field) from error
+    if value is None:
+        return None
+    stored = stored_as(field)
+    kind, check = KINDS[stored.get_internal_type()]
+    if type(value) is not kind:  # of a get_prep_value() of its own
+        raise NotExact(field)
+    return check(stored, value, connection) if check else value
+
+
+def is_exact(field):
+    """Tell whether what a SELECT returns follows from what was sent."""
+    stored = stored_as(field)
+    return stored is not None and stored.get_internal_type() in KINDS
+
+
+def check_text(field, value, connection):
+    # PostgreSQL cuts spaces that are too many.
+    if field.max_length is not None and len(value) > field.max_length:
+        raise NotExact(field)
+    return value
+
+
+def check_decimal(field, value, connection):
+    sign, digits, exponent = value.as_tuple()
+    if (
+        -exponent != field.decimal_places
+        or len(digits) > 15  # SQLite keeps no more
+        or (sign and not value)  # the database has no negative zero
+    ):
+        raise NotExact(field)
+    return value
+
+
+def check_datetime(field, value, connection):
+    # In another zone the clock that is stored may be ambiguous.
+    if value.tzinfo is not connection.timezone:
+        raise NotExact(field)
+    return value
+
+
+KINDS = {
+    "AutoField": (int, None),
+    "BigAutoField": (int, None),
+    "BigIntegerField": (int, None),
+    "BooleanField": (bool, None),
+    "CharField": (str, check_text),
+    "DateField": (datetime.date, None),
+    "DateTimeField": (datetime.datetime, check_datetime),
+    "DecimalField": (decimal.Decimal, check_decimal),
+    "DurationField": (datetime.timedelta, None),
+    "FileField": (str, check_text),
+    "IntegerField": (int, None),
+    "PositiveBigIntegerField": (int, None),
+    "PositiveIntegerField": (int, None),
+    "PositiveSmallIntegerField": (int, None),
+    "SlugField": (str, check_text),
+    "SmallAutoField": (int, None),
+    "SmallIntegerField": (int, None),
+    "TextField": (str, check_text),
+    "TimeField": (datetime.time, None),
+    "UUIDField": (uuid.UUID, None),
+}

@@ -1,0 +1,71 @@
+import pytest
+from django.conf import settings
+from django.db import connection, connections, transaction
+from django.test import TransactionTestCase, override_settings
+
+# What migrate has put in, and the tests rely on.
+KEPT = {"auth_permission", "django_content_type", "django_migrations"}
+
+
+def empty_tables(test_case):
+    """
+    Empty the tables that have rows, after a test that commits.
+
+    Django's flush takes seconds for all these tables on PostgreSQL, and makes
+    all permissions again.
+    """
+    for alias in test_case._databases_names(include_mirrors=False):
+        tables = connections[alias].introspection.django_table_names(only_existing=True)
+        quote = connections[alias].ops.quote_name
+        with (
+            connections[alias].constraint_checks_disabled(),
+            # PostgreSQL cannot disable them, but defers them to the end.
+            transaction.atomic(using=alias),
+            connections[alias].cursor() as cursor,
+        ):
+            cursor.execute(
+                " UNION ALL ".join(
+                    f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {quote(table)})"
+                    for table in sorted(set(tables) - KEPT)
+                )
+            )
+            for (table,) in cursor.fetchall():
+                cursor.execute(f"DELETE FROM {quote(table)}")
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "database(*vendors): run on the databases of these vendors only."
+    )
+    config.addinivalue_line(
+        "markers", "slow: takes long, and one pair of versions will do in the matrix."
+    )
+    TransactionTestCase._fixture_teardown = empty_tables
+
+
+def pytest_collection_modifyitems(config, items):
+    # Not skips: what a database cannot do leaves nothing to look into.
+    deselected = []
+    for item in list(items):
+        for marker in item.iter_markers("database"):
+            if connection.vendor not in marker.args:
+                items.remove(item)
+                deselected.append(item)
+                break
+    config.hook.pytest_deselected(items=deselected)
+
+
+@pytest.fixture(autouse=True)
+def fresh_caches(request):
+    """
+    Give the test keys of its own.
+
+    Nobody tells the caches that empty_tables() has emptied the tables.
+    """
+    prefix = f"{settings.KEY_PREFIX}.{abs(hash(request.node.nodeid)):x}"
+    config = {
+        alias: options | {"KEY_PREFIX": f"{prefix}.{alias}"}
+        for alias, options in settings.CACHES.items()
+    }
+    with override_settings(CACHES=config):
+        yield

@@ -1,0 +1,11 @@
+"""
+Twin models: Plain* with Django's manager and its neighbours with ours, the
+same fields otherwise.
+"""
+
+from .always_models import *  # noqa: F403
+from .cached_models import *  # noqa: F403
+from .invalidation_models import *  # noqa: F403
+from .nonatomic_models import *  # noqa: F403
+from .proof_models import *  # noqa: F403
+from .values_models import *  # noqa: F403

@@ -1,0 +1,609 @@
+"""Commit, rollback and savepoints, seen from inside and from elsewhere."""
+
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.core.cache import caches, close_caches
+from django.db import connection, models, transaction
+from django.test import TestCase, override_settings
+from django.test.utils import CaptureQueriesContext
+
+from .models import Paper, PlusPaper, Sheet
+
+committed = pytest.mark.django_db(transaction=True)
+
+CACHED = pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])
+
+
+class Rollback(Exception):
+    pass
+
+
+def count(call):
+    with CaptureQueriesContext(connection) as queries:
+        result = call()
+    return result, sum(
+        query["sql"].startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
+        for query in queries
+    )
+
+
+def pages(model, title="a"):
+    """Return the pages of a row, and the number of queries that it took."""
+    (obj, created), queries = count(lambda: model.objects.get_or_create(title=title))
+    assert not created
+    return obj.pages, queries
+
+
+def elsewhere(call):
+    """Run call in another thread, with a connection of its own."""
+
+    def run():
+        try:
+            return call()
+        finally:
+            connection.close()
+            close_caches()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result(timeout=20)
+
+
+@committed
+@CACHED
+class TestCommit:
+    def test_created_row_is_warm(self, model):
+        with transaction.atomic():
+            model.objects.get_or_create(title="a", defaults={"pages": 1})
+        assert pages(model) == (1, 0)
+        assert elsewhere(lambda: pages(model)) == (1, 0)
+
+    def test_updated_or_created_rows_are_warm(self, model):
+        model.objects.create(title="a", pages=1)
+        with transaction.atomic():
+            model.objects.update_or_create(title="a", defaults={"pages": 2})
+            model.objects.update_or_create(title="b", defaults={"pages": 3})
+        assert pages(model) == (2, 0)
+        assert pages(model, "b") == (3, 0)
+
+    def test_row_updated_twice_is_served_as_it_is(self, model):
+        obj = model.objects.create(title="a", pages=1)
+        with transaction.atomic():
+            model.objects.update_or_create(title="a", defaults={"pages": 2})
+            obj.pages = 3
+            obj.save()
+        assert pages(model)[0] == 3
+
+    def test_created_and_saved_row_is_served_as_it_is(self, model):
+        with transaction.atomic():
+            obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
+            obj.pages = 2
+            obj.save()
+        assert pages(model)[0] == 2
+
+    def test_created_and_deleted_row_is_gone(self, model):
+        with transaction.atomic():
+            obj, _ = model.objects.get_or_create(title="a")
+            obj.delete()
+        _, created = model.objects.get_or_create(title="a")
+        assert created
+
+    def test_saved_row_is_released(self, model):
+        obj, _ = model.objects.get_or_create(title="a")
+        with transaction.atomic():
+            obj.pages = 5
+            obj.save()
+        assert pages(model) == (5, 1)
+        assert pages(model) == (5, 0)
+
+    def test_updated_rows_are_released(self, model):
+        model.objects.get_or_create(title="a")
+        with transaction.atomic():
+            model.objects.update(pages=5)
+        assert pages(model) == (5, 1)
+        assert pages(model) == (5, 0)
+
+    def test_hook_of_other_code_may_read_at_once(self, model):
+        """Its hook comes before the release, and after it."""
+        obj, _ = model.objects.get_or_create(title="a")
+        seen = []
+        with transaction.atomic():
+            transaction.on_commit(lambda: seen.append(pages(model)[0]))
+            obj.pages = 5
+            obj.save()
+            transaction.on_commit(lambda: seen.append(pages(model)[0]))
+        assert seen == [5, 5]
+        assert pages(model)[0] == 5
+
+    def test_durable_block(self, model):
+        with transaction.atomic(durable=True):
+            model.objects.get_or_create(title="a", defaults={"pages": 1})
+        assert pages(model) == (1, 0)
+
+
+@committed
+@CACHED
+class TestRollback:
+    def test_created_row_is_served_to_nobody(self, model):
+        with pytest.raises(Rollback), transaction.atomic():
+            model.objects.get_or_create(title="a")
+            raise Rollback
+        _, created = model.objects.get_or_create(title="a")
+        assert created
+
+    def test_saved_row_is_served_as_it_was(self, model):
+        obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
+        with pytest.raises(Rollback), transaction.atomic():
+            obj.pages = 2
+            obj.save()
+            assert pages(model)[0] == 2
+            raise Rollback
+        assert pages(model)[0] == 1
+        assert elsewhere(lambda: pages(model))[0] == 1
+
+    def test_published_row_is_served_as_it_was(self, model):
+        model.objects.get_or_create(title="a", defaults={"pages": 1})
+        with pytest.raises(Rollback), transaction.atomic():
+            model.objects.update_or_create(title="a", defaults={"pages": 2})
+            raise Rollback
+        assert pages(model)[0] == 1
+
+    def test_updated_rows_are_served_as_they_were(self, model):
+        model.objects.get_or_create(title="a", defaults={"pages": 1})
+        with pytest.raises(Rollback), transaction.atomic():
+            model.objects.update(pages=2)
+            assert pages(model)[0] == 2
+            raise Rollback
+        assert pages(model)[0] == 1
+
+    def test_deleted_row_is_served_again(self, model):
+        obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
+        with pytest.raises(Rollback), transaction.atomic():
+            obj.delete()
+            raise Rollback
+        assert pages(model)[0] == 1
+
+    def test_plain_create_is_served_to_nobody(self, model):
+        with pytest.raises(Rollback), transaction.atomic():
+            model.objects.create(title="a")
+            model.objects.get_or_create(title="a")
+            raise Rollback
+        _, created = model.objects.get_or_create(title="a")
+        assert created
+
+    def test_bulk_create_is_served_to_nobody(self, model):
+        with pytest.raises(Rollback), transaction.atomic():
+            model.objects.bulk_create([model(title="a")])
+            model.objects.get_or_create(title="a")
+            raise Rollback
+        _, created = model.objects.get_or_create(title="a")
+        assert created
+
+
+@committed
+@CACHED
+class TestInside:
+    """What a transaction wrote is served inside it without a query."""
+
+    def test_created(self, model):
+        with transaction.atomic():
+            obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
+            assert pages(model) == (1, 0)
+            hit, queries = count(lambda: model.objects.get_or_create(pk=obj.pk))
+            assert (hit, queries) == ((obj, False), 0)
+
+    def test_saved_after_it_was_read_again(self, model):
+        obj, _ = model.objects.get_or_create(title="a")
+        with transaction.atomic():
+            obj.pages = 2
+            obj.save()
+            assert pages(model) == (2, 1)
+            assert pages(model) == (2, 0)
+            obj.pages = 3
+            obj.save()
+            assert pages(model) == (3, 1)
+        assert pages(model)[0] == 3
+
+    def test_updated_or_created(self, model):
+        model.objects.create(title="a", pages=1)
+        with transaction.atomic():
+            model.objects.update_or_create(title="a", defaults={"pages": 2})
+            model.objects.update_or_create(title="b", defaults={"pages": 3})
+            assert pages(model) == (2, 0)
+            assert pages(model, "b") == (3, 0)
+
+    def test_deleted(self, model):
+        obj, _ = model.objects.get_or_create(title="a")
+        with transaction.atomic():
+            obj.delete()
+            new, created = model.objects.get_or_create(title="a")
+            assert created
+            assert model.objects.get_or_create(title="a") == (new, False)
+        assert model.objects.get_or_create(title="a") == (new, False)
+
+    def test_written_by_query(self, model):
+        model.objects.get_or_create(title="a")
+        with transaction.atomic():
+            model.objects.get_or_create(title="b", defaults={"pages": 0})
+            model.objects.update(pages=7)
+            assert pages(model) == (7, 1)
+            assert pages(model, "b")[0] == 7
+        assert pages(model)[0] == 7
+
+    def test_values_cannot_be_changed_from_outside(self, model):
+        with transaction.atomic():
+            obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
+            obj.pages = 99
+            assert pages(model) == (1, 0)
+
+    def test_nobody_else_sees_them(self, model):
+        if connection.vendor == "sqlite":
+            return  # the other connection would wait for the lock
+        model.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic():
+            model.objects.update_or_create(title="a", defaults={"pages": 2})
+            assert pages(model) == (2, 0)
+            assert elsewhere(lambda: pages(model))[0] == 1
+        assert elsewhere(lambda: pages(model))[0] == 2
+
+    def test_written_by_query_before(self, model):
+        model.objects.create(title="a", pages=1)
+        with transaction.atomic():
+            model.objects.update(pages=2)
+            model.objects.update_or_create(title="a", defaults={"pages": 3})
+            assert pages(model)[0] == 3
+        assert pages(model)[0] == 3
+
+    def test_created_by_its_primary_key(self, model):
+        with transaction.atomic():
+            model.objects.get_or_create(pk=77, defaults={"title": "a", "pages": 1})
+            assert pages(model)[0] == 1
+        (obj, _), queries = count(lambda: model.objects.get_or_create(pk=77))
+        assert (obj.pages, queries) == (1, 0)
+
+    def test_more_rows_than_fit_are_asked_of_the_database(self, model):
+        with override_settings(GETORCREATEPLUS_OVERLAY_ROWS=3), transaction.atomic():
+            for title in "abcde":
+                model.objects.get_or_create(title=title, defaults={"pages": 1})
+            for title in "abcde":
+                assert pages(model, title)[0] == 1
+            assert pages(model, "a")[1] == 1
+
+
+@committed
+@CACHED
+class TestSavepoints:
+    def test_rolled_back_row_is_gone(self, model):
+        with transaction.atomic():
+            model.objects.get_or_create(title="a", defaults={"pages": 1})
+            with pytest.raises(Rollback), transaction.atomic():
+                model.objects.get_or_create(title="b")
+                model.objects.update_or_create(title="a", defaults={"pages": 2})
+                raise Rollback
+            assert pages(model)[0] == 1
+            _, created = model.objects.get_or_create(title="b")
+            assert created
+        assert pages(model)[0] == 1
+
+    def test_three_deep(self, model):
+        def write(number):
+            model.objects.update_or_create(title="a", defaults={"pages": number})
+            assert pages(model)[0] == number
+
+        with transaction.atomic():
+            write(1)
+            with transaction.atomic():
+                write(2)
+                with pytest.raises(Rollback), transaction.atomic():
+                    write(3)
+                    with transaction.atomic():
+                        write(4)
+                    raise Rollback
+                assert pages(model)[0] == 2
+                write(5)
+                with transaction.atomic():
+                    write(6)
+                assert pages(model)[0] == 6
+            assert pages(model)[0] == 6
+            with pytest.raises(Rollback), transaction.atomic():
+                write(7)
+                raise Rollback
+            assert pages(model)[0] == 6
+        assert pages(model)[0] == 6
+        assert elsewhere(lambda: pages(model))[0] == 6
+
+    def test_write_after_the_rollback(self, model):
+        obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic():
+            with pytest.raises(Rollback), transaction.atomic():
+                obj.pages = 2
+                obj.save()
+                raise Rollback
+            assert pages(model)[0] == 1
+            obj.pages = 3
+            obj.save()
+            assert pages(model)[0] == 3
+        assert pages(model)[0] == 3
+
+    def test_outer_write_is_newer_than_the_inner_one(self, model):
+        obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic():
+            obj.pages = 2
+            obj.save()
+            assert pages(model)[0] == 2
+            with transaction.atomic():
+                obj.pages = 3
+                obj.save()
+                assert pages(model)[0] == 3
+            obj.pages = 4
+            obj.save()
+            assert pages(model)[0] == 4
+            assert pages(model) == (4, 0)
+
+    def test_savepoint_by_hand(self, model):
+        """Django drops no hook of it, so that what it undid is not trusted."""
+        with transaction.atomic():
+            model.objects.update_or_create(title="a", defaults={"pages": 1})
+            savepoint = connection.savepoint()
+            model.objects.update_or_create(title="a", defaults={"pages": 2})
+            assert pages(model) == (2, 0)
+            connection.savepoint_rollback(savepoint)
+            assert pages(model)[0] == 1
+        assert pages(model)[0] == 1
+
+
+@committed
+class TestByHand:
+    """A transaction whose beginning and end nobody tells."""
+
+    def test_autocommit_off(self):
+        obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        transaction.set_autocommit(False)
+        try:
+            obj.pages = 2
+            obj.save()
+            assert pages(Paper) == (2, 1)
+            transaction.rollback()
+            assert pages(Paper) == (1, 1)
+            with transaction.atomic():
+                obj.pages = 3
+                obj.save()
+                assert pages(Paper)[0] == 3
+            transaction.rollback()
+            # Not on SQLite, which commits with the last savepoint.
+            assert pages(Paper)[0] == models.QuerySet(Paper).get().pages
+            Paper.objects.update(pages=4)
+            transaction.commit()
+            assert pages(Paper)[0] == 4
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        assert pages(Paper)[0] == 4
+        assert elsewhere(lambda: pages(Paper))[0] == 4
+
+    def test_broken_transaction_answers_nothing(self):
+        Paper.objects.get_or_create(title="a")
+        with transaction.atomic():
+            Paper.objects.get_or_create(title="b")
+            transaction.set_rollback(True)
+            for title in "ab":
+                with pytest.raises(transaction.TransactionManagementError):
+                    Paper.objects.get_or_create(title=title)
+
+
+@committed
+class TestIsolation:
+    def test_sqlite_fills_only_what_it_created(self):
+        Paper.objects.create(title="a", pages=1)
+        in_sqlite = connection.vendor == "sqlite"
+        with transaction.atomic():
+            assert pages(Paper) == (1, 1)
+            assert pages(Paper) == (1, 1 if in_sqlite else 0)
+        pages(Paper)
+        with transaction.atomic():
+            assert pages(Paper) == (1, 0)
+
+    @pytest.mark.database("postgresql")
+    @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+    def test_postgresql_above_read_committed(self, level):
+        """The server gives it, which Django does not know."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET default_transaction_isolation = '{level.lower()}'")
+        try:
+            self.check_above_read_committed()
+        finally:
+            connection.close()
+
+    @pytest.mark.database("mysql")
+    @pytest.mark.parametrize("level", ["repeatable read", "serializable", None])
+    def test_mysql_above_read_committed(self, level):
+        connection.close()
+        options = connection.settings_dict["OPTIONS"]
+        connection.settings_dict["OPTIONS"] = options | {"isolation_level": level}
+        try:
+            self.check_above_read_committed()
+        finally:
+            connection.close()
+            connection.settings_dict["OPTIONS"] = options
+
+    def check_above_read_committed(self):
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic():
+            assert list(Paper.objects.values_list("pages")) == [(1,)]
+            if connection.isolation_level != "serializable":
+                # Another transaction's commit, which this one must not see.
+                elsewhere(
+                    lambda: Paper.objects.update_or_create(
+                        title="a", defaults={"pages": 2}
+                    )
+                )
+                assert pages(Paper) == (1, 1)
+            assert pages(Paper)[1] == 1
+            Paper.objects.get_or_create(title="b", defaults={"pages": 1})
+            assert pages(Paper, "b") == (1, 0)
+        assert pages(Paper) == (Paper.objects.get(title="a").pages, 0)
+        assert pages(Paper, "b") == (1, 0)
+
+
+@committed
+class TestRequests:
+    @override_settings(ROOT_URLCONF="tests.test_transactions")
+    def test_atomic_requests(self, client):
+        connection.settings_dict["ATOMIC_REQUESTS"] = True
+        try:
+            with pytest.raises(Rollback):
+                client.get("/fail/")
+            client.get("/")
+        finally:
+            connection.settings_dict["ATOMIC_REQUESTS"] = False
+        assert pages(Paper) == (1, 0)
+
+
+def create_paper(request):
+    from django.http import HttpResponse
+
+    obj, created = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+    return HttpResponse(f"{obj.pk} {created}")
+
+
+def fail(request):
+    create_paper(request)
+    raise Rollback
+
+
+def urlpatterns():
+    from django.urls import path
+
+    return [path("", create_paper), path("fail/", fail)]
+
+
+urlpatterns = urlpatterns()
+
+
+def commands(call):
+    """Return the cache commands that a call makes."""
+    made = []
+    backends = {type(caches[alias]) for alias in ("default", "paper", "pluspaper")}
+    methods = ("get", "get_many", "set", "set_many", "add", "delete", "delete_many")
+    [backend] = backends
+    with pytest.MonkeyPatch.context() as patch:
+        depth = []
+
+        def spy(name, method):
+            def call(self, *args, **kwargs):
+                if not depth:
+                    made.append(name)
+                depth.append(name)
+                try:
+                    return method(self, *args, **kwargs)
+                finally:
+                    depth.pop()
+
+            return call
+
+        for name in methods:
+            patch.setattr(backend, name, spy(name, getattr(backend, name)))
+        call()
+    return made
+
+
+@committed
+class TestCommandsAtCommit:
+    """They do not grow with the rows."""
+
+    @pytest.mark.parametrize("rows", [2, 40])
+    @pytest.mark.parametrize("model", [Paper, Sheet])
+    def test_created(self, model, rows):
+        atomic = transaction.atomic()
+        with atomic:
+            for i in range(rows):
+                model.objects.get_or_create(title=f"{i}")
+            hooks = connection.run_on_commit.copy()
+            made = commands(lambda: [hook() for _, hook, _ in hooks])
+        assert len(made) == (2 if model is Paper else 1)
+        assert pages(model, "1") == (None, 0)
+
+    @pytest.mark.parametrize("rows", [2, 40])
+    def test_saved(self, rows):
+        papers = [Paper.objects.get_or_create(title=f"{i}")[0] for i in range(rows)]
+        with transaction.atomic():
+            for paper in papers:
+                paper.pages = 1
+                paper.save()
+            hooks = connection.run_on_commit.copy()
+            made = commands(lambda: [hook() for _, hook, _ in hooks])
+        assert made == ["set_many", "set_many", "delete_many"]
+
+
+class TestOfUsers(unittest.TestCase):
+    """
+    Caching works in a TestCase as in production, and nothing is left of it.
+    """
+
+    def run_tests(self, case):
+        result = unittest.TestResult()
+        unittest.TestLoader().loadTestsFromTestCase(case).run(result)
+        assert result.errors + result.failures == []
+        assert result.testsRun == 2
+
+    @pytest.fixture(autouse=True)
+    def database(self, django_db_setup, django_db_blocker):
+        with django_db_blocker.unblock():
+            yield
+
+    def test_nothing_of_one_test_is_a_hit_or_a_lock_in_the_next(self):
+        class Tests(TestCase):
+            def check(self):
+                obj, created = Paper.objects.get_or_create(
+                    pk=1, defaults={"title": "new", "pages": 1}
+                )
+                assert created
+                assert count(lambda: Paper.objects.get_or_create(pk=1))[1] == 0
+                obj.title = "changed"
+                obj.save()
+                (hit, _), queries = count(lambda: Paper.objects.get_or_create(pk=1))
+                assert (hit.title, queries) == ("changed", 1)
+                assert count(lambda: Paper.objects.get_or_create(pk=1))[1] == 0
+                with pytest.raises(Rollback), transaction.atomic():
+                    obj.title = "never"
+                    obj.save()
+                    Paper.objects.update(title="nor this")
+                    raise Rollback
+                hit, _ = Paper.objects.get_or_create(pk=1)
+                assert hit.title == "changed"
+
+            def test_one(self):
+                self.check()
+
+            def test_two(self):
+                self.check()
+
+        self.run_tests(Tests)
+
+    def test_block_that_ended_counts_as_committed(self):
+        class Tests(TestCase):
+            @classmethod
+            def setUpTestData(cls):
+                cls.paper, _ = Paper.objects.get_or_create(title="a")
+
+            def check(self):
+                with transaction.atomic():
+                    self.paper.pages = 2
+                    self.paper.save()
+                    Paper.objects.get_or_create(title="b", defaults={"pages": 3})
+                assert pages(Paper) == (2, 1)
+                assert pages(Paper) == (2, 0)
+                assert pages(Paper, "b") == (3, 0)
+                Paper.objects.update_or_create(title="a", defaults={"pages": 4})
+                assert pages(Paper) == (4, 0)
+
+            def test_one(self):
+                self.check()
+
+            def test_two(self):
+                with self.captureOnCommitCallbacks(execute=True):
+                    self.check()
+                assert pages(Paper) == (4, 0)
+
+        self.run_tests(Tests)
