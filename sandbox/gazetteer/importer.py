@@ -1,0 +1,72 @@
+"""
+The import, the same for both apps: `models` is gazetteer.models or
+plain.models.
+"""
+
+from django.db import transaction
+
+BATCH = 1_000  # rows of the source per transaction
+
+
+def import_country(models, row):
+    continent, _ = models.Continent.objects.get_or_create(
+        code=row.continent, defaults={"name": row.continent_name}
+    )
+    models.Country.objects.get_or_create(
+        code=row.code,
+        defaults={
+            "continent": continent,
+            "name": row.name,
+            "capital": row.capital,
+            "area": row.area,
+            "population": row.population,
+        },
+    )
+
+
+def import_time_zone(models, name):
+    models.TimeZone.objects.get_or_create(name=name)
+
+
+def import_region(models, row):
+    country, _ = models.Country.objects.get_or_create(code=row.country)
+    country.regions.get_or_create(code=row.code)
+
+
+def import_city(models, row):
+    country, _ = models.Country.objects.get_or_create(code=row.country)
+    region, _ = country.regions.get_or_create(code=row.region)
+    time_zone, _ = models.TimeZone.objects.get_or_create(name=row.time_zone)
+    city, _ = region.cities.get_or_create(
+        geonameid=row.geonameid,
+        defaults={
+            "name": row.name,
+            "time_zone": time_zone,
+            "latitude": row.latitude,
+            "longitude": row.longitude,
+            "population": row.population,
+        },
+    )
+    for name in row.alternate_names:
+        city.alternate_names.get_or_create(name=name)
+
+
+def batches(geonames):
+    """
+    Yield (function, rows), one transaction's work each, in the order of the
+    files of GeoNames: what others refer to comes first.
+    """
+    for function, rows in [
+        (import_country, geonames.countries),
+        (import_time_zone, geonames.time_zones),
+        (import_region, geonames.regions),
+        (import_city, geonames.cities),
+    ]:
+        for start in range(0, len(rows), BATCH):
+            yield function, rows[start : start + BATCH]
+
+
+def import_batch(models, function, rows):
+    with transaction.atomic():
+        for row in rows:
+            function(models, row)
