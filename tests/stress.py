@@ -1,0 +1,175 @@
+"""
+Processes that read and write hot rows on real servers, while entries of the
+cache are evicted, the cache is flushed and restarted, and writers are killed.
+
+Every write that has returned raises the floor of its row, in memory that the
+processes share; a read that began after that and yields less is a wrong
+answer. So is a value that was rolled back, a row that was deleted, and at the
+end a row that the cache serves otherwise than the database has it.
+
+Three things are left out, for the protocol does not promise them. A killed
+writer has its row for itself: another that writes it too could release what
+the dead one had locked. No cache is flushed while a writer may be killed, for
+that loses its LOCK. And nothing is judged from the restart of a server until
+every process reaches it again: those that do not owe their releases.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+LOCK_TIMEOUT = 5  # seconds; longer than any transaction here
+
+
+def main(args=None):
+    options = parse(args)
+    with servers(options) as running:
+        configure(options, running)
+        with database():
+            # It imports models: not before Django is set up.
+            from .stress_processes import Run
+
+            return Run(options, running).go()
+
+
+def parse(args):
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.stress",
+        description="Look for wrong answers of a cache under load. Exit with 1 for "
+        "any, or when under a fifth of the reads were hits.",
+    )
+    add = parser.add_argument
+    add("--seconds", type=float, default=60, help="of reading and writing (60)")
+    add(
+        "--database",
+        metavar="URL",
+        default=os.environ.get("DATABASE_URL"),
+        help="PostgreSQL or MariaDB, where a database is created for the run "
+        "(DATABASE_URL)",
+    )
+    add(
+        "--cache",
+        choices=["redis", "memcached"],
+        default="memcached"
+        if "memcache" in os.environ.get("CACHE_URL", "")
+        else "redis",
+        help="which servers to start for the run (as in CACHE_URL, or else redis)",
+    )
+    add("--servers", type=int, default=1, help="memcached servers of the alias (1)")
+    add("--readers", type=int, default=3, help="processes (3)")
+    add("--writers", type=int, default=2, help="processes (2)")
+    add("--rows", type=int, default=8, help="hot rows (8)")
+    add("--seed", type=int, default=None, help="of all random choices")
+    for name in "kill", "flush", "restart", "evict":
+        add(f"--no-{name}", dest=name, action="store_false", help="leave it alone")
+    options = parser.parse_args(args)
+    if not options.database or options.database.startswith("sqlite"):
+        parser.error("--database or DATABASE_URL: PostgreSQL or MariaDB is needed.")
+    if options.servers > 1 and options.cache == "redis":
+        parser.error("--servers: several are for memcached.")
+    if options.seed is None:
+        options.seed = random.randrange(2**32)
+    return options
+
+
+# The servers
+
+
+class Server:
+    """A cache server of this run, on a port of its own."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.start()
+
+    def start(self):
+        port = str(self.port)
+        if self.kind == "redis":
+            command = ["redis-server", "--port", port, "--save", ""]
+        else:
+            command = ["memcached", "-p", port, "-U", "0", "-u", "nobody", "-m", "64"]
+            command += ["-l", "127.0.0.1"]
+        self.process = subprocess.Popen(
+            [shutil.which(command[0]), *command[1:]], stdout=subprocess.DEVNULL
+        )
+        for _ in range(200):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise RuntimeError(f"{self.kind} does not answer on port {port}")
+
+    def flush(self):
+        command = b"FLUSHALL\r\n" if self.kind == "redis" else b"flush_all\r\n"
+        with socket.create_connection(("127.0.0.1", self.port)) as client:
+            client.sendall(command)
+            client.recv(100)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def servers(options):
+    started = []
+    try:
+        for _ in range(options.servers):
+            started.append(Server(options.cache))  # noqa: PERF401
+        yield started
+    finally:
+        for server in started:
+            server.stop()
+
+
+def configure(options, running):
+    os.environ["DATABASE_URL"] = options.database
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+    import django
+    from django.conf import settings
+
+    default = settings.DATABASES["default"]
+    default["TEST"] = {"NAME": f"stress_{os.getpid()}"}
+    settings.DATABASES = {"default": default}
+    settings.GETORCREATEPLUS_LOCK_TIMEOUT = LOCK_TIMEOUT
+    ports = [server.port for server in running]
+    if options.cache == "redis":
+        cache = {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": f"redis://127.0.0.1:{ports[0]}",
+        }
+    else:
+        cache = {
+            "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+            "LOCATION": [f"127.0.0.1:{port}" for port in ports],
+            # A server that does not answer keeps its keys. Given to another
+            # server, by each process at its own time, they would be two
+            # entries, one of them old.
+            "OPTIONS": {"retry_attempts": 2**31, "retry_timeout": 0.1},
+        }
+    settings.CACHES = {"default": cache}
+    django.setup()
+
+
+@contextmanager
+def database():
+    from django.db import connection
+
+    name = connection.settings_dict["NAME"]
+    connection.creation.create_test_db(verbosity=0, autoclobber=True)
+    try:
+        yield
+    finally:
+        connection.creation.destroy_test_db(name, verbosity=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
