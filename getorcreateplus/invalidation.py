@@ -165,6 +165,7 @@ def look_at(model):
 
 def forget_regions(*, setting, **kwargs):
     if setting == "CACHES":
+        coherence.stores.clear()
         for watch in watched.values():
             watch.regions.clear()
 

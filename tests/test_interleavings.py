@@ -269,7 +269,7 @@ class Stage:
         caches[self.region.store.alias].evict(key)
 
     def play(self, jobs, choose, start="warm", mortal=()):
-        """Play one order; raise Wrong with that order."""
+        """Play one order. Raise Wrong, with a note that tells the order."""
         self.set_up(start)
         self.writers = sum(hasattr(job, "writes") for job in jobs)
         jobs = {
@@ -288,7 +288,8 @@ class Stage:
             self.check()
         except Exception as error:
             steps = "\n".join(map(str, scheduler.points))
-            raise Wrong(f"{error!r} in {scheduler.choices}\n{steps}") from error
+            error.add_note(f"in {scheduler.choices}\n{steps}")
+            raise
         return scheduler
 
     def set_up(self, start):
@@ -347,9 +348,9 @@ class Stage:
         for lookup in WARM, COLD:
             served = self.served(lookup)
             if served is not None:
-                obj = self.model.objects.filter(**WARM).get()
-                if (obj.pk, obj.value) != served:
-                    raise Wrong(f"at rest {served} is served, not {obj.value}")
+                rows = self.model.objects.filter(**WARM).values_list("pk", "value")
+                if served not in rows:
+                    raise Wrong(f"at rest {served} is served, not {list(rows)}")
 
     def served(self, lookup):
         """Return the (pk, value) of a hit, or None."""

@@ -1,0 +1,312 @@
+"""
+An exhaustive check of the protocol that getorcreateplus/coherence.py states.
+
+One row, its three cache entries, and a few concurrent actors: every
+interleaving of their steps is explored, with evictions and crashes thrown in.
+Two properties are checked:
+
+* no read that begins after a write has returned yields an older value;
+* once everybody has finished, what the cache would serve is what the database
+  holds.
+
+``python -m tests.coherence_model`` prints the number of states per scenario
+(it takes minutes for all of them), or the shortest interleaving that breaks a
+property. ``--break NAME`` leaves one rule of the protocol out, to show that
+the check notices.
+"""
+
+import argparse
+import itertools
+import sys
+from collections import deque
+from typing import NamedTuple
+
+LOCK = "LOCK"
+
+RULES = {
+    "lock": "a writer marks the version LOCKed before it commits",
+    "clock": "a writer moves the model's clock before it releases the version",
+    "recheck": "a cold reader reads the clock again before it fills the cache",
+    "drop": "a writer that publishes nothing deletes the payload after its release",
+}
+
+
+class State(NamedTuple):
+    row: int | None = 0  # committed value: the number of the last writer
+    order: tuple = (0,)  # committed values, oldest first
+    holder: int | None = None  # the actor that holds the row lock
+    version: object = None  # cache entry: a token, LOCK, or None when absent
+    payload: object = None  # cache entry: (token, value), or None when absent
+    clock: object = None  # cache entry: a token, or None when absent
+    returned: int = 0  # position in order that every read begun now must reach
+    actors: tuple = ()  # per actor: (program counter, local variables)
+    evictions: int = 0
+    crashes: int = 0
+
+
+class Broken(Exception):
+    pass
+
+
+# Every actor is a function (state, me, pc, local, rules) -> new (pc, local,
+# changes), or None when it has to wait. Token of writer N: ("w", N); of reader
+# N: ("r", N).
+
+
+def txn_publisher(s, me, pc, local, rules):
+    """update_or_create(): locks the row, publishes before the commit."""
+    token = ("w", me)
+    if pc == 0:
+        return (1, local, {"holder": me}) if s.holder is None else None
+    if pc == 1:
+        return 2, local, {"version": LOCK} if "lock" in rules else {}
+    if pc == 2:
+        return 3, local, {"payload": (token, me)}
+    if pc == 3:
+        return 4, local, committed(s, me)
+    if pc == 4:
+        return 5, local, {"clock": token}
+    if pc == 5:
+        return 6, local, {"version": token}
+    return None, local, returned(s, me)
+
+
+def txn_plain(s, me, pc, local, rules):
+    """save() inside a transaction."""
+    token = ("w", me)
+    if pc == 0:
+        return 1, local, {"version": LOCK} if "lock" in rules else {}
+    if pc == 1:
+        return (2, local, {"holder": me}) if s.holder is None else None
+    if pc == 2:
+        return 3, local, committed(s, me)
+    if pc == 3:
+        return 4, local, {"clock": token} if "clock" in rules else {}
+    if pc == 4:
+        return 5, local, {"version": token}
+    if pc == 5:
+        return 6, local, {"payload": None} if "drop" in rules else {}
+    return None, local, returned(s, me)
+
+
+def autocommit_plain(s, me, pc, local, rules):
+    """save() in autocommit: the commit is the statement itself."""
+    if pc == 1:
+        return (3, local, committed(s, me)) if s.holder is None else None
+    return txn_plain(s, me, pc, local, rules)
+
+
+def committed(s, me):
+    return {"row": me, "order": (*s.order, me), "holder": None}
+
+
+def returned(s, me):
+    return {"returned": max(s.returned, s.order.index(me))}
+
+
+def serve(s, local, value):
+    if s.order.index(value) < local["floor"]:
+        raise Broken(f"a read returned {value} although a newer write had returned")
+
+
+def warm_reader(s, me, pc, local, rules):
+    """A reader that knows the pk: version and payload before the SELECT."""
+    local = dict(local)
+    if pc == 0:
+        return 1, {"floor": s.returned, "version": s.version}, {}
+    if pc == 1:
+        payload, version = s.payload, local["version"]
+        if version not in (None, LOCK) and payload and payload[0] == version:
+            serve(s, local, payload[1])
+            return None, local, {}
+        return (2 if version is None else 3), local, {}
+    if pc == 2:
+        return 3, *observe_version(s, me, local)
+    if pc == 3:
+        local["value"] = s.row
+        serve(s, local, s.row)
+        return (None if local["version"] == LOCK else 4), local, {}
+    return None, local, {"payload": (local["version"], local["value"])}
+
+
+def cold_reader(s, me, pc, local, rules):
+    """A reader that learns the pk from the SELECT: the clock vouches."""
+    if pc == 1 and s.row is None:
+        return None, local, {}  # there is nothing to read yet
+    local = dict(local)
+    if pc == 0:
+        local["floor"] = s.returned
+        local["clock"] = s.clock or ("r", me)
+        return 1, local, {"clock": local["clock"]}
+    if pc == 1:
+        local["value"] = s.row
+        serve(s, local, s.row)
+        return 2, local, {}
+    if pc == 2:
+        local, changes = observe_version(s, me, local)
+        return (None if local["version"] == LOCK else 3), local, changes
+    if pc == 3:
+        vouched = s.clock == local["clock"] or "recheck" not in rules
+        return (4 if vouched else None), local, {}
+    return None, local, {"payload": (local["version"], local["value"])}
+
+
+def observe_version(s, me, local):
+    """add(): only where it is absent; and what is there then."""
+    version = s.version or ("r", me)
+    return local | {"version": version}, {"version": version}
+
+
+def creator(s, me, pc, local, rules):
+    """create() in autocommit: as a cold reader, with what it inserted."""
+    if pc == 1:
+        return 2, dict(local) | {"value": me}, {"row": me, "order": (me,)}
+    pc, local, changes = cold_reader(s, me, pc, local, rules)
+    if pc is None:
+        changes |= returned(s, me)
+    return pc, local, changes
+
+
+def txn_creator(s, me, pc, local, rules):
+    """
+    create() in a transaction: nobody sees the row before the commit, so the
+    version that is observed after the INSERT vouches for it.
+    """
+    local = dict(local)
+    if pc == 0:
+        return 1, *observe_version(s, me, local)
+    if pc == 1:
+        return 2, local, {"row": me, "order": (me,)}
+    if pc == 2:
+        filled = {} if local["version"] == LOCK else {"payload": (local["version"], me)}
+        return 3, local, filled
+    return None, local, returned(s, me)
+
+
+CREATORS = (creator, txn_creator)
+WRITERS = (txn_publisher, txn_plain, autocommit_plain)
+READERS = (warm_reader, cold_reader)
+
+
+def successors(state, programs, rules, max_evictions, max_crashes):
+    for me, program in enumerate(programs, start=1):
+        pc, local = state.actors[me - 1]
+        if pc is None:
+            continue
+        if state.row is None and program in (*WRITERS, warm_reader):
+            continue  # nobody knows the pk before the row exists
+        step = program(state, me, pc, dict(local), rules)
+        if step is not None:
+            new_pc, new_local, changes = step
+            ended = new_pc, tuple(sorted(dict(new_local).items()))
+            actors = (*state.actors[: me - 1], ended, *state.actors[me:])
+            name = f"{me}:{program.__name__}@{pc}"
+            yield name, state._replace(actors=actors, **changes)
+        if state.crashes < max_crashes and program in WRITERS:
+            # The process dies here: its transaction rolls back unless it had
+            # committed.
+            actors = (*state.actors[: me - 1], (None, local), *state.actors[me:])
+            yield (
+                f"{me}:crash@{pc}",
+                state._replace(
+                    actors=actors,
+                    holder=None if state.holder == me else state.holder,
+                    crashes=state.crashes + 1,
+                ),
+            )
+    if state.evictions < max_evictions:
+        for entry in ("version", "payload", "clock"):
+            # A LOCK outlives every transaction: it leaves by its timeout
+            # alone.
+            if getattr(state, entry) not in (None, LOCK):
+                lost = {entry: None, "evictions": state.evictions + 1}
+                yield f"evict {entry}", state._replace(**lost)
+
+
+def check_end(state):
+    if state.version in (None, LOCK) or state.payload is None:
+        return
+    token, value = state.payload
+    if token == state.version and value != state.row:
+        raise Broken(f"at rest the cache serves {value}, the database has {state.row}")
+
+
+def explore(programs, rules, max_evictions, max_crashes):
+    """Return (number of states, what is broken and how, or None)."""
+    start = State(actors=tuple((0, ()) for _ in programs))
+    if set(CREATORS) & set(programs):
+        seen = {start._replace(row=None, order=()): None}
+    else:
+        token = ("x", 0)
+        warm = start._replace(version=token, payload=(token, 0), clock=token)
+        seen = {start: None, warm: None}
+    queue = deque(seen)
+    while queue:
+        state = queue.popleft()
+        try:
+            if all(pc is None for pc, _ in state.actors):
+                check_end(state)
+            for label, new in successors(
+                state, programs, rules, max_evictions, max_crashes
+            ):
+                if new not in seen:
+                    seen[new] = (state, label)
+                    queue.append(new)
+        except Broken as error:
+            trail = [f"  in {state}"]
+            while seen[state]:
+                state, label = seen[state]
+                trail.insert(0, f"  {label}")
+            return len(seen), "\n".join([str(error), *trail])
+    return len(seen), None
+
+
+def scenarios(writers=3):
+    """
+    Yield (programs, crashes): small enough to exhaust, large enough to show
+    every race.
+
+    A crash is explored with one writer: a second writer of the same row may
+    release the version while the first one is dead, a double fault that only
+    the timeout heals.
+    """
+    some = itertools.combinations_with_replacement
+    readers = list(some(READERS, 2))
+    for programs in itertools.product(some(WRITERS, 1), readers):
+        yield sum(programs, ()), 1
+    for programs in itertools.product(zip(CREATORS), some(WRITERS, 1), readers):
+        yield sum(programs, ()), 0
+    if writers == 1:
+        return
+    for programs in itertools.product(some(WRITERS, 2), readers):
+        yield sum(programs, ()), 0
+    for programs in itertools.product(some(WRITERS, 3), some(READERS, 1)):
+        yield sum(programs, ()), 0
+
+
+def main(args=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.coherence_model",
+        description="Explore every interleaving of the cache protocol.",
+    )
+    add = parser.add_argument
+    add("--break", dest="broken", choices=RULES, help="leave this rule out")
+    add("--writers", type=int, choices=[1, 3], default=3, help="at most (3)")
+    options = parser.parse_args(args)
+    rules = set(RULES) - {options.broken}
+    failures = 0
+    for programs, crashes in scenarios(options.writers):
+        states, failure = explore(programs, rules, 1, crashes)
+        names = " + ".join(p.__name__ for p in programs) + " + a crash" * crashes
+        verdict = "BROKEN" if failure else "ok"
+        sys.stdout.write(f"{states:>8} states  {names}  {verdict}\n")
+        if failure:
+            sys.stdout.write(f"{failure}\n")
+            failures += 1
+            if options.broken:
+                break
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
