@@ -13,7 +13,7 @@ from django.db.models.lookups import Exact
 from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from getorcreateplus import keys
@@ -704,6 +704,7 @@ def test_texts_are_equal_as_values_are(kind, data):
 
 @quick
 @given(value=st.integers() | st.text() | st.floats() | st.none() | st.binary())
+@example(value=float("nan"))
 def test_plain_value_is_itself(value):
     try:
         plain = keys.plain(value)

@@ -231,6 +231,7 @@ def run(querysets):
         lambda qs: qs.update_or_create({"pages": 4}, {"pages": 9}, title="Emma"),
         lambda qs: qs.update_or_create({"pages": 4}, {"pages": 9}, title="Dune"),
         lambda qs: qs.get(title="Odes"),
+        lambda qs: qs.get(title="Dune"),
         lambda qs: qs.get(pages=4),
         lambda qs: qs.get(title__iexact="missing"),
         lambda qs: qs.filter(title="missing").get(),

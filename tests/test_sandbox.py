@@ -21,7 +21,6 @@ ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name not in ("COLUMNS", "TERM")
 } | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
 
-SCHEMES = {"postgresql": "postgresql", "mysql": "mysql"}
 DATABASE_FORMS = (
     "Use sqlite:///file.sqlite3, postgresql://user:password@host:5432/name or "
     "mysql://user:password@host:3306/name."
@@ -57,15 +56,15 @@ def demo(run):
 @pytest.fixture
 def services(db):
     """Return the options for the database and the cache of this test run."""
-    options = []
-    if scheme := SCHEMES.get(connection.vendor):
-        config = connection.settings_dict
-        user = f"{config['USER']}:{config['PASSWORD']}".rstrip(":")
-        host = f"{config['HOST']}:{config['PORT']}".rstrip(":")
-        options += ["--database", f"{scheme}://{user}@{host}/{config['NAME']}"]
-    if url := os.environ.get("CACHE_URL"):
-        options += ["--cache", url]
-    return options
+    config = connection.settings_dict
+    user = f"{config['USER']}:{config['PASSWORD']}".rstrip(":")
+    host = f"{config['HOST']}:{config['PORT']}".rstrip(":")
+    return [
+        "--database",
+        f"{connection.vendor}://{user}@{host}/{config['NAME']}",
+        "--cache",
+        os.environ.get("CACHE_URL", "locmemcache://"),
+    ]
 
 
 def measured(output):
