@@ -48,8 +48,21 @@ commit. Rows that it did not write are hits as elsewhere; they are filled in
 only where a SELECT sees the latest commits. The transaction around a TestCase
 counts as the outside world, with tokens of its own.
 
-The rules are named as in the model of this protocol, which explores every
-interleaving of it.
+What saves commands, and why it may:
+
+* A process remembers hints of its own, in front of the key cache: every hit is
+  checked. So a hit is one get_many of payload, version and epoch.
+* A reader that did not know the key tries to add the version first. Only if
+  that loses it gets the version, and then the clock, in this order.
+* A release is one set_many of clock, versions, and None for the payloads: in
+  this order, or at once, for all who look. Where an alias has several servers,
+  or its backend is not Django's, each step is a command of its own.
+* Under local_timeout, a process serves what it has seen. Each of its locks and
+  releases drops the row, and what a thread has asked for before one of them is
+  not kept after it.
+
+The rules are named as in the model of this protocol (tests/coherence_model.py)
+which explores every interleaving of it.
 """
 
 import logging
@@ -64,8 +77,14 @@ from contextlib import suppress
 from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import memcache_key_warnings
+from django.core.cache.backends.db import DatabaseCache
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
+from django.core.cache.backends.redis import RedisCache
 from django.db import connections
 
+from . import memory
 from .conf import conf
 from .keys import digest, text
 
@@ -93,6 +112,15 @@ UNREADABLE = (
     pickle.PickleError,
     TypeError,
     ValueError,
+)
+
+
+KEEP_ORDER = (
+    BaseMemcachedCache,
+    DatabaseCache,
+    FileBasedCache,
+    LocMemCache,
+    RedisCache,
 )
 
 
@@ -139,6 +167,33 @@ class Store:
             error = Unavailable(f"set_many() did not store {failed}")
             self.down(error)
             raise error
+
+    def set_in_order(self, *steps, timeout):
+        """Set these entries, none before those of an earlier step."""
+        if self.keeps_order():
+            # In one command.
+            self.set_now({k: v for step in steps for k, v in step.items()}, timeout)
+        else:
+            for step in filter(None, steps):
+                self.set_now(step, timeout)
+
+    def get_in_order(self, keys):
+        """Return the entries, none as it was before that of an earlier key."""
+        if self.keeps_order():
+            return self.get_many(keys)
+        return {k: v for key in keys for k, v in self.get_many([key]).items()}
+
+    def keeps_order(self):
+        """
+        Tell whether a command for several entries does them in their order, or
+        all at once, for everybody to see.
+
+        As each of Django's backends does with one server: a loop, a pipeline
+        on one connection, a transaction.
+        """
+        return not self.has_several_servers() and isinstance(
+            caches[self.alias], KEEP_ORDER
+        )
 
     def try_set(self, entries, timeout):
         """
@@ -256,37 +311,38 @@ class Region:
         # Not where the database may find two spellings of a primary key equal:
         # there all rows have one version.
         self.version_per_row = version_per_row
-        self.name = key(f"getorcreateplus:{label}:{using}")
-        self.epoch = f"{self.name}:epoch"
-        self.clock = f"{self.name}:clock"
-        self.all = f"{self.name}:version"
+        # Short, for Django looks at each character of a key.
+        self.name = key(f"goc:{label}:{using}")
+        self.epoch = f"{self.name}@epoch"
+        self.clock = f"{self.name}@clock"
+        self.all = f"{self.name}@version"
+        # Of the rows in this process's memory: what tells it of its writes.
+        self.writes = self.generation = 0
 
     def payload(self, pk):
         return key(pk if self.own_cache else f"{self.name}:{pk}")
 
-    def hint(self, values):
-        """Return the key of the hint of a lookup, {attname: plain value}."""
-        columns = sorted(
-            (name, type(v).__name__, text(v)) for name, v in values.items()
-        )
-        return f"{self.name}:{digest(columns)}"
+    def hint(self, lookup):
+        """Return the key of the hint of a lookup, (attname, plain value)s."""
+        columns = [(name, type(v).__name__, text(v)) for name, v in lookup]
+        return f"{self.name}#{digest(columns)}"
 
     def version(self, pk):
-        return key(f"{self.name}:{pk}:version" if self.version_per_row else self.all)
+        return key(f"{self.name}!{pk}") if self.version_per_row else self.all
 
     # Writing
 
-    def lock(self, pk):
-        """Rule lock: nobody fills, nor trusts, this row until the release."""
-        self._lock(self.version(pk))
-
-    def lock_all(self):
-        self._lock(self.epoch)
-
-    def _lock(self, key):
+    def lock(self, pks):
+        """
+        Rule lock: nobody fills, nor trusts, these rows until the release; None
+        for all rows of the model.
+        """
+        place = world(self.using)
+        memory.rows.forget(self, place, pks)
+        keys = [self.epoch] if pks is None else map(self.version, pks)
         try:
             self.store.wait_to_write()
-            self.store.set_now({key: world(self.using) + LOCK}, conf.LOCK_TIMEOUT)
+            self.store.set_now(dict.fromkeys(keys, place + LOCK), conf.LOCK_TIMEOUT)
         except Unavailable:
             pass  # the release is owed if the cache is still down by then
 
@@ -301,6 +357,8 @@ class Region:
             self.release_now(pks, published)
         except Unavailable:
             self.store.owe(self, pks)
+        # Last: what was read until now may be what there was before.
+        memory.rows.forget(self, world(self.using), pks)
 
     def release_now(self, pks, published=()):
         # In this order. A cold reader that saw the old row and sees the new
@@ -308,18 +366,23 @@ class Region:
         # must find the version moved; and the payload itself gone, should the
         # version be evicted.
         place = world(self.using)
-        self.store.set_now({self.clock: token(place)}, None)  # rule clock
+        clock = {self.clock: token(place)}  # rule clock
         if pks is None:
-            self.store.set_now({self.epoch: token(place)}, None)
+            self.store.set_in_order(clock, {self.epoch: token(place)}, timeout=None)
             return
         versions = {
             self.version(pk): published[pk] if pk in published else token(place)
             for pk in pks
         }
-        self.store.set_now(versions, self.timeout)
-        payloads = [self.payload(pk) for pk in pks if pk not in published]
-        if payloads:
-            self.store.delete_now(payloads)  # rule drop
+        # A payload that is no tuple is none. Not delete_many(), which would be
+        # a command of its own.
+        dropped = {self.payload(pk): None for pk in pks if pk not in published}
+        self.store.set_in_order(
+            clock,
+            versions,
+            dropped,  # rule drop
+            timeout=self.timeout,
+        )
 
     # Reading
 
@@ -351,11 +414,18 @@ class Region:
         return new
 
 
+# memcached's 250 bytes, less room for KEY_PREFIX and VERSION.
+LONGEST_KEY = 150
+is_short_ascii = re.compile(rf"[\x21-\x7e]{{1,{LONGEST_KEY}}}").fullmatch
+
+
 def key(name):
     """Return name as a key that every cache takes."""
-    # memcached's 250 characters, less room for KEY_PREFIX and VERSION.
-    if len(name) > 150 or any(memcache_key_warnings(name)):
-        return "getorcreateplus:" + digest(name)
+    if is_short_ascii(name):
+        return name
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > LONGEST_KEY or any(memcache_key_warnings(name)):
+        return "goc:" + digest(name)
     return name
 
 
@@ -364,7 +434,9 @@ def token(place):
 
 
 def is_token(value, place):
-    return type(value) is str and value.rpartition(".")[0] == place[:-1]
+    if type(value) is not str:
+        return False
+    return value.startswith(place) if place else "." not in value
 
 
 def is_locked(value):
@@ -379,21 +451,31 @@ class Read:
     """
 
     values = updated = None
-    pk = epoch = version = clock = None
+    pk = remembered = epoch = version = clock = None
+    fills = False
 
-    def __init__(self, region, key_store, hint, fingerprint, matches):
+    def __init__(
+        self, region, key_store, lookup, fingerprint, matches, local_timeout=0
+    ):
         """
-        ``hint`` is the key of a hint, or None; ``matches`` tells whether
-        column values are those of a row that is looked for.
+        ``lookup`` is a sorted tuple of (attname, plain value), None where it
+        names the primary key; ``matches`` tells whether column values are
+        those of a row that is looked for.
         """
         self.region = region
         self.key_store = key_store
-        self.hint = hint
+        self.lookup = lookup
         self.fingerprint = fingerprint
         self.matches = matches
+        self.local_timeout = local_timeout
         self.connection = connections[region.using]
-        self.place = world(region.using)
-        self.fills = False
+        self.place = world_of(self.connection)
+        self.writes = region.writes
+
+    @property
+    def hint(self):
+        """The key of the hint, in the key cache."""
+        return self.region.hint(self.lookup)
 
     def ask(self, pk=None, may_hit=True):
         """
@@ -402,12 +484,13 @@ class Read:
         ``pk`` is the text of the primary key where the lookup names it.
         """
         in_cache, may_fill = situation(self.connection)
-        if self.connection.needs_rollback:
-            return None  # Django says that no query may be run
-        if in_transaction(self.connection):
-            pk = self._ask_own(pk, may_hit)
-            if self.values is not None or self._is_written(pk):
-                return self.values
+        if self.connection.in_atomic_block:
+            if self.connection.needs_rollback:
+                return None  # Django says that no query may be run
+            if in_transaction(self.connection):
+                pk = self._ask_own(pk, may_hit)
+                if self.values is not None or self._is_written(pk):
+                    return self.values
         may_hit = may_hit and in_cache
         if may_hit or may_fill:
             try:
@@ -416,26 +499,39 @@ class Read:
                 self.fills = False
             except Garbage:
                 self.fills = False
-                self._sweep(pk or self.pk)
+                self._sweep()
         return self.values
 
     def observe(self):
         """Look at the clock before a statement that may insert the row."""
         _, may_fill = situation(self.connection)
         if may_fill:
-            names = [self.region.epoch, self.region.clock]
             try:
-                entries = self.region.store.get_many(names)
-                self.epoch, self.clock = self.region.observe(entries, names, self.place)
+                entries = self.region.store.get_many(
+                    [self.region.epoch, self.region.clock]
+                )
+                self._observe(entries)
             except (Unavailable, Garbage):
                 return
-            self.fills = not is_locked(self.epoch)
+
+    def _observe(self, entries):
+        region = self.region
+        names = [region.epoch]
+        if self.lookup is not None:
+            names.append(region.clock)
+        if self.pk is not None:
+            names.append(region.version(self.pk))
+        tokens = region.observe(entries, names, self.place)
+        self.epoch = tokens.pop(0)
+        self.clock = tokens.pop(0) if self.lookup is not None else None
+        self.version = tokens.pop() if tokens else None
+        self.fills = not is_locked(self.epoch)
 
     def _ask_own(self, pk, may_hit):
         """Look into the overlay. Return the primary key, where it is known."""
         own = journal(self.connection)
-        if pk is None and self.hint:
-            pk = own.find(self.connection, self.region, self.hint)
+        if pk is None and self.lookup is not None:
+            pk = own.find(self.connection, self.region, self.lookup)
         if pk is not None and may_hit:
             values = own.values(self.connection, self.region, pk)
             if values is not None and self.matches(values):
@@ -448,59 +544,74 @@ class Read:
 
     def _ask(self, pk, may_hit, may_fill):
         region, entries = self.region, {}
-        together = self.key_store is region.store
-        if pk is None:
-            keys = [self.hint, region.clock, region.epoch] if together else [self.hint]
-            entries = self.key_store.get_many(keys)
-            pk = entries.get(self.hint)
-        if type(pk) is str:
-            self.pk = pk
-            if in_transaction(self.connection) and self._is_written(pk):
-                self._ask_own(pk, may_hit)
-                return
-            version, payload = region.version(pk), region.payload(pk)
-            keys = [payload, version]
-            if not together or self.hint is None:
-                keys += [region.epoch, region.clock]
-            entries |= region.store.get_many(keys)
-            if may_hit and self._is_hit(
-                entries.get(payload), entries.get(version), entries.get(region.epoch)
-            ):
-                self.values = entries[payload][2]
-                return
-        elif may_fill and not together:
-            entries = region.store.get_many([region.clock, region.epoch])
+        if self.lookup is not None:
+            pk = memory.hints.get((region, self.lookup))
+            self.remembered = pk
+        if pk is not None and self._get(pk, entries, may_hit):
+            return
+        if self.lookup is not None:
+            # What the process remembers may be out of date.
+            together = self.key_store is region.store
+            keys, others = [self.hint], [region.clock, region.epoch]
+            entries |= self.key_store.get_many(keys + others if together else keys)
+            pk = entries.get(keys[0])
+            if type(pk) is str and pk != self.pk:
+                if self._get(pk, entries, may_hit, [] if together else others):
+                    return
+            elif not together and may_fill:
+                entries |= region.store.get_many(others)
         if may_fill:
-            names = [region.epoch, region.clock]
-            if self.pk is not None:
-                names.append(region.version(self.pk))
-            self.epoch, self.clock, *version = region.observe(
-                entries, names, self.place
-            )
-            self.version = version[0] if version else None
-            self.fills = not is_locked(self.epoch)
+            self._observe(entries)
+
+    def _get(self, pk, entries, may_hit, others=()):
+        """Ask for the row. Return whether nothing else needs to be asked."""
+        region = self.region
+        self.pk = pk
+        if in_transaction(self.connection) and self._is_written(pk):
+            self._ask_own(pk, may_hit)
+            return True
+        if may_hit and self.local_timeout != 0:
+            values = memory.rows.find(region, self.place, pk, self.local_timeout)
+            if values is not None and self.matches(values):
+                self.values = values
+                return True
+        payload, version = region.payload(pk), region.version(pk)
+        entries |= region.store.get_many([payload, version, region.epoch, *others])
+        if may_hit and self._is_hit(
+            entries.get(payload), entries.get(version), entries.get(region.epoch)
+        ):
+            self.values = entries[payload][2]
+            self._remember(pk, self.values)
+            return True
+        return False
+
+    def _remember(self, pk, values):
+        if self.lookup is not None and self.remembered != pk:
+            memory.hints.put((self.region, self.lookup), pk)
+        if self.local_timeout != 0:
+            memory.rows.keep(self.region, self.place, pk, values, self.writes)
 
     def _is_hit(self, payload, version, epoch):
         return (
             type(payload) is tuple
             and len(payload) == 3
+            and payload[0] == (epoch, version)
             and is_token(version, self.place)
             and is_token(epoch, self.place)
             and not is_locked(version)  # rule lock
             and not is_locked(epoch)
-            and payload[0] == (epoch, version)
             and payload[1] == self.fingerprint
             and self.matches(payload[2])
         )
 
-    def _sweep(self, pk):
+    def _sweep(self):
         """Delete what cannot be unpickled, for it would stay a miss."""
         with suppress(Unavailable):
-            if self.hint:
+            if self.lookup is not None:
                 self.key_store.delete([self.hint])
-            if type(pk) is str:
+            if self.pk is not None:
                 self.region.store.delete(
-                    [self.region.payload(pk), self.region.version(pk)]
+                    [self.region.payload(self.pk), self.region.version(self.pk)]
                 )
 
     def fill(self, pk, values):
@@ -508,7 +619,7 @@ class Read:
         if in_transaction(self.connection):
             own = journal(self.connection)
             if own.is_written(self.connection, self.region, pk):
-                own.keep(self.connection, self.region, pk, values, self.hint)
+                own.keep(self.connection, self.region, pk, values, self.lookup)
                 return
         if self.fills:
             with suppress(Unavailable, Garbage):
@@ -523,7 +634,7 @@ class Read:
         region = self.region
         own = journal(self.connection)
         own.note(self.connection, region, pk)
-        own.keep(self.connection, region, pk, values, self.hint)
+        own.keep(self.connection, region, pk, values, self.lookup)
         if own.is_written_by_query(self.connection, region):
             return
         with suppress(Unavailable, Garbage):
@@ -548,7 +659,7 @@ class Read:
             self.updated = pk, values
             return
         own = journal(self.connection)
-        own.keep(self.connection, region, pk, values, self.hint)
+        own.keep(self.connection, region, pk, values, self.lookup)
         if own.is_written_by_query(self.connection, region) or not own.holds_lock(
             self.connection, region, pk
         ):
@@ -587,24 +698,33 @@ class Read:
         # The version of this row was not observed before the statement, which
         # alone knew the pk. A writer between the two moved the clock before
         # the version: look at the version first, at the clock again after it.
-        name = region.version(pk)
-        [self.version] = region.observe(
-            region.store.get_many([name]), [name], self.place
-        )
+        if self.clock is None:
+            return False
+        store, name = region.store, region.version(pk)
+        self.version = token(self.place)
+        entries = {}
+        if not store.add(name, self.version, region.timeout):
+            entries = store.get_in_order([name, region.clock])
+            self.version = entries.get(name)
+            if not is_token(self.version, self.place):
+                # Evicted since, or of another test.
+                [self.version] = region.observe(entries, [name], self.place)
+                entries = {}
         if is_locked(self.version):
             return False
-        clock = region.store.get_many([region.clock]).get(region.clock)
-        return clock == self.clock  # rule recheck
+        entries = entries or store.get_many([region.clock])
+        return entries.get(region.clock) == self.clock  # rule recheck
 
     def _fill(self, pk, values):
         region = self.region
         entries = {region.payload(pk): self.payload(values)}
-        if self.hint and self.pk != pk:
+        if self.lookup is not None and self.pk != pk:
             if self.key_store is region.store:
                 entries[self.hint] = pk
             else:
                 self.key_store.try_set({self.hint: pk}, region.timeout)
         region.store.try_set(entries, region.timeout)
+        self._remember(pk, values)
 
     def payload(self, values):
         return (self.epoch, self.version), self.fingerprint, values
@@ -617,7 +737,7 @@ def fill_created(rows):
         region = read.region
         objects = batches.setdefault((region.store, region.timeout), {})
         objects[region.payload(pk)] = read.payload(values)
-        if read.hint:
+        if read.lookup is not None:
             hints = batches.setdefault((read.key_store, region.timeout), {})
             hints[read.hint] = pk
     for (store, timeout), entries in batches.items():
@@ -652,7 +772,7 @@ class Writes:
 
     def clear(self):
         self.rows = {}  # (region, pk): (sequence, values frozen or None)
-        self.hints = {}  # (region, key of a hint): pk
+        self.hints = {}  # (region, lookup): pk
         self.queries = {}  # region: sequence of its last write by query
         self.locked = {}  # region: {pk: version that was published, or None}
         self.locked_all = set()  # regions
@@ -813,15 +933,17 @@ class Journal:
 
     # The locks
 
-    def lock(self, connection, region, pk):
-        if self.holds_lock(connection, region, pk):
-            for writes in self.read(connection):
-                if pk in writes.locked.get(region, ()):
-                    # What was published is no longer what there is.
-                    writes.locked[region][pk] = None
-        elif not self.has_locked_all(connection, region):
-            region.lock(pk)
-            self.current(connection).locked.setdefault(region, {})[pk] = None
+    def lock(self, connection, region, pks):
+        alive = self.read(connection)
+        for writes in alive:
+            for pk in set(pks) & set(writes.locked.get(region, ())):
+                # What was published is no longer what there is.
+                writes.locked[region][pk] = None
+        pks = [pk for pk in pks if not self.holds_lock(connection, region, pk)]
+        if pks and not self.has_locked_all(connection, region):
+            region.lock(pks)
+            locked = self.current(connection).locked.setdefault(region, {})
+            locked.update(dict.fromkeys(pks))
 
     def holds_lock(self, connection, region, pk):
         return any(
@@ -834,7 +956,7 @@ class Journal:
 
     def lock_all(self, connection, region):
         if not self.has_locked_all(connection, region):
-            region.lock_all()
+            region.lock(None)
             self.current(connection).locked_all.add(region)
 
     def has_locked_all(self, connection, region):
@@ -842,7 +964,7 @@ class Journal:
 
     # The overlay
 
-    def keep(self, connection, region, pk, values, hint):
+    def keep(self, connection, region, pk, values, lookup):
         """
         Serve this row, which the transaction wrote, without a query.
 
@@ -854,14 +976,14 @@ class Journal:
             return
         writes = self.current(connection)
         writes.rows[region, pk] = self.next(), freeze(values)
-        if hint:
-            writes.hints[region, hint] = pk
+        if lookup is not None:
+            writes.hints[region, lookup] = pk
 
-    def find(self, connection, region, hint):
-        """Return the pk that the hint leads to, in the overlay."""
+    def find(self, connection, region, lookup):
+        """Return the pk that the lookup leads to, in the overlay."""
         for writes in reversed(self.read(connection)):
-            if (region, hint) in writes.hints:
-                return writes.hints[region, hint]
+            if (region, lookup) in writes.hints:
+                return writes.hints[region, lookup]
         return None
 
     def values(self, connection, region, pk):
@@ -898,7 +1020,10 @@ def is_around_test(block):
 
 def world(using):
     """Return the prefix of the tokens: one of its own in each TestCase."""
-    connection = connections[using]
+    return world_of(connections[using])
+
+
+def world_of(connection):
     if not connection.in_atomic_block:
         return ""
     around = [block for block in connection.atomic_blocks if is_around_test(block)]
@@ -927,12 +1052,13 @@ def is_autocommit(connection):
 
 def situation(connection):
     """Return whether a read may be a hit, and whether it may be a fill."""
+    if not connection.in_atomic_block:
+        return (is_autocommit(connection),) * 2
     if connection.needs_rollback:
         return False, False
     if not in_transaction(connection):
-        if connection.in_atomic_block:
-            settle(connection)
-        return (is_autocommit(connection),) * 2
+        settle(connection)
+        return True, True
     if not connection.commit_on_exit:
         # Inside a transaction that is managed by hand: nobody tells its end.
         return False, False
@@ -975,15 +1101,16 @@ def isolation_level(raw):
 # Writing
 
 
-def before_write(region, pk):
-    """A statement is going to write this row: rule lock."""
+def before_write(region, pks):
+    """A statement is going to write these rows: rule lock."""
     connection = connections[region.using]
     if in_transaction(connection):
         own = journal(connection)
-        own.lock(connection, region, pk)
-        own.note(connection, region, pk)
+        own.lock(connection, region, pks)
+        for pk in pks:
+            own.note(connection, region, pk)
     else:
-        region.lock(pk)
+        region.lock(pks)
 
 
 def after_insert(region, pk):
@@ -1008,4 +1135,4 @@ def before_query(region):
         own.lock_all(connection, region)
         own.note_query(connection, region)
     else:
-        region.lock_all()
+        region.lock(None)

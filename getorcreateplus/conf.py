@@ -19,6 +19,10 @@ class Settings:
     # Rows that one transaction keeps of its own writes; the rest it asks of
     # the database.
     OVERLAY_ROWS = 10_000
+    # Lookups of which a process remembers the primary key.
+    LOCAL_HINTS = 10_000
+    # Rows that a process remembers for querysets with a local_timeout.
+    LOCAL_ROWS = 10_000
 
     def __getattribute__(self, name):
         value = super().__getattribute__(name)

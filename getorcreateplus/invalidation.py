@@ -441,8 +441,7 @@ def write_rows(connection, rows, execute, *args):
         if pks is None:
             coherence.before_query(region)
         else:
-            for pk in pks:
-                coherence.before_write(region, pk)
+            coherence.before_write(region, pks)
     try:
         result = execute(*args)
     except (DataError, IntegrityError, ProgrammingError):

@@ -111,6 +111,17 @@ CONVERSIONS = (
     "select_format",
 )
 
+READY = {
+    "CharField": str,
+    "IntegerField": int,
+    "BigIntegerField": int,
+    "AutoField": int,
+    "BigAutoField": int,
+    "SlugField": str,
+    "TextField": str,
+    "UUIDField": uuid.UUID,
+}
+
 # Types whose equal values print alike, as the type itself (no subclass) does.
 PLAIN = {str, bool, uuid.UUID, datetime.date, datetime.timedelta, type(None)}
 
@@ -146,16 +157,31 @@ def vendors():
 
 @functools.cache
 def columns(opts):
-    """Return the fields that a lookup may name, by each of their names."""
+    """
+    Return the fields that a lookup may name, by each of their names, with the
+    type of the values that need no preparation.
+    """
     excluded = set().union(*(NOT_COMPARABLE.get(v, ()) for v in vendors()))
     fields = {}
     for field in opts.concrete_fields:
         stored = stored_as(field)
         if stored and stored.get_internal_type() in COMPARABLE - excluded:
-            fields[field.name] = fields[field.attname] = field
-            if field is opts.pk:
-                fields["pk"] = field
+            column = field, ready(field, stored)
+            names = [field.name, field.attname, *(["pk"] if field is opts.pk else [])]
+            for name in names:
+                fields[name] = fields[f"{name}{LOOKUP_SEP}exact"] = column
     return fields
+
+
+def ready(field, stored):
+    """Return the type of values that a field prepares to themselves."""
+    while field is not stored:
+        if not converts_as_django(type(field), "get_prep_value", "to_python"):
+            return None
+        field = field.target_field
+    if not converts_as_django(type(stored), "get_prep_value", "to_python"):
+        return None
+    return READY.get(stored.get_internal_type())
 
 
 def forget(**kwargs):
@@ -352,14 +378,21 @@ def from_kwargs(opts, kwargs):
     fields = columns(opts)
     values = {}
     for argument, value in kwargs.items():
-        name = argument.removesuffix(LOOKUP_SEP + "exact")
-        if name == "pk" and len(opts.pk_fields) > 1:
-            add_composite_pk(values, opts, value)
-            continue
-        field = fields.get(name)
-        if field is None or field.get_lookup("exact") not in EXACT:
-            raise NotCanonical(name)
-        add(values, field.attname, prepare(field, value))
+        if argument not in fields:
+            if argument in {"pk", "pk__exact"} and len(opts.pk_fields) > 1:
+                add_composite_pk(values, opts, value)
+                continue
+            raise NotCanonical(argument)
+        field, kind = fields[argument]
+        if field.get_lookup("exact") not in EXACT:
+            raise NotCanonical(argument)
+        if type(value) is not kind:
+            prepared = prepare(field, value)
+        elif kind is int:
+            prepared = plain_integer(value)
+        else:
+            prepared = value
+        add(values, field.attname, prepared)
     return values
 
 
@@ -370,7 +403,7 @@ def add_composite_pk(values, opts, key):
         if (
             value is None  # equal to nothing, in a tuple
             or isinstance(value, Model)
-            or columns(opts).get(field.name) is not field
+            or field.name not in columns(opts)
             or field.get_lookup("exact") not in EXACT
         ):
             raise NotCanonical(key)
@@ -404,7 +437,7 @@ def condition(lookup, query):
     if (
         type(lhs) is Col
         and lhs.alias == query.base_table  # not a join
-        and columns(query.get_meta()).get(lhs.target.name) is lhs.target
+        and columns(query.get_meta()).get(lhs.target.name, ())[:1] == (lhs.target,)
         and not lookup.bilateral_transforms
     ):
         if type(lookup) in EXACT:

@@ -55,6 +55,8 @@ class Layout:
 
 def is_same(value, wanted):
     """Tell whether a column's value is the one of a lookup, which is plain."""
+    if type(value) is type(wanted) and type(value) in PLAIN:
+        return value == wanted
     try:
         value = plain(value)
     except NotCanonical:
@@ -102,5 +104,6 @@ def copy(value):
 
 def load(model, using, values):
     """Return a fresh instance, as a SELECT gives it."""
-    values = [memoryview(v) if type(v) is View else v for v in values]
+    if View in map(type, values):
+        values = [memoryview(v) if type(v) is View else v for v in values]
     return model.from_db(using, list(layout(model).attnames), values)

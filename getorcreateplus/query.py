@@ -94,11 +94,17 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
     that of the rows: by default the one that is named after the model
     (``model._meta.model_name``), or else ``default``. ``cache_timeout`` is in
     seconds, None for ever; by default it is the TIMEOUT of the row's cache.
+
+    Within ``local_timeout`` seconds of having seen a row, this process serves
+    it from its own memory: what it writes itself is seen at once, what other
+    processes write after that time. None is for rows that never change; 0 is
+    off.
     """
 
     key_cache_alias = DEFAULT_CACHE_ALIAS
     object_cache_alias = None
     cache_timeout = DEFAULT_TIMEOUT
+    local_timeout = 0
 
     # What the SELECTs of a call on this queryset yield, and its writes.
     _recording = None
@@ -123,7 +129,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         read, pk = lookup
         values = read.ask(pk, may_hit=not asks_database)
         if values is not None:
-            return self._instance(values), False
+            return self._instance(read.region.using, values), False
         recording = Recording(self.model, self.db)
         queryset = self._recorded(recording)
         with recording.watch():
@@ -195,13 +201,13 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             return None
         columns = layout(self.model)
         pk = keys.pk_text(opts, values)
-        hint = region.hint(values) if pk is None else None
         read = coherence.Read(
             region,
             coherence.stores[self.key_cache_alias],
-            hint,
+            tuple(sorted(values.items())) if pk is None else None,
             columns.fingerprint,
             partial(columns.matches, values),
+            self.local_timeout,
         )
         return read, pk
 
@@ -236,9 +242,9 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         columns = zip(layout(self.model).attnames, values, strict=True)
         return keys.pk_text(self.model._meta, dict(columns))
 
-    def _instance(self, values):
+    def _instance(self, using, values):
         """Return the instance that a SELECT would yield."""
-        obj = load(self.model, self.db, values)
+        obj = load(self.model, using, values)
         if hasattr(self, "_fetch_mode"):  # Django 6.1
             obj._state.fetch_mode = self._fetch_mode
         # As ModelIterable does.

@@ -84,3 +84,28 @@ class Slot(models.Model):
     note = models.CharField(max_length=20, default="")
 
     objects = CachedManager()
+
+
+class LongQuerySet(CachedQuerySet):
+    local_timeout = 3600
+
+
+class BriefQuerySet(CachedQuerySet):
+    local_timeout = 1e-9
+
+
+class ForeverQuerySet(CachedQuerySet):
+    local_timeout = None
+
+
+class Zone(models.Model):
+    """Remembered by the process, for as long as a manager says."""
+
+    name = models.CharField(max_length=20, unique=True)
+    size = models.IntegerField(null=True)
+    notes = models.JSONField(default=dict)
+
+    objects = LongQuerySet.as_manager()
+    brief = BriefQuerySet.as_manager()
+    forever = ForeverQuerySet.as_manager()
+    plain = models.Manager()

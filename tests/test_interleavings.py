@@ -25,7 +25,7 @@ import pytest
 from django.core.cache import caches
 from django.db import IntegrityError, connection, transaction
 
-from getorcreateplus import coherence, invalidation
+from getorcreateplus import coherence, invalidation, memory
 
 from .interleavings import (
     GatedCache,
@@ -299,6 +299,7 @@ class Stage:
         return scheduler
 
     def set_up(self, start):
+        memory.hints.clear()
         self.reads = []  # (pk, value, writes that had returned before)
         self.returned = []  # writes: (pk, value)
         for cache in caches.all():
@@ -525,17 +526,23 @@ RULES = {
         [
             (
                 coherence.Region,
-                "_lock",
-                "self.store.set_now({key: world(self.using) + LOCK}, "
-                "conf.LOCK_TIMEOUT)",
-                "pass",
+                "lock",
+                "keys = [self.epoch] if pks is None else map(self.version, pks)",
+                "keys = [self.epoch] if pks is None else []",
             )
         ],
         [save_in_transaction, warm_read],
         {"mortal": {"save_in_transaction"}},
     ),
     "lock of all rows": (
-        [(coherence.Region, "lock_all", "self._lock(self.epoch)", "pass")],
+        [
+            (
+                coherence.Region,
+                "lock",
+                "keys = [self.epoch] if pks is None else map(self.version, pks)",
+                "keys = [] if pks is None else map(self.version, pks)",
+            )
+        ],
         [update, warm_read],
         {"mortal": {"update"}},
     ),
@@ -562,8 +569,8 @@ RULES = {
             (
                 coherence.Region,
                 "release_now",
-                "self.store.set_now({self.clock: token(place)}, None)  # rule clock",
-                "pass",
+                "clock = {self.clock: token(place)}  # rule clock",
+                "clock = {}",
             )
         ],
         [save_in_transaction, cold_read, warm_read],
@@ -574,7 +581,7 @@ RULES = {
             (
                 coherence.Read,
                 "_is_vouched_for",
-                "return clock == self.clock  # rule recheck",
+                "return entries.get(region.clock) == self.clock  # rule recheck",
                 "return True",
             )
         ],
@@ -586,11 +593,37 @@ RULES = {
             (
                 coherence.Region,
                 "release_now",
-                "self.store.delete_now(payloads)  # rule drop",
-                "pass",
+                "dropped,  # rule drop",
+                "",
             )
         ],
         [publish, save_in_transaction, warm_read],
+        {},
+    ),
+    "the clock before the version": (
+        [
+            (
+                coherence.Region,
+                "release_now",
+                "clock,\n        versions,",
+                "versions,\n        clock,",
+            ),
+            (coherence.Store, "keeps_order", "return not", "return False and not"),
+        ],
+        [save_in_transaction, cold_read, warm_read],
+        {},
+    ),
+    "the version before the clock": (
+        [
+            (
+                coherence.Read,
+                "_is_vouched_for",
+                "entries = store.get_in_order([name, region.clock])",
+                "entries = store.get_in_order([region.clock, name])",
+            ),
+            (coherence.Store, "keeps_order", "return not", "return False and not"),
+        ],
+        [save_in_transaction, cold_read, warm_read],
         {},
     ),
     "the commit of a created row": (

@@ -73,7 +73,7 @@ def hint(values):
         timeout=None,
         version_per_row=True,
     )
-    return region.hint(values)
+    return region.hint(sorted(values.items()))
 
 
 def plain_get(model, kwargs):

@@ -69,7 +69,7 @@ def test_readme_names_the_classified_versions(pythons, djangos):
 def test_oldest_classified_versions_are_required(pythons, djangos):
     options = read_config("setup.cfg")["options"]
     assert options["python_requires"] == f">={pythons[0]}"
-    assert options["install_requires"].split() == [f"Django>={djangos[0]}"]
+    assert options["install_requires"].split()[0] == f"Django>={djangos[0]}"
 
 
 def test_package_is_imported_without_settings():

@@ -228,7 +228,7 @@ def test_entries_that_are_lost():
         assert served() == (1, 0)
     for alias in "default", region.store.alias:
         caches[alias].clear()
-        assert served() == (1, 1)
+        assert served()[0] == 1
         # Where nothing was known, the first reader adds the tokens.
         served()
         assert served() == (1, 0)

@@ -533,7 +533,7 @@ class TestCommandsAtCommit:
                 paper.save()
             hooks = connection.run_on_commit.copy()
             made = commands(lambda: [hook() for _, hook, _ in hooks])
-        assert made == ["set_many", "set_many", "delete_many"]
+        assert made == ["set_many"]
 
 
 class TestOfUsers(unittest.TestCase):
