@@ -460,6 +460,18 @@ def test_every_order_where_the_rows_have_a_cache_of_their_own(far_stage, writer)
     explored(far_stage, [writer, *READERS], start="evicted")
 
 
+def several_servers(monkeypatch, several=True):
+    monkeypatch.setattr(GatedCache, "splits", several)
+    monkeypatch.setattr(coherence.Store, "keeps_order", lambda store: not several)
+
+
+@pytest.mark.parametrize("writer", [save_in_transaction, publish])
+def test_every_order_where_the_cache_has_several_servers(stage, writer, monkeypatch):
+    several_servers(monkeypatch)
+    explored(stage, [writer, *READERS], start="evicted")
+    explored(stage, [writer, cold_read, cold_read], 2)
+
+
 @pytest.mark.parametrize(
     "writer", [save, save_in_transaction, publish, update, update_in_transaction]
 )
@@ -499,7 +511,7 @@ def test_random_orders(stage, far_stage, monkeypatch):
     sys.stdout.write(f"INTERLEAVINGS_SEED={SEED}\n")
     rng = random.Random(SEED)
     for _ in range(RANDOM):
-        monkeypatch.setattr(GatedCache, "splits", rng.random() < 0.5)
+        several_servers(monkeypatch, rng.random() < 0.5)
         jobs = [
             *rng.choices(WRITERS + OTHER_WRITERS, k=2),
             *rng.choices(OTHERS, k=2),
@@ -610,8 +622,8 @@ RULES = {
             ),
             (coherence.Store, "keeps_order", "return not", "return False and not"),
         ],
-        [save_in_transaction, cold_read, warm_read],
-        {},
+        [save_in_transaction, cold_read],
+        {"switches": 3},
     ),
     "the version before the clock": (
         [
@@ -664,4 +676,4 @@ def test_each_rule_is_needed(stage, monkeypatch, rule):
     for cls, name, line, instead in lines:
         without(monkeypatch, cls, name, line, instead)
     with pytest.raises(Wrong):
-        explored(stage, jobs, 1, **options)
+        explored(stage, jobs, **{"switches": 1} | options)
