@@ -57,6 +57,11 @@ What saves commands, and why it may:
 * A release is one set_many of clock, versions, and None for the payloads: in
   this order, or at once, for all who look. Where an alias has several servers,
   or its backend is not Django's, each step is a command of its own.
+* Of many rows that one transaction creates, those whose keys the database has
+  made get their versions together, by set_many: nobody knows such a key before
+  the commit. Those that are left are added after it, and then the clock tells
+  whether there was a writer since, as for a reader that did not know the key.
+  Nor does such a transaction ask for rows that its process has never seen.
 * Under local_timeout, a process serves what it has seen. Each of its locks and
   releases drops the row, and what a thread has asked for before one of them is
   not kept after it.
@@ -89,6 +94,11 @@ from .conf import conf
 from .keys import digest, text
 
 LOCK = "LOCK"
+
+# Of the rows that one transaction creates one after the other, those whose
+# versions are added one by one; and how many of the others are set at once.
+SINGLE = 4
+BATCH = 16
 
 logger = logging.getLogger("getorcreateplus")
 
@@ -394,10 +404,6 @@ class Region:
         """
         return [self._observed(entries.get(key), key, place) for key in keys]
 
-    def get_epoch(self, place):
-        entries = self.store.get_many([self.epoch])
-        return self._observed(entries.get(self.epoch), self.epoch, place)
-
     def _observed(self, found, key, place):
         if is_token(found, place):
             return found
@@ -452,7 +458,7 @@ class Read:
 
     values = updated = None
     pk = remembered = epoch = version = clock = None
-    fills = False
+    fills = unsent = False
 
     def __init__(
         self, region, key_store, lookup, fingerprint, matches, local_timeout=0
@@ -489,7 +495,11 @@ class Read:
                 return None  # Django says that no query may be run
             if in_transaction(self.connection):
                 pk = self._ask_own(pk, may_hit)
-                if self.values is not None or self._is_written(pk):
+                if (
+                    self.values is not None
+                    or self._is_written(pk)
+                    or self._is_new(journal(self.connection))
+                ):
                     return self.values
         may_hit = may_hit and in_cache
         if may_hit or may_fill:
@@ -516,15 +526,13 @@ class Read:
 
     def _observe(self, entries):
         region = self.region
-        names = [region.epoch]
-        if self.lookup is not None:
-            names.append(region.clock)
+        [self.epoch] = region.observe(entries, [region.epoch], self.place)
         if self.pk is not None:
-            names.append(region.version(self.pk))
-        tokens = region.observe(entries, names, self.place)
-        self.epoch = tokens.pop(0)
-        self.clock = tokens.pop(0) if self.lookup is not None else None
-        self.version = tokens.pop() if tokens else None
+            name = region.version(self.pk)
+            [self.version] = region.observe(entries, [name], self.place)
+        if self.pk is None or self.lookup is not None:
+            # It may be another row that is found.
+            [self.clock] = region.observe(entries, [region.clock], self.place)
         self.fills = not is_locked(self.epoch)
 
     def _ask_own(self, pk, may_hit):
@@ -541,6 +549,17 @@ class Read:
     def _is_written(self, pk):
         own = journal(self.connection)
         return own.is_written(self.connection, self.region, pk)
+
+    def _is_new(self, own):
+        """
+        Tell whether the row is probably none yet, as of a transaction that
+        does nothing but create: asking the cache would be in vain.
+        """
+        return (
+            own.streaks.get(self.region, 0) >= SINGLE
+            and self.lookup is not None
+            and memory.hints.get((self.region, self.lookup)) is None
+        )
 
     def _ask(self, pk, may_hit, may_fill):
         region, entries = self.region, {}
@@ -618,6 +637,7 @@ class Read:
         """Keep the row that a SELECT returned."""
         if in_transaction(self.connection):
             own = journal(self.connection)
+            own.streaks.pop(self.region, None)
             if own.is_written(self.connection, self.region, pk):
                 own.keep(self.connection, self.region, pk, values, self.lookup)
                 return
@@ -626,14 +646,16 @@ class Read:
                 if self._is_vouched_for(pk):
                     self._fill(pk, values)
 
-    def fill_created(self, pk, values):
-        """Keep the row that this call inserted."""
+    def fill_created(self, pk, values, made_pk=False):
+        """
+        Keep the row that this call inserted; ``made_pk`` tells whether the
+        database has made its primary key.
+        """
         if not in_transaction(self.connection):
             self.fill(pk, values)
             return
         region = self.region
         own = journal(self.connection)
-        own.note(self.connection, region, pk)
         own.keep(self.connection, region, pk, values, self.lookup)
         if own.is_written_by_query(self.connection, region):
             return
@@ -641,12 +663,15 @@ class Read:
             # Nobody else sees the row before the commit, which is to this
             # reader what the SELECT is to others: the version that is observed
             # now vouches for the row.
-            if self.epoch is None:
-                self.epoch = region.get_epoch(self.place)
-            [self.version] = region.observe({}, [region.version(pk)], self.place)
+            self.epoch, self.clock = own.observe(region, self.place)
+            streak = own.streaks[region] = own.streaks.get(region, 0) + 1
+            if made_pk and streak > SINGLE and region.version_per_row:
+                own.send_later(self, region.version(pk))
+            else:
+                [self.version] = region.observe({}, [region.version(pk)], self.place)
             if not is_locked(self.epoch) and not is_locked(self.version):
                 current = own.current(self.connection)
-                current.created[region, pk] = self, freeze(values)
+                current.created[region, pk] = self, memory.pack(values)
 
     def publish(self, pk, values):
         """
@@ -666,7 +691,7 @@ class Read:
             return
         self.version = token(self.place)
         with suppress(Unavailable, Garbage):
-            self.epoch = region.get_epoch(self.place)
+            self.epoch, _ = own.observe(region, self.place)
             if not is_locked(self.epoch):
                 self._fill(pk, values)
                 own.publish(self.connection, region, pk, self.version)
@@ -698,8 +723,6 @@ class Read:
         # The version of this row was not observed before the statement, which
         # alone knew the pk. A writer between the two moved the clock before
         # the version: look at the version first, at the clock again after it.
-        if self.clock is None:
-            return False
         store, name = region.store, region.version(pk)
         self.version = token(self.place)
         entries = {}
@@ -713,7 +736,8 @@ class Read:
         if is_locked(self.version):
             return False
         entries = entries or store.get_many([region.clock])
-        return entries.get(region.clock) == self.clock  # rule recheck
+        clock = entries.get(region.clock)
+        return clock is not None and clock == self.clock  # rule recheck
 
     def _fill(self, pk, values):
         region = self.region
@@ -747,9 +771,29 @@ def fill_created(rows):
             pass
 
 
-def freeze(values):
-    """Return a copy that nobody can change."""
-    return pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
+def vouched_for(created):
+    """
+    Return those rows of {(region, pk): (read, values)} whose version is in the
+    cache, as it was sent or is added now; by then the clock must not have
+    moved (rule recheck).
+    """
+    late = {region for (region, _), (read, _) in created.items() if read.unsent}
+    kept = {}
+    for (region, pk), (read, values) in created.items():
+        with suppress(Unavailable, Garbage):
+            if not read.unsent or region.store.add(
+                region.version(pk), read.version, region.timeout
+            ):
+                kept[region, pk] = read, values
+    clocks = {}
+    for region in late:
+        with suppress(Unavailable, Garbage):
+            clocks[region] = region.store.get_many([region.clock]).get(region.clock)
+    return {
+        (region, pk): (read, values)
+        for (region, pk), (read, values) in kept.items()
+        if not read.unsent or read.clock == clocks.get(region)
+    }
 
 
 # Transactions
@@ -810,9 +854,12 @@ class Writes:
     def __call__(self):
         if self.done:
             return
-        self.done = True
-        if not journal(self.connection).is_up_to_date(self):
+        own = journal(self.connection)
+        self.done = own.has_ended = True
+        if not own.is_up_to_date(self):
             self.doubt()
+        # Before the release of other rows moves the clock.
+        created = vouched_for(self.created)
         for region in self.locked_all:
             region.release(None)
         for region, pks in self.locked.items():
@@ -820,8 +867,8 @@ class Writes:
                 published = {pk: version for pk, version in pks.items() if version}
                 region.release(list(pks), published)
         fill_created(
-            (read, pk, pickle.loads(values))
-            for (_, pk), (read, values) in self.created.items()
+            (read, pk, memory.unpack(values))
+            for (_, pk), (read, values) in created.items()
         )
 
 
@@ -836,24 +883,41 @@ class Journal:
         self.hooks = []
         self.seen = 0
         self.writes = []  # one for each set of savepoints that are open
-        self.savepoints = None
+        self.savepoint_ids = self.savepoints = None
+        self.has_ended = False  # one of the writes
         self.sequence = 0
+        self.forget()
+
+    def forget(self):
+        self.observed = {}  # region: (epoch, clock), before the next INSERT
+        self.streaks = {}  # region: rows created one after the other
+        self.unsent = []  # (read, key of a version that it will have)
 
     def read(self, connection):
         """Return the Writes that were not rolled back, oldest first."""
         hooks = connection.run_on_commit
+        if (
+            hooks is self.hooks
+            and len(hooks) == self.seen
+            and connection.savepoint_ids == self.savepoint_ids
+            and not self.has_ended
+        ):
+            return self.writes
         if hooks is not self.hooks:
             # Another transaction; or a savepoint was rolled back, and Django
             # keeps the hooks that survive, in a new list.
             self.hooks, self.seen = hooks, 0
+            self.forget()
             self.writes = self._new(hooks)
             for writes in self.writes:
                 writes.doubt()
         self.writes += self._new(hooks)
-        savepoints = open_savepoints(connection)
-        if savepoints != self.savepoints or any(w.done for w in self.writes):
+        self.savepoint_ids = list(connection.savepoint_ids)
+        savepoints = frozenset(sid for sid in self.savepoint_ids if sid is not None)
+        if savepoints != self.savepoints or self.has_ended:
             self.savepoints = savepoints
             self.writes = self._merged(savepoints)
+            self.has_ended = False
         return self.writes
 
     def is_up_to_date(self, writes):
@@ -886,11 +950,10 @@ class Journal:
         """
         Return the Writes that would be rolled back with the next statement.
         """
-        savepoints = open_savepoints(connection)
         for writes in self.read(connection):
-            if writes.savepoints >= savepoints:
+            if writes.savepoints >= self.savepoints:
                 return writes
-        writes = Writes(connection, savepoints)
+        writes = Writes(connection, self.savepoints)
         connection.on_commit(writes, robust=True)
         self.read(connection)
         return writes
@@ -930,6 +993,38 @@ class Journal:
 
     def is_written_by_query(self, connection, region):
         return any(region in writes.queries for writes in self.read(connection))
+
+    # Created rows
+
+    def observe(self, region, place):
+        """Return the epoch and the clock, as they were in this transaction."""
+        if region not in self.observed:
+            names = [region.epoch, region.clock]
+            entries = region.store.get_many(names)
+            self.observed[region] = region.observe(entries, names, place)
+        return self.observed[region]
+
+    def send_later(self, read, name):
+        """
+        Give the row that was read a version, and set it with others.
+
+        Not by add(), for nobody knows a key that the database has just made.
+        """
+        read.version = token(read.place)
+        read.unsent = True
+        self.unsent.append((read, name))
+        if len(self.unsent) < BATCH:
+            return
+        batches = {}
+        for each, key in self.unsent:
+            region = each.region
+            entries = batches.setdefault((region.store, region.timeout), {})
+            entries[key] = each.version
+        unsent, self.unsent = self.unsent, []
+        for (store, timeout), entries in batches.items():
+            store.set(entries, timeout)
+        for each, _ in unsent:
+            each.unsent = False
 
     # The locks
 
@@ -975,7 +1070,7 @@ class Journal:
         if not any((region, pk) in each.rows for each in writes):
             return
         writes = self.current(connection)
-        writes.rows[region, pk] = self.next(), freeze(values)
+        writes.rows[region, pk] = self.next(), memory.pack(values)
         if lookup is not None:
             writes.hints[region, lookup] = pk
 
@@ -996,11 +1091,7 @@ class Journal:
         since = max((w.queries.get(region, 0) for w in alive), default=0)
         if values is None or sequence < since:
             return None
-        return pickle.loads(values)
-
-
-def open_savepoints(connection):
-    return frozenset(sid for sid in connection.savepoint_ids if sid is not None)
+        return memory.unpack(values)
 
 
 journals = weakref.WeakKeyDictionary()  # connection: its journal

@@ -56,16 +56,14 @@ class Rows(Memory):
         seen, values = found
         if timeout is not None and time.monotonic() - seen > timeout:
             return None
-        return pickle.loads(values) if type(values) is bytes else values
+        return unpack(values)
 
     def keep(self, region, place, pk, values, writes):
         """Keep a row, unless the region was written since ``writes``."""
-        if not all(type(value) in IMMUTABLE for value in values):
-            values = pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
         with self.lock:
             if region.writes == writes and self.entries.maxsize > 0:
                 key = region, region.generation, place, pk
-                self.entries[key] = time.monotonic(), values
+                self.entries[key] = time.monotonic(), pack(values)
 
     def forget(self, region, place, pks):
         """This process writes these rows; None for all of the region."""
@@ -76,6 +74,17 @@ class Rows(Memory):
             else:
                 for pk in pks:
                     self.entries.pop((region, region.generation, place, pk), None)
+
+
+def pack(values):
+    """Return column values in a form that nobody can change."""
+    if IMMUTABLE.issuperset(map(type, values)):
+        return values
+    return pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
+
+
+def unpack(values):
+    return pickle.loads(values) if type(values) is bytes else values
 
 
 hints = Memory("LOCAL_HINTS")

@@ -221,9 +221,12 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
     def _keep(self, read, recording, obj, created):
         values = recording.inserted(obj) if created else recording.selected(obj)
         pk = self._pk_text(values)
-        if pk is not None:
-            fill = read.fill_created if created else read.fill
-            fill(pk, values)
+        if pk is None:
+            return
+        if created:
+            read.fill_created(pk, values, recording.made_pk)
+        else:
+            read.fill(pk, values)
 
     def _publish(self, read, recording):
         """

@@ -10,12 +10,15 @@ INSERT or UPDATE are compared with the parameters that were sent.
 
 import datetime
 import decimal
+import functools
 import re
 import uuid
 from contextlib import contextmanager
 
+from django.core.signals import setting_changed
 from django.db import connections
 from django.db.models.query import ModelIterable
+from django.db.models.signals import class_prepared
 
 from .inserts import READS, begins_with
 from .keys import NotCanonical, plain, prepare, stored_as
@@ -55,23 +58,44 @@ class RecordingIterable(ModelIterable):
             del query.get_compiler
 
 
+class Table:
+    """How a database's statements name a model's table, and its columns."""
+
+    def __init__(self, model, connection):
+        opts, quote = model._meta, connection.ops.quote_name
+        self.insert = f"INSERT INTO {quote(opts.db_table)} ("
+        self.update = f"UPDATE {quote(opts.db_table)} SET "
+        self.columns = [quote(field.column) for field in opts.concrete_fields]
+        tables = {table._meta.db_table for table in (model, *opts.all_parents)}
+        names = "|".join(map(re.escape, tables))
+        self.named = re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE).search
+
+
+@functools.cache
+def table(model, using):
+    return Table(model, connections[using])
+
+
+def forget(**kwargs):
+    table.cache_clear()
+
+
+class_prepared.connect(forget)
+setting_changed.connect(forget)
+
+
 class Recording:
     """The rows that one call selects, and the statements that it writes by."""
 
     def __init__(self, model, using):
-        opts = model._meta
         self.model = model
+        self.table = table(model, using)
         self.connection = connections[using]
         self.rows = []  # (instance, column values or None)
         self.statements = []  # (sql, parameters), of the model's tables
         self.on_update = None
         self.generated_pk = None
-        quoted = self.connection.ops.quote_name(opts.db_table)
-        self.insert = f"INSERT INTO {quoted} ("
-        self.update = f"UPDATE {quoted} SET "
-        tables = {table._meta.db_table for table in (model, *opts.all_parents)}
-        names = "|".join(map(re.escape, tables))
-        self.names_table = re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE).search
+        self.made_pk = False  # by the database, of the row that was inserted
 
     @contextmanager
     def watch(self):
@@ -81,16 +105,16 @@ class Recording:
     def __call__(self, execute, sql, params, many, context):
         result = execute(sql, params, many, context)
         if isinstance(sql, str) and (
-            not self.names_table(sql)
+            not self.table.named(sql)
             or (begins_with(sql, READS) and ";" not in sql)  # two statements
         ):
             return result
         # It may have written the row, in whatever words.
         plain_sql = isinstance(sql, str) and not many
         self.statements.append((sql, tuple(params or ())) if plain_sql else ("", ()))
-        if plain_sql and sql.startswith(self.insert):
+        if plain_sql and sql.startswith(self.table.insert):
             self.generated_pk = self._generated_pk(context["cursor"])
-        elif plain_sql and sql.startswith(self.update) and self.on_update:
+        elif plain_sql and sql.startswith(self.table.update) and self.on_update:
             self.on_update()
         return result
 
@@ -137,9 +161,9 @@ class Recording:
         if len(self.statements) != 1:
             return None
         sql, params = self.statements[0]
-        if not sql.startswith(self.insert):
+        if not sql.startswith(self.table.insert):
             return None
-        columns, _, rest = sql.removeprefix(self.insert).partition(") VALUES (")
+        columns, _, rest = sql.removeprefix(self.table.insert).partition(") VALUES (")
         columns = columns.split(", ")
         if (
             # Not an expression, and not several rows.
@@ -159,10 +183,10 @@ class Recording:
         if len(self.statements) != 1 or selected is None:
             return None
         sql, params = self.statements[0]
-        if not sql.startswith(self.update):
+        if not sql.startswith(self.table.update):
             return None
         before = dict(zip(layout(self.model).attnames, selected, strict=True))
-        assignments, _, where = sql.removeprefix(self.update).partition(" WHERE ")
+        assignments, _, where = sql.removeprefix(self.table.update).partition(" WHERE ")
         sent, params = {}, list(params)
         for assignment in assignments.split(", "):
             column, _, value = assignment.rpartition(" = ")
@@ -186,8 +210,7 @@ class Recording:
         return where.partition(" RETURNING ")[0] == column and params == [pk]
 
     def _values(self, instance, sent, before):
-        fields = self.model._meta.concrete_fields
-        columns = [self.connection.ops.quote_name(field.column) for field in fields]
+        fields, columns = self.model._meta.concrete_fields, self.table.columns
         if not keeps_what_is_sent(self.connection) or not sent.keys() <= set(columns):
             return None
         values = []
@@ -224,6 +247,7 @@ class Recording:
             or value != self.generated_pk
         ):
             raise NotExact(field)
+        self.made_pk = True
         return value
 
 

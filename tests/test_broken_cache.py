@@ -303,6 +303,17 @@ def test_garbage_in_place_of_a_token(name, entry):
     assert pages() == (1, 0)
 
 
+@pytest.mark.parametrize("entry", [5, "LOCK", "test.of another test"])
+def test_garbage_in_place_of_the_version_of_a_row_that_is_found(entry):
+    paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+    caches["paper"].set(paper_region().version(f"{paper.pk}"), entry)
+    for _ in range(2):
+        assert Paper.objects.get_or_create(title="a", pages=1) == (paper, False)
+    caches["paper"].delete(paper_region().version(f"{paper.pk}"))
+    pages()
+    assert pages() == (1, 0)
+
+
 def test_payload_with_other_fields_is_a_miss(monkeypatch):
     paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
     (epoch, version), fingerprint, values = caches["paper"].get(paper.pk)

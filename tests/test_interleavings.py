@@ -490,6 +490,14 @@ def test_every_order_of_two_creators_and_a_reader(stage, writer):
     explored(stage, [writer, create_and_roll_back, cold_read], start="absent")
 
 
+@pytest.mark.parametrize("batch", [1, 16])
+def test_every_order_around_rows_that_are_told_together(stage, batch, monkeypatch):
+    monkeypatch.setattr(coherence, "SINGLE", 0)
+    monkeypatch.setattr(coherence, "BATCH", batch)
+    jobs = [create_in_transaction, publish, cold_read, warm_read]
+    explored(stage, jobs, start="absent")
+
+
 OTHER_WRITERS = [
     save_and_read,
     publish_twice,
@@ -517,6 +525,8 @@ def test_random_orders(stage, far_stage, monkeypatch):
     rng = random.Random(SEED)
     for _ in range(RANDOM):
         several_servers(monkeypatch, rng.random() < 0.5)
+        monkeypatch.setattr(coherence, "SINGLE", rng.choice([0, 4]))
+        monkeypatch.setattr(coherence, "BATCH", rng.choice([1, 16]))
         jobs = [
             *rng.choices(WRITERS + OTHER_WRITERS, k=2),
             *rng.choices(OTHERS, k=2),
@@ -598,7 +608,7 @@ RULES = {
             (
                 coherence.Read,
                 "_is_vouched_for",
-                "return entries.get(region.clock) == self.clock  # rule recheck",
+                "return clock is not None and clock == self.clock  # rule recheck",
                 "return True",
             )
         ],
@@ -648,7 +658,7 @@ RULES = {
             (
                 coherence.Read,
                 "fill_created",
-                "current.created[region, pk] = self, freeze(values)",
+                "current.created[region, pk] = self, memory.pack(values)",
                 "self._fill(pk, values)",
             )
         ],

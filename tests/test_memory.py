@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import memory
+from getorcreateplus import coherence, memory
 from getorcreateplus.invalidation import region_of
 
 from .models import Paper, PlusPaper, Sheet, Zone
@@ -133,6 +133,29 @@ class TestCommands:
         )
         assert queries == 1
         assert commands == ["get_many", "add", "get_many", "set_many"]
+
+    def test_several_servers(self, made, monkeypatch):
+        """Where the order of the keys in a command is nobody's."""
+        monkeypatch.setattr(coherence.Store, "keeps_order", lambda store: False)
+        warm(Sheet).save()
+        _, queries, commands = cost(
+            made, lambda: Sheet.objects.get_or_create(title="a")
+        )
+        assert queries == 1
+        assert commands == ["get_many", "add", "get_many", "get_many", "set_many"]
+        assert cost(made, lambda: Sheet.objects.get_or_create(title="a"))[1:] == (
+            0,
+            ["get_many"],
+        )
+
+    @pytest.mark.parametrize("lookup", [{"title": "a"}, {"pk": 7}])
+    @pytest.mark.parametrize("method", ["get_or_create", "update_or_create"])
+    def test_created_row_is_a_hit(self, method, lookup, made):
+        Sheet.objects.get_or_create(title="another")
+        obj, created = getattr(Sheet.objects, method)(**lookup)
+        assert created
+        hit = cost(made, lambda: Sheet.objects.get_or_create(**lookup))
+        assert hit == ((obj, False), 0, ["get_many"])
 
     @pytest.mark.parametrize(("model", "most"), [(Sheet, 3), (Paper, 4)])
     def test_miss_of_a_row_that_was_written(self, model, most, made):

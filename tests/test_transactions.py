@@ -9,7 +9,9 @@ from django.db import connection, models, transaction
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from .models import Paper, PlusPaper, Sheet
+from getorcreateplus.invalidation import region_of
+
+from .models import Paper, PlusPaper, Sheet, Ticket
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -512,17 +514,22 @@ def commands(call):
 class TestCommandsAtCommit:
     """They do not grow with the rows."""
 
-    @pytest.mark.parametrize("rows", [2, 40])
+    @pytest.mark.parametrize(
+        ("rows", "late"), [(2, 0), (4, 0), (5, 1), (20, 0), (40, 4), (196, 0)]
+    )
     @pytest.mark.parametrize("model", [Paper, Sheet])
-    def test_created(self, model, rows):
+    def test_created(self, model, rows, late):
         atomic = transaction.atomic()
         with atomic:
             for i in range(rows):
                 model.objects.get_or_create(title=f"{i}")
             hooks = connection.run_on_commit.copy()
             made = commands(lambda: [hook() for _, hook, _ in hooks])
-        assert len(made) == (2 if model is Paper else 1)
-        assert pages(model, "1") == (None, 0)
+        assert made == ["add"] * late + ["get_many"] * (late > 0) + ["set_many"] * (
+            2 if model is Paper else 1
+        )
+        for i in range(rows):
+            assert pages(model, f"{i}") == (None, 0)
 
     @pytest.mark.parametrize("rows", [2, 40])
     def test_saved(self, rows):
@@ -531,6 +538,96 @@ class TestCommandsAtCommit:
             for paper in papers:
                 paper.pages = 1
                 paper.save()
+            hooks = connection.run_on_commit.copy()
+            made = commands(lambda: [hook() for _, hook, _ in hooks])
+        assert made == ["set_many"]
+
+
+@committed
+class TestManyCreatedRows:
+    """Of one transaction, which the cache is told of together."""
+
+    def test_rows_after_the_first_cost_a_fraction_of_a_command(self):
+        with transaction.atomic():
+            made = commands(
+                lambda: [Sheet.objects.get_or_create(title=f"{i}") for i in range(100)]
+            )
+        # The first four are looked for, and get a version each.
+        assert made.count("set_many") == 6
+        assert len(made) < 20
+
+    def test_row_that_is_there_ends_the_streak(self):
+        Sheet.objects.create(title="known", pages=1)
+        with transaction.atomic():
+            for i in range(6):
+                Sheet.objects.get_or_create(title=f"{i}")
+            assert commands(lambda: Sheet.objects.get_or_create(title="6")) == []
+            assert pages(Sheet, "known") == (1, 1)
+            assert commands(lambda: Sheet.objects.get_or_create(title="7")) != []
+
+    def create_before(self, hook):
+        """Create rows, and have the hook run between the commit and ours."""
+        with transaction.atomic():
+            transaction.on_commit(lambda: elsewhere(hook))
+            for i in range(6):
+                Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 1})
+
+    def save_last(self):
+        paper = Paper.objects.get(title="5")
+        paper.pages = 2
+        paper.save()
+        return paper
+
+    def test_another_writer_is_quicker(self):
+        self.create_before(self.save_last)
+        assert pages(Paper, "5") == (2, 1)
+        assert pages(Paper, "3") == (1, 0)
+
+    def test_another_writer_is_quicker_and_its_version_is_lost(self):
+        """The clock tells: rule recheck."""
+
+        def save_and_evict():
+            paper = self.save_last()
+            caches["paper"].delete(
+                region_of(Paper.objects.all()).version(f"{paper.pk}")
+            )
+
+        self.create_before(save_and_evict)
+        assert pages(Paper, "5") == (2, 1)
+
+    def test_writer_of_another_row(self):
+        other = Paper.objects.create(title="other")
+        self.create_before(other.save)
+        assert pages(Paper, "5") == (1, 1)
+        assert pages(Paper, "5") == (1, 0)
+
+    def test_own_write_of_another_row(self):
+        other = Paper.objects.create(title="other")
+        with transaction.atomic():
+            for i in range(6):
+                Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 1})
+            other.save()
+        assert pages(Paper, "5") == (1, 0)
+
+    def test_savepoint_that_is_rolled_back(self):
+        with transaction.atomic():
+            for i in range(6):
+                Paper.objects.get_or_create(title=f"{i}")
+            with pytest.raises(Rollback), transaction.atomic():
+                for i in range(6, 30):
+                    Paper.objects.get_or_create(title=f"{i}")
+                raise Rollback
+            for i in range(20, 50):
+                Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 2})
+        assert not Paper.objects.filter(title="7").exists()
+        for i in (20, 29, 49):
+            assert pages(Paper, f"{i}")[0] == 2
+
+    def test_key_that_was_given_is_told_at_once(self):
+        """Others may know it before the commit."""
+        with transaction.atomic():
+            for i in range(5):
+                Ticket.objects.get_or_create(code=f"{i}")
             hooks = connection.run_on_commit.copy()
             made = commands(lambda: [hook() for _, hook, _ in hooks])
         assert made == ["set_many"]
