@@ -633,11 +633,16 @@ class Read:
                     [self.region.payload(self.pk), self.region.version(self.pk)]
                 )
 
+    def note(self, created):
+        """The statement has created the row, or found it."""
+        if in_transaction(self.connection):
+            streaks = journal(self.connection).streaks
+            streaks[self.region] = streaks.get(self.region, 0) + 1 if created else 0
+
     def fill(self, pk, values):
         """Keep the row that a SELECT returned."""
         if in_transaction(self.connection):
             own = journal(self.connection)
-            own.streaks.pop(self.region, None)
             if own.is_written(self.connection, self.region, pk):
                 own.keep(self.connection, self.region, pk, values, self.lookup)
                 return
@@ -664,8 +669,11 @@ class Read:
             # reader what the SELECT is to others: the version that is observed
             # now vouches for the row.
             self.epoch, self.clock = own.observe(region, self.place)
-            streak = own.streaks[region] = own.streaks.get(region, 0) + 1
-            if made_pk and streak > SINGLE and region.version_per_row:
+            if (
+                made_pk
+                and own.streaks.get(region, 0) > SINGLE
+                and region.version_per_row
+            ):
                 own.send_later(self, region.version(pk))
             else:
                 [self.version] = region.observe({}, [region.version(pk)], self.place)

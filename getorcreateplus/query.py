@@ -221,6 +221,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
     def _keep(self, read, recording, obj, created):
         values = recording.inserted(obj) if created else recording.selected(obj)
         pk = self._pk_text(values)
+        read.note(created)
         if pk is None:
             return
         if created:

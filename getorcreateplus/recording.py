@@ -11,6 +11,7 @@ INSERT or UPDATE are compared with the parameters that were sent.
 import datetime
 import decimal
 import functools
+import math
 import re
 import uuid
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from django.db.models.query import ModelIterable
 from django.db.models.signals import class_prepared
 
 from .inserts import READS, begins_with
-from .keys import NotCanonical, plain, prepare, stored_as
+from .keys import PLAIN, NotCanonical, plain, prepare, ready, stored_as
 from .payload import freeze, layout
 
 
@@ -78,6 +79,8 @@ def table(model, using):
 
 def forget(**kwargs):
     table.cache_clear()
+    is_exact.cache_clear()
+    kind_of.cache_clear()
 
 
 class_prepared.connect(forget)
@@ -252,6 +255,8 @@ class Recording:
 
 
 def is_param(value, param):
+    if type(value) is type(param) and type(value) in PLAIN:
+        return value == param
     try:
         return plain(value) == plain(param)
     except NotCanonical:
@@ -273,23 +278,35 @@ def as_selected(field, value, connection):
     """
     if not is_exact(field):
         raise NotExact(field)
-    try:
-        value = prepare(field, value)
-    except NotCanonical as error:
-        raise NotExact(field) from error
+    stored, kind, check, is_prepared = kind_of(field)
+    if not (is_prepared and type(value) is kind):
+        try:
+            value = prepare(field, value)
+        except NotCanonical as error:
+            raise NotExact(field) from error
     if value is None:
         return None
-    stored = stored_as(field)
-    kind, check = KINDS[stored.get_internal_type()]
     if type(value) is not kind:  # of a get_prep_value() of its own
         raise NotExact(field)
     return check(stored, value, connection) if check else value
 
 
+@functools.cache
 def is_exact(field):
     """Tell whether what a SELECT returns follows from what was sent."""
     stored = stored_as(field)
     return stored is not None and stored.get_internal_type() in KINDS
+
+
+@functools.cache
+def kind_of(field):
+    """
+    Return the field where the values are stored, their type, what else they
+    must be, and whether values of that type need no preparation.
+    """
+    stored = stored_as(field)
+    kind, check = KINDS[stored.get_internal_type()]
+    return stored, kind, check, ready(field, stored) is kind
 
 
 def check_text(field, value, connection):
@@ -305,6 +322,17 @@ def check_decimal(field, value, connection):
         -exponent != field.decimal_places
         or len(digits) > 15  # SQLite keeps no more
         or (sign and not value)  # the database has no negative zero
+    ):
+        raise NotExact(field)
+    return value
+
+
+def check_float(field, value, connection):
+    # MySQL may print fewer digits than it has. Zero may be a negative one.
+    if (
+        connection.vendor not in {"postgresql", "sqlite"}
+        or not math.isfinite(value)
+        or value == 0
     ):
         raise NotExact(field)
     return value
@@ -328,6 +356,7 @@ KINDS = {
     "DecimalField": (decimal.Decimal, check_decimal),
     "DurationField": (datetime.timedelta, None),
     "FileField": (str, check_text),
+    "FloatField": (float, check_float),
     "IntegerField": (int, None),
     "PositiveBigIntegerField": (int, None),
     "PositiveIntegerField": (int, None),

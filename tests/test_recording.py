@@ -353,10 +353,21 @@ def test_what_mysql_may_have_cut_is_not_known():
 
 
 @pytest.mark.parametrize(
+    "value", [0.1 + 0.2, -0.1, "1.5", 5e-324, 1.7976931348623157e308, 3, 2.0**-1074]
+)
+def test_float_is_known_where_it_is_read_as_it_was_sent(value):
+    known, selected = create(Ordinary, number=value)
+    if connection.vendor == "mysql":
+        assert known is None
+    else:
+        assert exactly(known) == exactly(selected)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("binary", b"\x00\xff"),
-        ("float", 0.1 + 0.2),
+        ("float", 0.0),
         ("ip", "::FFFF:1.2.3.4"),
         ("json", {"a": [1]}),
     ],

@@ -114,6 +114,7 @@ class Ordinary(models.Model):
     email = models.EmailField(null=True)
     file = models.FileField(upload_to="files", null=True)
     integer = models.IntegerField(null=True)
+    number = models.FloatField(null=True)
     one = models.OneToOneField(Target, models.CASCADE, null=True, related_name="one")
     positive = models.PositiveIntegerField(null=True)
     slug = models.SlugField(null=True)

@@ -1,22 +1,32 @@
-from getorcreateplus import PlusManager
+from getorcreateplus import PlusManager, PlusQuerySet
 
 from . import base
 
 
+class WorldQuerySet(PlusQuerySet):
+    """Of what hardly ever changes, and is asked for again and again."""
+
+    local_timeout = 60  # seconds
+
+
+class WorldManager(PlusManager.from_queryset(WorldQuerySet)):
+    pass
+
+
 class Continent(base.Continent):
-    objects = PlusManager()
+    objects = WorldManager()
 
 
 class Country(base.Country):
-    objects = PlusManager()
+    objects = WorldManager()
 
 
 class Region(base.Region):
-    objects = PlusManager()
+    objects = WorldManager()
 
 
 class TimeZone(base.TimeZone):
-    objects = PlusManager()
+    objects = WorldManager()
 
 
 class AlternateName(base.AlternateName):
