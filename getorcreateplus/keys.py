@@ -111,13 +111,21 @@ CONVERSIONS = (
     "select_format",
 )
 
+# The types of values that a field's get_prep_value() returns as they are.
 READY = {
-    "CharField": str,
-    "IntegerField": int,
-    "BigIntegerField": int,
     "AutoField": int,
     "BigAutoField": int,
+    "BigIntegerField": int,
+    "BooleanField": bool,
+    "CharField": str,
+    "FloatField": float,
+    "IntegerField": int,
+    "PositiveBigIntegerField": int,
+    "PositiveIntegerField": int,
+    "PositiveSmallIntegerField": int,
     "SlugField": str,
+    "SmallAutoField": int,
+    "SmallIntegerField": int,
     "TextField": str,
     "UUIDField": uuid.UUID,
 }
@@ -386,12 +394,7 @@ def from_kwargs(opts, kwargs):
         field, kind = fields[argument]
         if field.get_lookup("exact") not in EXACT:
             raise NotCanonical(argument)
-        if type(value) is not kind:
-            prepared = prepare(field, value)
-        elif kind is int:
-            prepared = plain_integer(value)
-        else:
-            prepared = value
+        prepared = plain(value) if type(value) is kind else prepare(field, value)
         add(values, field.attname, prepared)
     return values
 

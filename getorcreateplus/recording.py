@@ -237,6 +237,11 @@ class Recording:
             value = instance.__dict__[field.attname]
         except KeyError:
             raise NotExact(field) from None
+        if is_exact(field) and type(value) is type(param) and value == param:
+            stored, kind, check, is_prepared = kind_of(field)
+            if is_prepared and type(value) is kind:
+                # As it is, through get_db_prep_save() too.
+                return check(stored, value, self.connection) if check else value
         value = as_selected(field, value, self.connection)
         if not is_param(field.get_db_prep_save(value, self.connection), param):
             raise NotExact(field)  # the instance was changed since
