@@ -21,7 +21,7 @@ from getorcreateplus import __version__
 PLAIN = "plain Django"
 PLUS = "getorcreateplus"
 DIFFERENCES = 10  # printed per model
-DEFAULT_CITIES = 2_000
+DEFAULT_CITIES = 5_000
 
 
 class Command(BaseCommand):
