@@ -1,0 +1,301 @@
+#!/usr/bin/env python
+"""
+Plain Django, this package, others like it, and the same by hand, side by side.
+
+Each round runs every case once, in random order; ratios are taken within a
+round. Each package has a process of its own, for some patch Django.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks import report
+from benchmarks.cases import CONTENDERS, OPERATIONS, OURS, chosen_cases
+
+REQUIREMENTS = ["django", "environ", "getorcreateplus"]
+ROUNDS, QUICK_ROUNDS = 30, 4
+# Of these an error ends no benchmark, and is told.
+OTHERS = ["cacheops", "cachalot"]
+
+
+class Failure(Exception):
+    """What ends the benchmark, in a sentence."""
+
+
+class Worker:
+    """A process that runs the cases of its contenders on request."""
+
+    def __init__(self, process, **settings):
+        self.process = process
+        self.popen = subprocess.Popen(
+            [
+                sys.executable,
+                *(f"-W{option}" for option in sys.warnoptions),
+                __file__,
+                f"--worker={process}",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self.send(settings)
+
+    def send(self, values):
+        with suppress(BrokenPipeError):  # answer() tells
+            self.popen.stdin.write(json.dumps(values) + "\n")
+            self.popen.stdin.flush()
+
+    def answer(self):
+        line = self.popen.stdout.readline()
+        if not line:
+            status = self.popen.wait()
+            raise Failure(f"The process of {self.process} ended: status {status}.")
+        return json.loads(line)
+
+    def measure(self, case, seed, *, counts=False):
+        self.send(case._asdict() | {"seed": seed, "counts": counts})
+        return self.answer()
+
+    def close(self):
+        """Let the process drop its tables, and end."""
+        with suppress(BrokenPipeError):
+            self.popen.stdin.close()
+        self.popen.wait()
+        self.popen.stdout.close()
+
+
+def main():
+    parser = make_parser()
+    options = parser.parse_args()
+    if options.worker:
+        from benchmarks.worker import serve
+
+        serve(options.worker)
+        return
+    if options.svg:
+        try:
+            options.svg.touch()
+        except OSError as error:
+            parser.error(f"argument --svg: {error}")
+    missing = [name for name in REQUIREMENTS if find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"The benchmark needs {', '.join(missing)}, not installed here. "
+            "Run: python -m pip install -e '.[benchmark]'"
+        )
+    try:
+        benchmark(options)
+    except Failure as error:
+        sys.exit(f"benchmark.py: error: {error}")
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--database",
+        metavar="URL",
+        help="measure on this database (default: temporary SQLite files), which must "
+        "exist; tables named benchmark_* are made there, and dropped",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="URL",
+        default="locmemcache://",
+        help="cache in this (default: %(default)s); keys have a prefix of their own; "
+        "nothing is cleared, and rows expire within an hour",
+    )
+    parser.add_argument(
+        "--rounds",
+        metavar="N",
+        type=positive_integer,
+        help=f"rounds to measure (default: {ROUNDS}; {QUICK_ROUNDS} with --quick)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="few rounds, and without the table of 1,000,000 rows",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        choices=[*OPERATIONS, *CONTENDERS],
+        help=f"only these operations, of {', '.join(OPERATIONS)}, and these "
+        f"contenders, of {', '.join(CONTENDERS)}",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, help="of the random order")
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="draw a picture")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser
+
+
+def positive_integer(value):
+    if not value.isdecimal() or int(value) == 0:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1")
+    return int(value)
+
+
+def benchmark(options):
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    seed = random.randrange(10_000) if options.seed is None else options.seed
+    with ExitStack() as stack:
+        directory = stack.enter_context(TemporaryDirectory())
+        services = use_services(options, directory)
+        cases = chosen_cases(options.only, quick=options.quick)
+        workers, cases = start_workers(options, directory, cases, stack)
+        results = report.Results(cases)
+        order = random.Random(seed)
+        count(results, workers, order)
+        for number in range(1, rounds + 1):
+            if sys.stderr.isatty():
+                print(f"Round {number} of {rounds}", file=sys.stderr)
+            measure(results, workers, order)
+    if not results.cases:
+        raise Failure("There is nothing left to measure.")
+    processes = {CONTENDERS[case.contender].process for case in results.cases}
+    others = [name for name in OTHERS if name in processes]
+    machine = describe_machine(services, others)
+    print(*report.table(results), sep="\n")
+    print(f"\n{machine}; rounds: {rounds}, seed: {seed}")
+    if options.svg:
+        options.svg.write_text(report.picture(results, machine), encoding="utf-8")
+
+
+def start_workers(options, directory, cases, stack):
+    """Return {contender: worker}, and the cases of those that are there."""
+    from django.conf import settings
+
+    database, cache = settings.DATABASES["default"], settings.CACHES["default"]
+    processes = {CONTENDERS[case.contender].process for case in cases}
+    workers = {}
+    for process in sorted(processes):
+        if options.database is None:
+            # A file each, for another's writes would empty the page cache.
+            database = database | {"NAME": f"{directory}/{process}.sqlite3"}
+        workers[process] = Worker(process, database=database, cache=cache)
+        stack.callback(workers[process].close)
+    for process in sorted(processes):
+        if reason := workers[process].answer().get("fails"):
+            if process not in OTHERS:
+                raise Failure(f"{process}: {reason}")
+            print(f"{process} is left out: {reason}")
+            del workers[process]
+    by_contender = {
+        name: workers[contender.process]
+        for name, contender in CONTENDERS.items()
+        if contender.process in workers
+    }
+    return by_contender, [case for case in cases if case.contender in by_contender]
+
+
+def count(results, workers, random):
+    """Count queries and commands, and forget what fails of other packages."""
+    for case in list(results.cases):
+        worker = workers[case.contender]
+        # The first time makes the table.
+        answer = worker.measure(case, random.random())
+        if "fails" not in answer:
+            answer = worker.measure(case, random.random(), counts=True)
+        if "fails" not in answer:
+            results.counts[case] = answer["queries"], answer["commands"]
+        elif worker.process in OTHERS:
+            print(f"{case.contender} is left out of {case.operation}:", answer["fails"])
+            results.forget(case)
+        else:
+            raise Failure(f"{case.operation}, {case.contender}: {answer['fails']}")
+
+
+def measure(results, workers, random):
+    """Run every case once."""
+    for case in random.sample(results.cases, len(results.cases)):
+        answer = workers[case.contender].measure(case, random.random())
+        if "fails" in answer:
+            raise Failure(f"{case.operation}, {case.contender}: {answer['fails']}")
+        results.rounds[case].append(answer["microseconds"])
+
+
+def use_services(options, directory):
+    """
+    Make the database and the cache the default ones, and return their names
+    and versions. Raise Failure where they do not answer.
+    """
+    os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+
+    import django
+    from django.conf import settings
+    from django.core.cache import caches
+    from django.core.management import CommandError
+    from django.db import connection
+    from gazetteer import services
+
+    settings.INSTALLED_APPS = []
+    django.setup()
+    database = options.database
+    if database is None:
+        database = f"sqlite:///{directory}/sandbox.sqlite3"
+    try:
+        services.use_database(database)
+        services.use_cache(options.cache)
+    except CommandError as error:
+        raise Failure(str(error).replace("the demo", "the benchmark")) from None
+    cache = type(caches["default"]).__name__
+    if cache == "DummyCache":
+        raise Failure(f"--cache {options.cache!r} keeps nothing that could be a hit.")
+    number = ".".join(map(str, connection.get_database_version()))
+    connection.close()
+    return f"{connection.display_name} {number}, {cache_server(cache)}"
+
+
+def cache_server(cache):
+    """Return the name and the version of what keeps the cache."""
+    from django.conf import settings
+
+    location = settings.CACHES["default"].get("LOCATION")
+    location = location[0] if isinstance(location, list) else location
+    if cache == "RedisCache":
+        import redis
+
+        with redis.Redis.from_url(location) as client:
+            return f"Redis {client.info('server')['redis_version']}"
+    if cache == "PyMemcacheCache":
+        from pymemcache import Client
+
+        client = Client(location)
+        try:
+            return f"memcached {client.version().decode()}"
+        finally:
+            client.close()
+    return cache
+
+
+def describe_machine(services, others):
+    """Return a line with the versions of all that has to do with the times."""
+    import django
+
+    import getorcreateplus
+
+    packages = [
+        f"Python {platform.python_version()}",
+        f"Django {django.get_version()}",
+        f"{OURS} {getorcreateplus.__version__}",
+        *(f"{name} {version(f'django-{name}')}" for name in others),
+    ]
+    return f"{', '.join(packages)}; {services}; {os.cpu_count()} CPUs"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What is measured, of whom, and beside what."""
+
+from typing import NamedTuple
+
+
+class Operation(NamedTuple):
+    title: str
+    calls: int  # in one round
+
+
+class Contender(NamedTuple):
+    label: str
+    process: str
+    operations: list
+    beside: tuple = ()  # other contenders, the first one that was measured
+
+
+class Case(NamedTuple):
+    """One operation of one contender."""
+
+    operation: str
+    contender: str
+
+
+OPERATIONS = {
+    "hit": Operation("get_or_create() of a row that the cache knows", 200),
+    "large": Operation(
+        "the same in a table of 1,000,000 rows, with 100,000 entries in the cache", 200
+    ),
+    "miss": Operation("get_or_create() of a row that the cache does not know", 50),
+    "create": Operation("get_or_create() creates, 50 rows in a transaction", 50),
+    "autocommit": Operation("get_or_create() creates, in autocommit", 50),
+    "update_or_create": Operation("update_or_create() of a row that exists", 50),
+    "save": Operation("save() of a row that the cache knows", 50),
+    "update": Operation("update() of 10,000 rows", 1),
+}
+EACH = [name for name in OPERATIONS if name != "large"]
+CREATES = ["create", "autocommit"]
+
+OURS = "getorcreateplus"
+FLOORS = ("floor", "by-hand")
+# By process: cacheops and cachalot patch Django, and this package listens to
+# each statement, so that plain Django is measured where it is alone.
+CONTENDERS = {
+    "plain": Contender("plain Django", "plain", [*OPERATIONS]),
+    "by-hand": Contender("get(), create() by hand", "plain", CREATES),
+    "cached": Contender("CachedManager", OURS, [*OPERATIONS], FLOORS),
+    "nonatomic": Contender("NonAtomicManager", OURS, EACH, ("by-hand",)),
+    "always": Contender("AlwaysManager", OURS, EACH),
+    "always-get": Contender("AlwaysManager, get()", OURS, ["hit"]),
+    "plus": Contender("PlusManager", OURS, EACH, FLOORS),
+    "plus-get": Contender("PlusManager, get()", OURS, ["hit"], FLOORS),
+    "local": Contender("local_timeout = 60", OURS, ["hit"], ("floor-locmem",)),
+    "floor": Contender("one-step floor", OURS, ["hit"]),
+    "floor-locmem": Contender("floor on LocMemCache", OURS, ["hit"]),
+    "cacheops": Contender("cacheops", "cacheops", EACH[:-1], ("plus", "cached")),
+    "cacheops-get": Contender(
+        "cacheops, get()", "cacheops", ["hit"], ("plus", "cached")
+    ),
+    "cacheops-update": Contender(
+        "cacheops, invalidated_update()", "cacheops", ["update"], ("plus", "cached")
+    ),
+    "cachalot": Contender("cachalot", "cachalot", EACH, ("plus", "cached")),
+}
+
+
+def chosen_cases(names, *, quick):
+    """Return the cases of the operations and the contenders named, or all."""
+    operations = [name for name in OPERATIONS if name in names]
+    if not operations:
+        operations = EACH if quick else OPERATIONS
+    contenders = [name for name in CONTENDERS if name in names] or CONTENDERS
+    return [
+        Case(operation, contender)
+        for operation in operations
+        for contender in contenders
+        if operation in CONTENDERS[contender].operations
+    ]
+
+
+def case_beside(case, cases):
+    """Return what a case is compared with besides plain Django, or None."""
+    if case.operation == "large":
+        others = [Case("hit", case.contender)]
+    else:
+        others = [
+            Case(case.operation, name) for name in CONTENDERS[case.contender].beside
+        ]
+    return next((other for other in others if other in cases), None)

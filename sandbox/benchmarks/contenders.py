@@ -1,0 +1,181 @@
+"""The contenders, by the public names of their packages."""
+
+from itertools import count
+
+from django.core.cache import caches
+from django.db import connection
+from django.db.models import Manager
+from gazetteer import services
+
+from .cases import CONTENDERS, OURS
+from .models import TABLES, make_model, rows_of
+
+BATCH = 10_000  # rows of a bulk_create()
+ENTRIES = 100_000  # of the cache, beside those of the rows of a large table
+
+
+class Contender:
+    """Plain calls, and the tables they are for, which are made when used."""
+
+    def __init__(self, name, manager=Manager, **managers):
+        self.models = {
+            table: make_model(name, table, managers.get(table, manager)())
+            for table in TABLES
+        }
+        self.filled = []
+        self.numbers = count(10_000_000)  # of rows that no table has yet
+        self.values = count(1)  # that no row has been given yet
+
+    def model(self, table):
+        if table not in self.filled:
+            self.filled.append(table)
+            services.create_tables(connection, [self.models[table]])
+            self.fill(table)
+        return self.models[table]
+
+    def fill(self, table):
+        for start in range(0, TABLES[table], BATCH):
+            stop = min(start + BATCH, TABLES[table])
+            self.insert(table, range(start, stop))
+
+    def insert(self, table, numbers):
+        model = self.models[table]
+        model.objects.bulk_create(
+            model(name=name, **defaults) for name, defaults in rows_of(numbers)
+        )
+
+    def drop(self):
+        with connection.schema_editor() as editor:
+            for table in self.filled:
+                editor.delete_model(self.models[table])
+
+    def warm(self, model, rows):
+        """Make the cache know these rows."""
+        for name, defaults in rows:
+            self.get_or_create(model, name, defaults)
+
+    def get_or_create(self, model, name, defaults):
+        return model.objects.get_or_create(name=name, defaults=defaults)
+
+    def update(self, model, value):
+        return model.objects.update(count=value)
+
+
+class Get(Contender):
+    """get() in the place of get_or_create()."""
+
+    def get_or_create(self, model, name, defaults):
+        return model.objects.get(name=name), False
+
+
+class ByHand(Contender):
+    """A SELECT, an INSERT, no savepoint."""
+
+    def get_or_create(self, model, name, defaults):
+        try:
+            return model.objects.get(name=name), False
+        except model.DoesNotExist:
+            return model.objects.create(name=name, **defaults), True
+
+
+class Floor(Contender):
+    """One command of the cache, the stamp compared, and the instance made."""
+
+    def __init__(self, name, alias="default"):
+        super().__init__(name)
+        self.alias = alias
+        fields = self.models["read"]._meta.concrete_fields
+        self.attnames = [field.attname for field in fields]
+
+    def warm(self, model, rows):
+        names = [name for name, _ in rows]
+        found = model.objects.filter(name__in=names).values_list(*self.attnames)
+        stamp = "an epoch token", "a version token"
+        entries = {"epoch": stamp[0]}
+        for values in found:
+            name = values[self.attnames.index("name")]
+            entries |= {f"{name}:version": stamp[1], name: (stamp, values)}
+        caches[self.alias].set_many(entries)
+
+    def get_or_create(self, model, name, defaults):
+        version = f"{name}:version"
+        entries = caches[self.alias].get_many([name, version, "epoch"])
+        stamp, values = entries[name]
+        if stamp == (entries["epoch"], entries[version]):
+            return model.from_db("default", self.attnames, values), False
+        raise LookupError(f"The floor lost {name}.")
+
+
+class Cached(Contender):
+    """With entries of other rows in the cache of the large table."""
+
+    batches = [
+        [f"entry-{number}" for number in range(start, start + BATCH // 10)]
+        for start in range(0, ENTRIES, BATCH // 10)
+    ]
+
+    def fill(self, table):
+        super().fill(table)
+        if table == "large":
+            row = self.models[table].objects.values_list()[0]
+            for keys in self.batches:
+                caches["large"].set_many(dict.fromkeys(keys, row))
+
+    def drop(self):
+        super().drop()
+        if "large" in self.filled:
+            for keys in self.batches:
+                caches["large"].delete_many(keys)
+
+
+class InvalidatedUpdate(Contender):
+    """As update() of cacheops leaves the older rows in its cache."""
+
+    def update(self, model, value):
+        return model.objects.invalidated_update(count=value)
+
+
+def contenders_of(process):
+    """Return {name: contender} of those that this process measures."""
+    if process == OURS:
+        return our_contenders()
+    classes = {
+        "by-hand": ByHand,
+        "cacheops-get": Get,
+        "cacheops-update": InvalidatedUpdate,
+    }
+    return {
+        name: classes.get(name, Contender)(name)
+        for name, contender in CONTENDERS.items()
+        if contender.process == process
+    }
+
+
+def our_contenders():
+    # Not in the other processes: each statement is listened to where this
+    # package is imported.
+    from getorcreateplus import (
+        AlwaysManager,
+        CachedManager,
+        CachedQuerySet,
+        NonAtomicManager,
+        PlusManager,
+    )
+
+    class LocalQuerySet(CachedQuerySet):
+        local_timeout = 60
+
+    class LargeQuerySet(CachedQuerySet):
+        key_cache_alias = object_cache_alias = "large"
+
+    return {
+        "cached": Cached("cached", CachedManager, large=LargeQuerySet.as_manager),
+        "nonatomic": Contender("nonatomic", NonAtomicManager),
+        "always": Contender("always", AlwaysManager),
+        "always-get": Get("always-get", AlwaysManager),
+        "plus": Contender("plus", PlusManager),
+        "plus-get": Get("plus-get", PlusManager),
+        "local": Contender("local", LocalQuerySet.as_manager),
+        "floor": Floor("floor"),
+        "floor-locmem": Floor("floor-locmem", alias="memory"),
+    }

@@ -1,0 +1,194 @@
+"""What is measured of a contender: each answer is checked afterwards."""
+
+import gc
+import sys
+import time
+from contextlib import ExitStack, nullcontext
+from functools import partial, wraps
+from itertools import islice
+from unittest import mock
+
+from django.conf import settings
+from django.core.cache import caches
+from django.db import connection, transaction
+
+from .models import TABLES, rows_of
+
+COMMANDS = [
+    "add",
+    "delete",
+    "delete_many",
+    "get",
+    "get_many",
+    "set",
+    "set_many",
+]
+
+
+class WrongAnswer(Exception):
+    pass
+
+
+class Stopwatch:
+    def __enter__(self):
+        gc.collect()
+        self.start = time.perf_counter()
+
+    def __exit__(self, *exc_info):
+        self.microseconds = (time.perf_counter() - self.start) * 1e6
+
+    def result(self):
+        return {"microseconds": self.microseconds}
+
+
+class Counter:
+    """
+    Count queries and commands of caches.
+
+    Savepoints are queries, BEGIN and COMMIT are not. A command is a call of
+    Django's cache API, whatever the backend makes of it, or one of a Redis
+    client that is called directly.
+    """
+
+    def __init__(self):
+        self.queries = self.commands = 0
+        self.inside = False
+
+    def __enter__(self):
+        methods = [
+            (backend, name)
+            for backend in {type(caches[alias]) for alias in settings.CACHES}
+            for name in COMMANDS
+        ]
+        if redis := sys.modules.get("redis"):
+            methods.append((redis.Redis, "execute_command"))
+        with ExitStack() as stack:
+            stack.enter_context(connection.execute_wrapper(self.count_query))
+            for owner, name in methods:
+                counted = self.counted(getattr(owner, name))
+                stack.enter_context(mock.patch.object(owner, name, counted))
+            self.stack = stack.pop_all()
+
+    def __exit__(self, *exc_info):
+        self.stack.close()
+
+    def count_query(self, execute, sql, params, many, context):
+        self.queries += not sql.startswith("BEGIN")
+        return execute(sql, params, many, context)
+
+    def counted(self, method):
+        @wraps(method)
+        def wrapped(*args, **kwargs):
+            if self.inside:  # get_many() of a backend that calls get()
+                return method(*args, **kwargs)
+            self.commands += 1
+            self.inside = True
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.inside = False
+
+        return wrapped
+
+    def result(self):
+        return {"queries": self.queries, "commands": self.commands}
+
+
+def some_rows(table, number, random, value=0):
+    return rows_of(random.sample(range(TABLES[table]), number), value)
+
+
+def ask(contender, model, rows, meter, *, created, atomic=False):
+    with meter, transaction.atomic() if atomic else nullcontext():
+        answers = [
+            contender.get_or_create(model, name, defaults) for name, defaults in rows
+        ]
+    check(model, rows, answers, created=created)
+
+
+def check(model, rows, answers, *, created):
+    """Raise WrongAnswer unless the answers are these rows of the table."""
+    names = [name for name, _ in rows]
+    pks = dict(model.objects.filter(name__in=names).values_list("name", "pk"))
+    for (name, values), (obj, was_created) in zip(rows, answers, strict=True):
+        expected = {"pk": pks.get(name), "name": name, **values}
+        found = {attname: getattr(obj, attname) for attname in expected}
+        if type(obj) is not model or found != expected or was_created is not created:
+            raise WrongAnswer(f"{found}, {was_created} instead of {expected}")
+
+
+def hit(contender, meter, calls, random, table="read"):
+    model = contender.model(table)
+    rows = some_rows(table, calls, random)
+    contender.warm(model, rows)
+    ask(contender, model, rows, meter, created=False)
+
+
+def miss(contender, meter, calls, random):
+    model = contender.model("created")
+    numbers = [*islice(contender.numbers, calls)]
+    contender.insert("created", numbers)
+    ask(contender, model, rows_of(numbers), meter, created=False)
+    model.objects.all().delete()
+
+
+def create(contender, meter, calls, random, atomic=False):
+    model = contender.model("created")
+    rows = rows_of(islice(contender.numbers, calls))
+    ask(contender, model, rows, meter, created=True, atomic=atomic)
+    model.objects.all().delete()
+
+
+def update_or_create(contender, meter, calls, random):
+    model = contender.model("written")
+    rows = some_rows("written", calls, random, next(contender.values))
+    contender.warm(model, rows)
+    with meter:
+        answers = [
+            model.objects.update_or_create(defaults, name=name)
+            for name, defaults in rows
+        ]
+    check(model, rows, answers, created=False)
+    ask(contender, model, rows, nullcontext(), created=False)
+
+
+def save(contender, meter, calls, random):
+    model = contender.model("written")
+    rows = some_rows("written", calls, random, next(contender.values))
+    contender.warm(model, rows)
+    objs = [contender.get_or_create(model, *row)[0] for row in rows]
+    for obj, (_, defaults) in zip(objs, rows, strict=True):
+        obj.count = defaults["count"]
+    with meter:
+        for obj in objs:
+            obj.save()
+    ask(contender, model, rows, nullcontext(), created=False)
+
+
+def update(contender, meter, calls, random):
+    model = contender.model("written")
+    value = next(contender.values)
+    rows = some_rows("written", 50, random, value)
+    contender.warm(model, rows)
+    if connection.vendor == "postgresql":
+        # The dead rows of earlier turns would slow down some tables, by
+        # whatever autovacuum has come to.
+        with connection.cursor() as cursor:
+            cursor.execute(f"VACUUM {model._meta.db_table}")
+    with meter:
+        updated = contender.update(model, value)
+    if updated != TABLES["written"]:
+        raise WrongAnswer(f"update() of {updated} rows")
+    ask(contender, model, rows, nullcontext(), created=False)
+
+
+MEASURES = {
+    "hit": hit,
+    "large": partial(hit, table="large"),
+    "miss": miss,
+    "create": partial(create, atomic=True),
+    "autocommit": create,
+    "update_or_create": update_or_create,
+    "save": save,
+    "update": update,
+}
