@@ -458,7 +458,7 @@ class Read:
 
     values = updated = None
     pk = remembered = epoch = version = clock = None
-    fills = unsent = False
+    fills = unsent = is_new = False
 
     def __init__(
         self, region, key_store, lookup, fingerprint, matches, local_timeout=0
@@ -498,7 +498,7 @@ class Read:
                 if (
                     self.values is not None
                     or self._is_written(pk)
-                    or self._is_new(journal(self.connection))
+                    or self._is_probably_new()
                 ):
                     return self.values
         may_hit = may_hit and in_cache
@@ -513,9 +513,12 @@ class Read:
         return self.values
 
     def observe(self):
-        """Look at the clock before a statement that may insert the row."""
+        """
+        Look at the clock before a statement that may insert the row. In a
+        transaction that is done once, for all rows.
+        """
         _, may_fill = situation(self.connection)
-        if may_fill:
+        if may_fill and not in_transaction(self.connection):
             try:
                 entries = self.region.store.get_many(
                     [self.region.epoch, self.region.clock]
@@ -550,16 +553,17 @@ class Read:
         own = journal(self.connection)
         return own.is_written(self.connection, self.region, pk)
 
-    def _is_new(self, own):
+    def _is_probably_new(self):
         """
         Tell whether the row is probably none yet, as of a transaction that
         does nothing but create: asking the cache would be in vain.
         """
-        return (
-            own.streaks.get(self.region, 0) >= SINGLE
+        self.is_new = (
+            journal(self.connection).streaks.get(self.region, 0) >= SINGLE
             and self.lookup is not None
             and memory.hints.get((self.region, self.lookup)) is None
         )
+        return self.is_new
 
     def _ask(self, pk, may_hit, may_fill):
         region, entries = self.region, {}
@@ -635,7 +639,8 @@ class Read:
 
     def note(self, created):
         """The statement has created the row, or found it."""
-        if in_transaction(self.connection):
+        # The journal of a TestCase does not know where transactions begin.
+        if in_transaction(self.connection) and not self.place:
             streaks = journal(self.connection).streaks
             streaks[self.region] = streaks.get(self.region, 0) + 1 if created else 0
 
@@ -699,7 +704,8 @@ class Read:
             return
         self.version = token(self.place)
         with suppress(Unavailable, Garbage):
-            self.epoch, _ = own.observe(region, self.place)
+            if self.epoch is None:
+                self.epoch, _ = own.observe(region, self.place)
             if not is_locked(self.epoch):
                 self._fill(pk, values)
                 own.publish(self.connection, region, pk, self.version)
@@ -1006,7 +1012,7 @@ class Journal:
 
     def observe(self, region, place):
         """Return the epoch and the clock, as they were in this transaction."""
-        if region not in self.observed:
+        if region not in self.observed or place:
             names = [region.epoch, region.clock]
             entries = region.store.get_many(names)
             self.observed[region] = region.observe(entries, names, place)
@@ -1135,9 +1141,9 @@ def in_transaction(connection):
     """
     Tell whether what is written now may be rolled back, but for a test's.
     """
-    if not connection.in_atomic_block:
-        return False
-    return not all(map(is_around_test, connection.atomic_blocks))
+    # Those of tests are around all others.
+    blocks = connection.atomic_blocks
+    return bool(blocks) and not is_around_test(blocks[-1])
 
 
 def is_autocommit(connection):

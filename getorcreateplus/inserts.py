@@ -14,6 +14,7 @@ the statements of a connection, through its execute_wrapper().
 
 import re
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 
 from django.db import (
     DatabaseError,
@@ -48,9 +49,9 @@ def is_multi_table(model):
     return bool(model._meta.concrete_model._meta.parents)
 
 
-def is_doomed(using):
+def is_doomed(connection):
     """Return whether the transaction can only be rolled back."""
-    return connections[using].in_atomic_block and transaction.get_rollback(using)
+    return connection.in_atomic_block and connection.needs_rollback
 
 
 def set_rollback(rollback, using):
@@ -72,6 +73,7 @@ def begins_with(sql, words):
     return sql[start : start + 10].upper().startswith(words)
 
 
+@lru_cache(maxsize=1000)  # the search takes 30 us, and a model's INSERTs are alike
 def ignore_conflict(sql):
     """
     Return the INSERT of one row with ON CONFLICT DO NOTHING, or None if it
@@ -125,7 +127,7 @@ class UpdateGuard:
             set_rollback(False, self.using)
 
     def __call__(self, execute, sql, params, many, context):
-        if is_doomed(self.using):
+        if is_doomed(self.connection):
             return execute(sql, params, many, context)  # Django refuses it.
         self.rejected = False
         if many or not begins_with(sql, READS + SAVEPOINTS):
@@ -192,7 +194,7 @@ class InsertGuard(UpdateGuard):
         if self.atomic:
             self.atomic.__exit__(exc_type, exc_value, traceback)
             return
-        if exc_type is None and not is_doomed(self.using):
+        if exc_type is None and not is_doomed(self.connection):
             if self.savepoint:
                 connection.savepoint_commit(self.savepoint)
             return
@@ -209,7 +211,7 @@ class InsertGuard(UpdateGuard):
         elif self.rejected:
             set_rollback(False, self.using)
         undone = self.savepoint is not None or not self.wrote
-        self.intact = undone and not is_doomed(self.using)
+        self.intact = undone and not is_doomed(self.connection)
         # As a savepoint's rollback does: the object was not created.
         if len(connection.run_on_commit) > self.on_commit:
             # A new list, as Django makes one when it drops hooks.
@@ -224,7 +226,7 @@ class InsertGuard(UpdateGuard):
         ]
         if (
             self.wrote
-            or is_doomed(self.using)  # Django refuses the statement.
+            or is_doomed(self.connection)  # Django refuses the statement.
             or any(guard.busy for guard in guards)
         ):
             return execute(sql, params, many, context)

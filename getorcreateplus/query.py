@@ -131,7 +131,8 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         if values is not None:
             return self._instance(read.region.using, values), False
         recording = Recording(self.model, self.db)
-        queryset = self._recorded(recording)
+        # What the SELECT finds can not be kept where the cache was not asked.
+        queryset = self if read.is_new else self._recorded(recording)
         with recording.watch():
             obj, created = super(CachedGetOrCreateMixin, queryset).get_or_create(
                 defaults, **kwargs

@@ -108,8 +108,8 @@ class Recording:
     def __call__(self, execute, sql, params, many, context):
         result = execute(sql, params, many, context)
         if isinstance(sql, str) and (
-            not self.table.named(sql)
-            or (begins_with(sql, READS) and ";" not in sql)  # two statements
+            (begins_with(sql, READS) and ";" not in sql)  # two statements
+            or not self.table.named(sql)
         ):
             return result
         # It may have written the row, in whatever words.
@@ -164,15 +164,8 @@ class Recording:
         if len(self.statements) != 1:
             return None
         sql, params = self.statements[0]
-        if not sql.startswith(self.table.insert):
-            return None
-        columns, _, rest = sql.removeprefix(self.table.insert).partition(") VALUES (")
-        columns = columns.split(", ")
-        if (
-            # Not an expression, and not several rows.
-            not rest.startswith(", ".join(["%s"] * len(columns)) + ")")
-            or len(columns) != len(params)
-        ):
+        columns = columns_of_insert(sql, self.table.insert)
+        if columns is None or len(columns) != len(params):
             return None
         return self._values(instance, dict(zip(columns, params, strict=True)), None)
 
@@ -257,6 +250,20 @@ class Recording:
             raise NotExact(field)
         self.made_pk = True
         return value
+
+
+@functools.lru_cache(maxsize=1000)
+def columns_of_insert(sql, start):
+    """
+    Return the columns that an INSERT of one row gives values to, None where
+    it is another statement, or one of its values an expression.
+    """
+    if not sql.startswith(start):
+        return None
+    columns, _, rest = sql.removeprefix(start).partition(") VALUES (")
+    columns = columns.split(", ")
+    values = ", ".join(["%s"] * len(columns))
+    return columns if rest.startswith(f"{values})") else None
 
 
 def is_param(value, param):

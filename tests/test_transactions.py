@@ -633,6 +633,28 @@ class TestManyCreatedRows:
         assert made == ["set_many"]
 
 
+class TestBlocksOfATestCase(TestCase):
+    """Each counts as a transaction of its own."""
+
+    def test_epoch_of_another_block(self):
+        for title in "ab":
+            with transaction.atomic():
+                Sheet.objects.get_or_create(title=title)
+            assert pages(Sheet, title) == (None, 0)
+            Sheet.objects.update(pages=None)
+
+    def test_streak_of_another_block(self):
+        Sheet.objects.create(title="known")
+        with transaction.atomic():
+            for i in range(9):
+                Sheet.objects.get_or_create(title=f"{i}")
+        Sheet.objects.create(title="known as well")
+        with transaction.atomic():
+            assert pages(Sheet, "known as well") == (None, 1)
+        expected = (None, 0) if connection.vendor != "sqlite" else (None, 1)
+        assert pages(Sheet, "known as well") == expected
+
+
 class TestOfUsers(unittest.TestCase):
     """
     Caching works in a TestCase as in production, and nothing is left of it.
