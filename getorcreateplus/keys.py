@@ -304,7 +304,7 @@ def plain_time(value):
 def plain_text(value):
     content = str.__str__(value)  # of an enum, or a safe string
     if content != str(value) and "mysql" in vendors():
-        raise NotCanonical(value)  # mysqlclient sends str(value)
+        raise NotCanonical(value)  # mysqlclient sent it before 2.3.2
     return content
 
 

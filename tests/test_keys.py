@@ -172,11 +172,11 @@ def test_text_of_an_enum_is_its_value():
 @pytest.mark.django_db
 @pytest.mark.database("mysql")
 def test_enum_that_prints_otherwise_is_no_lookup():
-    """mysqlclient sends what str() returns."""
+    """mysqlclient sends what str() returns, before 2.3.2."""
     obj = models.QuerySet(Ordinary).create(char=Shade.RED)
     obj.refresh_from_db()
 
-    assert obj.char == "Shade.RED"
+    assert obj.char in {"Shade.RED", "red"}
     with pytest.raises(keys.NotCanonical):
         lookup({"char": Shade.RED})
 
