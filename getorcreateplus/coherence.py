@@ -609,6 +609,7 @@ class Read:
         return False
 
     def _remember(self, pk, values):
+        """Let the process keep what is committed."""
         if self.lookup is not None and self.remembered != pk:
             memory.hints.put((self.region, self.lookup), pk)
         if self.local_timeout != 0:
@@ -655,6 +656,7 @@ class Read:
             with suppress(Unavailable, Garbage):
                 if self._is_vouched_for(pk):
                     self._fill(pk, values)
+                    self._remember(pk, values)
 
     def fill_created(self, pk, values, made_pk=False):
         """
@@ -762,7 +764,6 @@ class Read:
             else:
                 self.key_store.try_set({self.hint: pk}, region.timeout)
         region.store.try_set(entries, region.timeout)
-        self._remember(pk, values)
 
     def payload(self, values):
         return (self.epoch, self.version), self.fingerprint, values

@@ -290,6 +290,23 @@ class TestLocalTimeout:
         assert not Zone.plain.filter(name="b").exists()
         assert Zone.objects.get_or_create(name="b")[1]
 
+    @pytest.mark.parametrize("end", ["commit", "rollback"])
+    def test_row_is_not_kept_before_its_commit(self, zone, made, end):
+        """It is published by a transaction that has locked it already."""
+        try:
+            with transaction.atomic():
+                zone.size = 2
+                zone.save()
+                Zone.objects.update_or_create(name="a", defaults={"size": 3})
+                assert self.seen(made)[0] == 3
+                assert not memory.rows.entries
+                if end == "rollback":
+                    raise Rollback
+        except Rollback:
+            assert self.seen(made)[0] == 1
+        else:
+            assert self.seen(made)[0] == 3
+
     def test_what_was_read_beside_a_write_is_not_kept(self, zone, made, monkeypatch):
         """A thread asks the cache, another one writes, the first goes on."""
         memory.rows.clear()
