@@ -183,13 +183,12 @@ def columns(opts):
 
 def ready(field, stored):
     """Return the type of values that a field prepares to themselves."""
-    while field is not stored:
-        if not converts_as_django(type(field), "get_prep_value", "to_python"):
-            return None
-        field = field.target_field
-    if not converts_as_django(type(stored), "get_prep_value", "to_python"):
-        return None
-    return READY.get(stored.get_internal_type())
+    way = [field]
+    while way[-1] is not stored:
+        way.append(way[-1].target_field)
+    if all(converts_as_django(type(f), "get_prep_value", "to_python") for f in way):
+        return READY.get(stored.get_internal_type())
+    return None
 
 
 def forget(**kwargs):

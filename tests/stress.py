@@ -157,6 +157,10 @@ def configure(options, running):
         }
     settings.CACHES = {"default": cache}
     django.setup()
+    from getorcreateplus.coherence import Store
+
+    # Each write that fails doubles the pause, and all have to come back.
+    Store.LONGEST_PAUSE = 5
 
 
 @contextmanager
