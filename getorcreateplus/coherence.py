@@ -43,10 +43,13 @@ anybody else can see the row: that vouches for it, as for a reader that knew
 the key, and the commit needs no command per row.
 
 **Inside a transaction** what it wrote is its own business: it is served from
-an overlay, or asked of the database, and never put into the cache before the
-commit. Rows that it did not write are hits as elsewhere; they are filled in
-only where a SELECT sees the latest commits. The transaction around a TestCase
-counts as the outside world, with tokens of its own.
+an overlay while the transaction holds the row's lock in the database, so that
+nobody else writes it; or else asked of the database, and never put into the
+cache before the commit. Rows that it did not write are hits as elsewhere; they
+are filled in only where a SELECT sees the latest commits. The transaction
+around a TestCase counts as the outside world, with tokens of its own. Of one
+that is managed by hand nobody tells the end: nothing in it is a hit or a fill,
+and what it writes stays under LOCK.
 
 What saves commands, and why it may:
 
@@ -152,7 +155,8 @@ class Store:
         self.lock = threading.Lock()
         self.down_until = None
         self.pause = 0
-        self.owed = {}  # region: primary keys, or None for the whole model
+        # Region: primary keys, or None for the whole model.
+        self.owed, self.owed_locks = {}, {}
 
     def get_many(self, keys):
         """Raise Garbage where an entry cannot be unpickled."""
@@ -270,16 +274,21 @@ class Store:
             # This thread tries; the others go on leaving the cache alone.
             self.down_until = time.monotonic() + self.LONGEST_PAUSE
             owed, self.owed = self.owed, {}
+            locks, self.owed_locks = self.owed_locks, {}
         try:
             self.call("get_many", ["getorcreateplus"])
             for region, pks in owed.items():
                 region.release_now(pks)
+            for region, pks in locks.items():  # last: they may be the same rows
+                region.lock_now(pks)
         except (Unavailable, Garbage):
             for region, pks in owed.items():
                 self.owe(region, pks)
+            for region, pks in locks.items():
+                self.owe_lock(region, pks)
             raise Unavailable from None
         with self.lock:
-            if self.owed:  # more, since: at the next command
+            if self.owed or self.owed_locks:  # more, since: at the next command
                 self.down_until = time.monotonic()
             else:
                 self.down_until = None
@@ -289,12 +298,20 @@ class Store:
     def owe(self, region, pks):
         """Release these rows later; None for all rows of the model."""
         with self.lock:
-            known = self.owed.get(region, set())
-            if known is not None and pks is not None:
-                known = known | set(pks)
-            if pks is None or (known and len(known) > self.MOST_OWED):
-                known = None
-            self.owed[region] = known
+            self._add(self.owed, region, pks)
+
+    def owe_lock(self, region, pks):
+        """Lock these rows later, for there will be no release of them."""
+        with self.lock:
+            self._add(self.owed_locks, region, pks)
+
+    def _add(self, owed, region, pks):
+        known = owed.get(region, set())
+        if known is not None and pks is not None:
+            known = known | set(pks)
+        if pks is None or (known and len(known) > self.MOST_OWED):
+            known = None
+        owed[region] = known
 
 
 class Stores(dict):
@@ -313,7 +330,9 @@ class Region:
     ``caches[model_name].delete(pk)`` invalidates a row by hand.
     """
 
-    def __init__(self, label, using, alias, *, own_cache, timeout, version_per_row):
+    def __init__(
+        self, label, using, alias, *, own_cache, timeout, version_per_row, one_table
+    ):
         self.using = using
         self.store = stores[alias]
         self.own_cache = own_cache
@@ -321,6 +340,8 @@ class Region:
         # Not where the database may find two spellings of a primary key equal:
         # there all rows have one version.
         self.version_per_row = version_per_row
+        # Whether a lock on a row of its table is one on the whole row.
+        self.one_table = one_table
         # Short, for Django looks at each character of a key.
         self.name = key(f"goc:{label}:{using}")
         self.epoch = f"{self.name}@epoch"
@@ -342,35 +363,42 @@ class Region:
 
     # Writing
 
-    def lock(self, pks):
+    def lock(self, pks, has_release=True):
         """
         Rule lock: nobody fills, nor trusts, these rows until the release; None
         for all rows of the model.
         """
-        place = world(self.using)
-        memory.rows.forget(self, place, pks)
-        keys = [self.epoch] if pks is None else map(self.version, pks)
+        memory.rows.forget(self, world(self.using), pks)
         try:
             self.store.wait_to_write()
-            self.store.set_now(dict.fromkeys(keys, place + LOCK), conf.LOCK_TIMEOUT)
+            self.lock_now(pks)
         except Unavailable:
-            pass  # the release is owed if the cache is still down by then
+            # The release is owed if the cache is still down by then.
+            if not has_release:
+                self.store.owe_lock(self, pks)
 
-    def release(self, pks, published=()):
+    def lock_now(self, pks):
+        lock = world(self.using) + LOCK
+        keys = [self.epoch] if pks is None else map(self.version, pks)
+        self.store.set_now(dict.fromkeys(keys, lock), conf.LOCK_TIMEOUT)
+
+    def release(self, pks, published=(), all_rows=False):
         """
-        Let readers fill these rows again; None for all rows of the model.
+        Let readers fill these rows again; None for all rows of the model, or
+        both, where both were locked.
 
         Of the published rows, {pk: version}, the payload stays.
         """
+        written = None if all_rows else pks
         try:
             self.store.wait_to_write()
-            self.release_now(pks, published)
+            self.release_now(pks, published, all_rows)
         except Unavailable:
-            self.store.owe(self, pks)
+            self.store.owe(self, written)
         # Last: what was read until now may be what there was before.
-        memory.rows.forget(self, world(self.using), pks)
+        memory.rows.forget(self, world(self.using), written)
 
-    def release_now(self, pks, published=()):
+    def release_now(self, pks, published=(), all_rows=False):
         # In this order. A cold reader that saw the old row and sees the new
         # version must find the clock moved. Who read the old payload before
         # must find the version moved; and the payload itself gone, should the
@@ -384,6 +412,8 @@ class Region:
             self.version(pk): published[pk] if pk in published else token(place)
             for pk in pks
         }
+        if all_rows:
+            versions[self.epoch] = token(place)
         # A payload that is no tuple is none. Not delete_many(), which would be
         # a command of its own.
         dropped = {self.payload(pk): None for pk in pks if pk not in published}
@@ -831,6 +861,7 @@ class Writes:
 
     def clear(self):
         self.rows = {}  # (region, pk): (sequence, values frozen or None)
+        self.held = set()  # (region, pk) of those that are locked in the database
         self.hints = {}  # (region, lookup): pk
         self.queries = {}  # region: sequence of its last write by query
         self.locked = {}  # region: {pk: version that was published, or None}
@@ -847,6 +878,7 @@ class Writes:
             mine = self.locked.setdefault(region, {})
             for pk, version in pks.items():
                 mine[pk] = version or mine.get(pk)
+        self.held |= other.held
         self.hints |= other.hints
         self.locked_all |= other.locked_all
         self.created |= other.created
@@ -857,10 +889,12 @@ class Writes:
         Trust no values any more, only that they were written.
 
         Something was rolled back, perhaps to a savepoint by hand, which Django
-        does not know to be part of what this hook was registered in.
+        does not know to be part of what this hook was registered in. The locks
+        of the rows in the database are gone as well.
         """
         for row in self.rows:
             self.rows[row] = 0, None
+        self.held.clear()
         for pks in self.locked.values():
             for pk in pks:
                 pks[pk] = None
@@ -875,12 +909,11 @@ class Writes:
             self.doubt()
         # Before the release of other rows moves the clock.
         created = vouched_for(self.created)
-        for region in self.locked_all:
-            region.release(None)
         for region, pks in self.locked.items():
-            if region not in self.locked_all:
-                published = {pk: version for pk, version in pks.items() if version}
-                region.release(list(pks), published)
+            published = {pk: version for pk, version in pks.items() if version}
+            region.release(list(pks), published, region in self.locked_all)
+        for region in self.locked_all - self.locked.keys():
+            region.release(None)
         fill_created(
             (read, pk, memory.unpack(values))
             for (_, pk), (read, values) in created.items()
@@ -986,7 +1019,19 @@ class Journal:
             writes.created.pop((region, pk), None)
         if sum(len(writes.rows) for writes in alive) >= conf.OVERLAY_ROWS:
             self.forget_rows(alive)
-        self.current(connection).rows[region, pk] = self.next(), None
+        writes = self.current(connection)
+        writes.rows[region, pk] = self.next(), None
+        if region.one_table:
+            writes.held.add((region, pk))
+
+    def held(self, connection, region, pks):
+        """Return those rows that are locked in the database."""
+        alive = self.read(connection)
+        return {pk for pk in pks if any((region, pk) in w.held for w in alive)}
+
+    def note_unmatched(self, connection, region, pks):
+        """Nobody knows whether the statement found these rows to lock them."""
+        self.current(connection).held -= {(region, pk) for pk in pks}
 
     def forget_rows(self, alive):
         """Keep in memory that the models were written, not which rows."""
@@ -994,6 +1039,7 @@ class Journal:
             for region, _ in writes.rows:
                 writes.queries[region] = self.next()
             writes.rows.clear()
+            writes.held.clear()
             writes.hints.clear()
 
     def note_query(self, connection, region):
@@ -1074,15 +1120,19 @@ class Journal:
 
     # The overlay
 
+    def doubt(self, connection):
+        for writes in self.read(connection):
+            writes.doubt()
+        self.forget()
+
     def keep(self, connection, region, pk, values, lookup):
         """
         Serve this row, which the transaction wrote, without a query.
 
-        Not where it is only known that the model was written: the row may not
-        be locked in the database, and others may write it.
+        Not where the row may not be locked in the database, and others may
+        write it.
         """
-        writes = self.read(connection)
-        if not any((region, pk) in each.rows for each in writes):
+        if not self.held(connection, region, [pk]):
             return
         writes = self.current(connection)
         writes.rows[region, pk] = self.next(), memory.pack(values)
@@ -1144,13 +1194,28 @@ def in_transaction(connection):
     """
     # Those of tests are around all others.
     blocks = connection.atomic_blocks
-    return bool(blocks) and not is_around_test(blocks[-1])
+    return (
+        bool(blocks) and not is_around_test(blocks[-1]) and not is_by_hand(connection)
+    )
+
+
+def is_by_hand(connection):
+    """
+    Tell whether these atomic() blocks are inside a transaction that is managed
+    by hand: nobody tells its end.
+    """
+    return (
+        connection.in_atomic_block
+        and not connection.commit_on_exit
+        # A test's can neither be committed nor rolled back by hand.
+        and not any(map(is_around_test, connection.atomic_blocks))
+    )
 
 
 def is_autocommit(connection):
     """Tell whether what is written now is committed, without connecting."""
     if connection.in_atomic_block:
-        return not in_transaction(connection)
+        return not in_transaction(connection) and not is_by_hand(connection)
     if connection.connection is None:
         return connection.settings_dict["AUTOCOMMIT"]
     return connection.autocommit
@@ -1162,12 +1227,11 @@ def situation(connection):
         return (is_autocommit(connection),) * 2
     if connection.needs_rollback:
         return False, False
+    if is_by_hand(connection):
+        return False, False
     if not in_transaction(connection):
         settle(connection)
         return True, True
-    if not connection.commit_on_exit:
-        # Inside a transaction that is managed by hand: nobody tells its end.
-        return False, False
     if connection.vendor == "sqlite":
         return True, False
     return (is_read_committed(connection),) * 2
@@ -1208,15 +1272,33 @@ def isolation_level(raw):
 
 
 def before_write(region, pks):
-    """A statement is going to write these rows: rule lock."""
+    """
+    A statement is going to write these rows: rule lock. None for rows of this
+    model that are not known.
+
+    Return those that this transaction does not hold yet, in the database.
+    """
+    connection = connections[region.using]
+    if not in_transaction(connection):
+        region.lock(pks, has_release=is_autocommit(connection))
+        return ()
+    own = journal(connection)
+    if pks is None:
+        own.lock_all(connection, region)
+        own.note_query(connection, region)
+        return ()
+    new = set(pks) - own.held(connection, region, pks)
+    own.lock(connection, region, pks)
+    for pk in pks:
+        own.note(connection, region, pk)
+    return new
+
+
+def after_unmatched(region, pks):
+    """A statement that named these rows did not match all that it named."""
     connection = connections[region.using]
     if in_transaction(connection):
-        own = journal(connection)
-        own.lock(connection, region, pks)
-        for pk in pks:
-            own.note(connection, region, pk)
-    else:
-        region.lock(pks)
+        journal(connection).note_unmatched(connection, region, pks)
 
 
 def after_insert(region, pk):
@@ -1233,12 +1315,7 @@ def after_inserts(region):
     journal(connection).note_query(connection, region)
 
 
-def before_query(region):
-    """A statement is going to write rows of this model that are not known."""
-    connection = connections[region.using]
+def after_rollback(connection):
+    """A statement may have rolled back a part of this transaction."""
     if in_transaction(connection):
-        own = journal(connection)
-        own.lock_all(connection, region)
-        own.note_query(connection, region)
-    else:
-        region.lock(None)
+        journal(connection).doubt(connection)

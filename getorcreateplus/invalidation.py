@@ -90,6 +90,7 @@ class Watched:
             own_cache=alias == opts.model_name != DEFAULT_CACHE_ALIAS,
             timeout=shortest(self.declared[declared], alias),
             version_per_row=is_exact_pk(opts, connections[using].vendor),
+            one_table=len(tables(self.model)) == 1,
         )
 
     def all_regions(self, using):
@@ -301,6 +302,8 @@ WORDS = re.compile(
 )
 # It empties the tables that refer to the one that it names.
 TRUNCATE = re.compile(r"\s*TRUNCATE\b.*\bCASCADE\b", re.IGNORECASE | re.DOTALL)
+# It rolls back a part of the transaction that nobody else tells of.
+ROLLBACK = re.compile(r"\b(?:CALL|ROLLBACK)\b", re.IGNORECASE)
 MOST_ROWS = 20  # that a statement names; more are written as their whole model
 
 
@@ -318,11 +321,13 @@ class Statements:
         rows, inserts = {}, []
         text = sql if type(sql) is str else str(sql)  # psycopg's Composed
         known = index(connection)
-        write = WRITE.match(text)
+        write = None if ";" in text else WRITE.match(text)
         if write is None:
             self.note_inserted(connection)
             if ";" in text or not begins_with(text, READS):
                 rows = by_mention(known, connection.alias, text)
+                if ROLLBACK.search(text):
+                    coherence.after_rollback(connection)
         elif write[1].startswith("INSERT"):
             parts = known.parts.get(write[2], ())
             if "DO UPDATE" in text or "ON DUPLICATE KEY" in text:
@@ -435,20 +440,28 @@ def named_pks(known, part, name, sql, params):
     return None if None in pks else pks
 
 
-def write_rows(connection, rows, execute, *args):
+def write_rows(connection, rows, execute, sql, params, many, context):
     """Run a statement that writes these {region: primary keys}."""
-    for region, pks in rows.items():
-        if pks is None:
-            coherence.before_query(region)
-        else:
-            coherence.before_write(region, pks)
+    new = {region: coherence.before_write(region, pks) for region, pks in rows.items()}
+    matched = -1
     try:
-        result = execute(*args)
+        result = execute(sql, params, many, context)
+        matched = context["cursor"].rowcount
     except (DataError, IntegrityError, ProgrammingError):
         # Of any other error nobody knows whether the statement was done, or is
         # still being done: LOCK goes by its timeout.
         release(connection, rows)
         raise
+    finally:
+        for region, pks in new.items():
+            if (
+                pks
+                and matched != len(set(rows[region]))
+                # Whoever writes has the whole database; and the rows that
+                # RETURNING gives are not counted yet.
+                and connection.vendor != "sqlite"
+            ):
+                coherence.after_unmatched(region, pks)
     release(connection, rows)
     return result
 

@@ -226,6 +226,33 @@ def test_debt_that_cannot_be_paid_stays():
         assert pages() == (2, 0)
 
 
+@pytest.mark.parametrize("write", ["save", "update"])
+def test_transaction_by_hand_owes_a_lock(write):
+    """Nobody tells its commit: until the timeout readers ask the database."""
+    with override_settings(CACHES=one_broken()):
+        paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        store = coherence.stores["default"]
+        transaction.set_autocommit(False)
+        try:
+            Switch.failure = ConnectionError("refused")
+            if write == "save":
+                paper.pages = 2
+                paper.save()
+            else:
+                Paper.objects.update(pages=2)
+            assert pages() == (2, 1)
+            assert store.owed == {}
+            assert store.owed_locks
+            Switch.failure = None
+            transaction.commit()
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        assert pages() == (2, 1)
+        assert pages() == (2, 1)
+        assert store.owed_locks == {}
+
+
 def test_debt_that_is_made_meanwhile_is_paid_next():
     with override_settings(CACHES=one_broken()):
         paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})

@@ -294,6 +294,10 @@ WRITES = {
     "raw_sql_select": lambda a, b: execute(
         "SELECT 1; UPDATE tests_ship SET size = 9" if can_send_two() else "SELECT 1"
     ),
+    "raw_sql_after_django": lambda a, b: execute(
+        in_form_of_django()
+        + ("; UPDATE tests_ship SET size = 9" if can_send_two() else "")
+    ),
     "raw_sql_multiple": lambda a, b: execute_many(
         "UPDATE tests_ship SET size = %s WHERE id = %s", [(8, a.pk), (9, b.pk)]
     ),
@@ -323,6 +327,12 @@ WRITES = {
     "two_writes": lambda a, b: (save(a, size=8), save(a, size=9)),
     "write_and_query": lambda a, b: (save(a, size=8), Ship.objects.update(size=9)),
 }
+
+
+def in_form_of_django():
+    """Return an UPDATE of another table, as Django spells it."""
+    table, name = map(connection.ops.quote_name, ("tests_fleet", "name"))
+    return f"UPDATE {table} SET {name} = 'x' WHERE 1 = 0"
 
 
 async def update_later():

@@ -72,6 +72,7 @@ def hint(values):
         own_cache=False,
         timeout=None,
         version_per_row=True,
+        one_table=True,
     )
     return region.hint(sorted(values.items()))
 

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus.invalidation import region_of
 
-from .models import Paper, PlusPaper, Sheet, Ticket
+from .models import Ferry, Paper, PlusPaper, Sheet, Ticket, Vessel
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -354,10 +354,130 @@ class TestSavepoints:
             assert pages(model)[0] == 1
         assert pages(model)[0] == 1
 
+    @pytest.mark.parametrize("end", ["ROLLBACK TO SAVEPOINT s", "rollback to s"])
+    def test_savepoint_by_sql(self, model, end):
+        model.objects.create(title="a", pages=1)
+        with transaction.atomic(), connection.cursor() as cursor:
+            model.objects.update_or_create(title="a", defaults={"pages": 2})
+            cursor.execute("SAVEPOINT s")
+            model.objects.update_or_create(title="a", defaults={"pages": 3})
+            model.objects.get_or_create(title="b", defaults={"pages": 1})
+            cursor.execute(end)
+            assert pages(model)[0] == 2
+            assert not model.objects.filter(title="b").exists()
+            assert model.objects.get_or_create(title="b", defaults={"pages": 4})[1]
+            cursor.execute(end)
+        assert pages(model)[0] == 2
+        assert elsewhere(lambda: pages(model))[0] == 2
+        assert model.objects.get_or_create(title="b")[1]
+
+    @pytest.mark.database("postgresql", "mysql")
+    @pytest.mark.parametrize("by_sql", [False, True])
+    def test_row_that_is_no_longer_locked(self, model, by_sql):
+        """The savepoint took the row's lock with it: others may write it."""
+        obj = model.objects.create(title="a", pages=1)
+        with transaction.atomic(), connection.cursor() as cursor:
+            model.objects.get_or_create(title="b")
+            savepoint = "s" if by_sql else connection.savepoint()
+            if by_sql:
+                cursor.execute("SAVEPOINT s")
+            obj.pages = 2
+            obj.save()
+            if by_sql:
+                cursor.execute("ROLLBACK TO SAVEPOINT s")
+            else:
+                connection.savepoint_rollback(savepoint)
+            assert pages(model)[0] == 1
+            elsewhere(lambda: model.objects.update(pages=3))
+            assert pages(model)[0] == model.objects.get(title="a").pages
+        assert pages(model)[0] == 3
+
+
+@committed
+@pytest.mark.database("postgresql", "mysql")
+class TestRowsOfOthers:
+    """What a statement names but does not match is not this transaction's."""
+
+    def test_row_that_was_not_there_yet(self):
+        with transaction.atomic():
+            Paper.objects.filter(pk=1).update(pages=1)
+            elsewhere(lambda: Paper.objects.create(pk=1, title="a", pages=2))
+            assert pages(Paper) == (2, 1)
+            elsewhere(lambda: Paper.objects.update(pages=3))
+            assert pages(Paper) == (3, 1)
+        assert pages(Paper)[0] == 3
+
+    def test_one_of_several(self):
+        Paper.objects.create(pk=1, title="a", pages=1)
+        with transaction.atomic():
+            Paper.objects.filter(pk__in=[1, 2]).update(pages=2)
+            elsewhere(lambda: Paper.objects.create(pk=2, title="b", pages=2))
+            assert pages(Paper, "b") == (2, 1)
+            elsewhere(lambda: Paper.objects.filter(pk=2).update(pages=3))
+            assert pages(Paper, "b") == (3, 1)
+        assert pages(Paper)[0] == 2
+        assert pages(Paper, "b")[0] == 3
+
+    def test_row_that_the_transaction_had_written_before(self):
+        """The second statement matches nothing, and takes nothing away."""
+        with transaction.atomic():
+            obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+            Paper.objects.filter(pk=obj.pk, pages=7).update(pages=2)
+            Paper.objects.filter(pk__in=[obj.pk, obj.pk + 1]).update(pages=3)
+            assert pages(Paper) == (3, 1)
+            assert pages(Paper) == (3, 0)
+        assert pages(Paper)[0] == 3
+
+    def test_row_of_two_tables(self):
+        """A lock on the parent's row is none on the child's."""
+        ferry = Ferry.objects.create(name="a", size=1, lanes=1)
+        with transaction.atomic():
+            Vessel.objects.filter(pk=ferry.pk).update(size=2)
+            assert Ferry.objects.get_or_create(name="a")[0].lanes == 1
+            elsewhere(lambda: Ferry.objects.filter(pk=ferry.pk).update(lanes=5))
+            assert Ferry.objects.get_or_create(name="a")[0].lanes == 5
+
+
+@committed
+class TestReleases:
+    def test_row_that_was_also_written_by_query(self):
+        obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic():
+            obj.pages = 2
+            obj.save()
+            Paper.objects.update(pages=3)
+        assert pages(Paper) == (3, 1)
+        assert pages(Paper) == (3, 0)
+
 
 @committed
 class TestByHand:
     """A transaction whose beginning and end nobody tells."""
+
+    def test_blocks_in_a_transaction_by_hand(self):
+        obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        transaction.set_autocommit(False)
+        try:
+            with transaction.atomic():
+                obj.pages = 2
+                obj.save()
+                Paper.objects.get_or_create(title="b")
+                assert pages(Paper) == (2, 1)
+                assert pages(Paper) == (2, 1)
+            transaction.commit()
+            elsewhere(lambda: Paper.objects.filter(title="a").update(pages=3))
+            with transaction.atomic():
+                assert pages(Paper) == (3, 1)
+                obj.pages = 4
+                obj.save()
+            transaction.commit()
+            # Another transaction, which sees it; the hooks have not run.
+            assert elsewhere(lambda: pages(Paper))[0] == 4
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        assert pages(Paper)[0] == 4
+        assert not Paper.objects.get_or_create(title="b")[1]
 
     def test_autocommit_off(self):
         obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
