@@ -74,6 +74,7 @@ which explores every interleaving of it.
 """
 
 import logging
+import math
 import pickle
 import re
 import secrets
@@ -99,8 +100,9 @@ from .keys import digest, text
 LOCK = "LOCK"
 
 # Of the rows that one transaction creates one after the other, those whose
-# versions are added one by one; and how many of the others are set at once.
-SINGLE = 4
+# versions are added one by one; and how many of the others at most are set at
+# once. (Fewer at first, for those that are left at the commit are added.)
+SINGLE = 2
 BATCH = 16
 
 logger = logging.getLogger("getorcreateplus")
@@ -160,8 +162,16 @@ class Store:
 
     def get_many(self, keys):
         """Raise Garbage where an entry cannot be unpickled."""
-        self.wait()
-        return self.call("get_many", keys)
+        if self.down_until is not None:
+            self.wait()
+        cache = caches[self.alias]  # an alias that is not there is no outage
+        try:
+            return cache.get_many(keys)
+        except UNREADABLE as error:
+            raise Garbage from error
+        except Exception as error:
+            self.down(error)
+            raise Unavailable from error
 
     def add(self, key, value, timeout):
         self.wait()
@@ -232,22 +242,20 @@ class Store:
 
     def wait_to_write(self):
         # Where one of several servers has failed, others are still read.
-        if not self.has_several_servers():
+        if self.down_until is not None and not self.has_several_servers():
             self.wait()
 
     def has_several_servers(self):
         location = settings.CACHES[self.alias].get("LOCATION", "")
         if isinstance(location, str):
-            location = re.split("[;,]", location)
+            return ";" in location or "," in location
         return len(location) > 1
 
     def call(self, method, *args):
-        cache = caches[self.alias]  # an alias that is not there is no outage
+        cache = caches[self.alias]
         try:
             return getattr(cache, method)(*args)
         except Exception as error:
-            if method == "get_many" and isinstance(error, UNREADABLE):
-                raise Garbage from error
             self.down(error)
             raise Unavailable from error
 
@@ -276,7 +284,7 @@ class Store:
             owed, self.owed = self.owed, {}
             locks, self.owed_locks = self.owed_locks, {}
         try:
-            self.call("get_many", ["getorcreateplus"])
+            self.call("get", "getorcreateplus")
             for region, pks in owed.items():
                 region.release_now(pks)
             for region, pks in locks.items():  # last: they may be the same rows
@@ -519,11 +527,12 @@ class Read:
 
         ``pk`` is the text of the primary key where the lookup names it.
         """
-        in_cache, may_fill = situation(self.connection)
-        if self.connection.in_atomic_block:
-            if self.connection.needs_rollback:
+        connection = self.connection
+        in_cache, may_fill = situation(connection)
+        if connection.in_atomic_block:
+            if connection.needs_rollback:
                 return None  # Django says that no query may be run
-            if in_transaction(self.connection):
+            if in_transaction(connection):
                 pk = self._ask_own(pk, may_hit)
                 if (
                     self.values is not None
@@ -1074,7 +1083,7 @@ class Journal:
         read.version = token(read.place)
         read.unsent = True
         self.unsent.append((read, name))
-        if len(self.unsent) < BATCH:
+        if len(self.unsent) < min(math.isqrt(2 * self.streaks[read.region]), BATCH):
             return
         batches = {}
         for each, key in self.unsent:
@@ -1159,15 +1168,16 @@ class Journal:
         return memory.unpack(values)
 
 
-journals = weakref.WeakKeyDictionary()  # connection: its journal
 worlds = weakref.WeakKeyDictionary()  # the atomic() around a TestCase: its prefix
 
 
 def journal(connection):
+    # On the connection itself, for it is asked for many times a call.
     try:
-        return journals[connection]
-    except KeyError:
-        return journals.setdefault(connection, Journal())
+        return connection.getorcreateplus_journal
+    except AttributeError:
+        connection.getorcreateplus_journal = Journal()
+        return connection.getorcreateplus_journal
 
 
 def is_around_test(block):
@@ -1195,7 +1205,9 @@ def in_transaction(connection):
     # Those of tests are around all others.
     blocks = connection.atomic_blocks
     return (
-        bool(blocks) and not is_around_test(blocks[-1]) and not is_by_hand(connection)
+        bool(blocks)
+        and not blocks[-1]._from_testcase
+        and (connection.commit_on_exit or not is_by_hand(connection))
     )
 
 
@@ -1224,7 +1236,8 @@ def is_autocommit(connection):
 def situation(connection):
     """Return whether a read may be a hit, and whether it may be a fill."""
     if not connection.in_atomic_block:
-        return (is_autocommit(connection),) * 2
+        autocommit = is_autocommit(connection)
+        return autocommit, autocommit
     if connection.needs_rollback:
         return False, False
     if is_by_hand(connection):

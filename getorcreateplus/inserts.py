@@ -113,12 +113,12 @@ class UpdateGuard:
         self.rejected = False  # The last statement failed, and failed alone.
 
     def __enter__(self):
-        self.watching = self.connection.execute_wrapper(self)
-        self.watching.__enter__()
+        # As connection.execute_wrapper() does, without a context manager.
+        self.connection.execute_wrappers.append(self)
         return self
 
     def __exit__(self, exc_type, exc_value, traceback):
-        self.watching.__exit__(exc_type, exc_value, traceback)
+        self.connection.execute_wrappers.pop()
         if exc_type is None:
             return
         if self.wrote:
@@ -190,7 +190,7 @@ class InsertGuard(UpdateGuard):
 
     def __exit__(self, exc_type, exc_value, traceback):
         connection = self.connection
-        self.watching.__exit__(exc_type, exc_value, traceback)
+        self.connection.execute_wrappers.pop()
         if self.atomic:
             self.atomic.__exit__(exc_type, exc_value, traceback)
             return

@@ -7,6 +7,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import FieldDoesNotExist
 from django.db import IntegrityError, connections, models, transaction
 from django.db.models.query import ModelIterable
+from django.db.models.sql import Query
 from django.db.models.utils import resolve_callables
 
 from . import coherence, keys
@@ -133,7 +134,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         recording = Recording(self.model, self.db)
         # What the SELECT finds can not be kept where the cache was not asked.
         queryset = self if read.is_new else self._recorded(recording)
-        with recording.watch():
+        with recording:
             obj, created = super(CachedGetOrCreateMixin, queryset).get_or_create(
                 defaults, **kwargs
             )
@@ -156,7 +157,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         recording = Recording(self.model, self.db)
         recording.on_update = partial(self._publish, read, recording)
         queryset = self._recorded(recording)
-        with recording.watch():
+        with recording:
             obj, created = super(CachedGetOrCreateMixin, queryset).update_or_create(
                 defaults, create_defaults, **kwargs
             )
@@ -193,7 +194,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         opts = self.model._meta
         try:
             values = keys.from_kwargs(opts, kwargs)
-            if self.query.where:
+            if self.query.where.children:
                 for attname, value in keys.from_query(self.query).items():
                     keys.add(values, attname, value)
         except keys.NotCanonical:
@@ -244,8 +245,9 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         """Return the text of the primary key, None where it has none."""
         if values is None:
             return None
-        columns = zip(layout(self.model).attnames, values, strict=True)
-        return keys.pk_text(self.model._meta, dict(columns))
+        index, opts = layout(self.model).index, self.model._meta
+        pk = {f.attname: values[index[f.attname]] for f in opts.pk_fields}
+        return keys.pk_text(opts, pk)
 
     def _instance(self, using, values):
         """Return the instance that a SELECT would yield."""
@@ -260,13 +262,43 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         return obj
 
 
+NEW_QUERY = Query(None).__dict__.keys()
+
+
 def yields_whole_rows(queryset):
     """Tell whether get() would return a row as it is in its table."""
     query = queryset.query
     return (
         queryset._iterable_class is ModelIterable  # not values(), nor subclasses
         and not queryset._prefetch_related_lookups
-        and not query.select_related
+        and (is_new(query) or is_filter(query))
+        # Of FETCH_PEERS the peers would be missing (Django 6.1).
+        and not getattr(getattr(queryset, "_fetch_mode", None), "track_peers", False)
+    )
+
+
+def is_new(query):
+    """
+    Tell whether nothing was done to a query since a manager made it, which is
+    told faster than what was done.
+    """
+    return (
+        type(query) is Query
+        and query.__dict__.keys() == NEW_QUERY
+        and not (
+            query.where.children
+            or query.alias_refcount
+            or query.annotations
+            or query.extra
+            or query._filtered_relations
+        )
+    )
+
+
+def is_filter(query):
+    """Tell whether a query is at most a filter on the table's own columns."""
+    return (
+        not query.select_related
         and not query.annotations
         and not query.extra
         and not query.extra_tables
@@ -279,8 +311,6 @@ def yields_whole_rows(queryset):
         and not query._filtered_relations
         # A join may filter rows.
         and sum(count > 0 for count in query.alias_refcount.values()) <= 1
-        # Of FETCH_PEERS the peers would be missing (Django 6.1).
-        and not getattr(getattr(queryset, "_fetch_mode", None), "track_peers", False)
     )
 
 

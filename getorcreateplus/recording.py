@@ -14,10 +14,10 @@ import functools
 import math
 import re
 import uuid
-from contextlib import contextmanager
+from typing import NamedTuple
 
 from django.core.signals import setting_changed
-from django.db import connections
+from django.db import connections, models
 from django.db.models.query import ModelIterable
 from django.db.models.signals import class_prepared
 
@@ -66,10 +66,23 @@ class Table:
         opts, quote = model._meta, connection.ops.quote_name
         self.insert = f"INSERT INTO {quote(opts.db_table)} ("
         self.update = f"UPDATE {quote(opts.db_table)} SET "
-        self.columns = [quote(field.column) for field in opts.concrete_fields]
+        self.columns = [
+            Column(field, quote(field.column), field is opts.pk, kind_of(field))
+            for field in opts.concrete_fields
+        ]
+        self.names = {column.name for column in self.columns}
+        pks = [f"{quote(opts.db_table)}.{quote(f.column)}" for f in opts.pk_fields]
+        self.returning_pk = f" RETURNING {', '.join(pks)}"
         tables = {table._meta.db_table for table in (model, *opts.all_parents)}
         names = "|".join(map(re.escape, tables))
         self.named = re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE).search
+
+
+class Column(NamedTuple):
+    field: models.Field
+    name: str  # quoted
+    is_pk: bool
+    kind: tuple | None  # kind_of() it
 
 
 @functools.cache
@@ -79,7 +92,6 @@ def table(model, using):
 
 def forget(**kwargs):
     table.cache_clear()
-    is_exact.cache_clear()
     kind_of.cache_clear()
 
 
@@ -100,35 +112,47 @@ class Recording:
         self.generated_pk = None
         self.made_pk = False  # by the database, of the row that was inserted
 
-    @contextmanager
-    def watch(self):
-        with self.connection.execute_wrapper(self):
-            yield
+    def __enter__(self):
+        # As connection.execute_wrapper() does, without two context managers.
+        self.connection.execute_wrappers.append(self)
+
+    def __exit__(self, *exc_info):
+        self.connection.execute_wrappers.pop()
 
     def __call__(self, execute, sql, params, many, context):
         result = execute(sql, params, many, context)
-        if isinstance(sql, str) and (
-            (begins_with(sql, READS) and ";" not in sql)  # two statements
-            or not self.table.named(sql)
+        is_insert = isinstance(sql, str) and sql.startswith(self.table.insert)
+        if (
+            not is_insert
+            and isinstance(sql, str)
+            and (
+                (begins_with(sql, READS) and ";" not in sql)  # two statements
+                or not self.table.named(sql)
+            )
         ):
             return result
         # It may have written the row, in whatever words.
         plain_sql = isinstance(sql, str) and not many
         self.statements.append((sql, tuple(params or ())) if plain_sql else ("", ()))
-        if plain_sql and sql.startswith(self.table.insert):
-            self.generated_pk = self._generated_pk(context["cursor"])
+        if plain_sql and is_insert:
+            self.generated_pk = self._generated_pk(sql, context["cursor"])
         elif plain_sql and sql.startswith(self.table.update) and self.on_update:
             self.on_update()
         return result
 
-    def _generated_pk(self, cursor):
+    def _generated_pk(self, sql, cursor):
         """Return the key that the database made, before anybody changes it."""
-        if not cursor.description or self.connection.vendor == "sqlite":
+        if self.connection.vendor == "sqlite":
+            return cursor.lastrowid
+        returns_pk = sql.endswith(self.table.returning_pk)  # and nothing else
+        if not returns_pk and not cursor.description:
             return getattr(cursor, "lastrowid", None)
         row = cursor.fetchone()
         if row is None:
             return None
         cursor.scroll(-1)  # for Django
+        if returns_pk:
+            return row[0]
         columns = [column[0] for column in cursor.description]
         return dict(zip(columns, row, strict=True)).get(self.model._meta.pk.column)
 
@@ -206,16 +230,17 @@ class Recording:
         return where.partition(" RETURNING ")[0] == column and params == [pk]
 
     def _values(self, instance, sent, before):
-        fields, columns = self.model._meta.concrete_fields, self.table.columns
-        if not keeps_what_is_sent(self.connection) or not sent.keys() <= set(columns):
+        if not keeps_what_is_sent(self.connection) or not sent.keys() <= (
+            self.table.names
+        ):
             return None
         values = []
         try:
-            for field, column in zip(fields, columns, strict=True):
+            for field, column, is_pk, kind in self.table.columns:
                 if column in sent:
-                    value = self._sent(instance, field, sent[column])
+                    value = self._sent(instance, field, kind, sent[column])
                 elif before is None:
-                    value = self._generated(instance, field)
+                    value = self._generated(instance, field, is_pk)
                 elif field.generated:
                     return None  # computed anew, and not by Python
                 else:
@@ -225,28 +250,33 @@ class Recording:
             return None
         return tuple(values)
 
-    def _sent(self, instance, field, param):
+    def _sent(self, instance, field, kind_of_field, param):
         try:
             value = instance.__dict__[field.attname]
         except KeyError:
             raise NotExact(field) from None
-        if is_exact(field) and type(value) is type(param) and value == param:
-            stored, kind, check, is_prepared = kind_of(field)
-            if is_prepared and type(value) is kind:
-                # As it is, through get_db_prep_save() too.
-                return check(stored, value, self.connection) if check else value
+        if kind_of_field is None:
+            raise NotExact(field)
+        stored, kind, check = kind_of_field
+        if (
+            type(value) is kind
+            and value == param
+            # psycopg has types of its own for integers.
+            and (type(param) is kind or (kind is int and isinstance(param, int)))
+            # The database gives back neither a zone nor a fold.
+            and kind is not datetime.time
+            and (kind is not datetime.datetime or value.tzinfo is datetime.UTC)
+        ):
+            # It was sent as it is.
+            return check(stored, value, self.connection) if check else value
         value = as_selected(field, value, self.connection)
         if not is_param(field.get_db_prep_save(value, self.connection), param):
             raise NotExact(field)  # the instance was changed since
         return value
 
-    def _generated(self, instance, field):
+    def _generated(self, instance, field, is_pk):
         value = instance.__dict__.get(field.attname)
-        if (
-            field is not self.model._meta.pk
-            or type(value) is not int
-            or value != self.generated_pk
-        ):
+        if not is_pk or type(value) is not int or value != self.generated_pk:
             raise NotExact(field)
         self.made_pk = True
         return value
@@ -290,8 +320,8 @@ def as_selected(field, value, connection):
     """
     if not is_exact(field):
         raise NotExact(field)
-    stored, kind, check, is_prepared = kind_of(field)
-    if not (is_prepared and type(value) is kind):
+    stored, kind, check = kind_of(field)
+    if ready(field, stored) is not kind or type(value) is not kind:
         try:
             value = prepare(field, value)
         except NotCanonical as error:
@@ -303,22 +333,21 @@ def as_selected(field, value, connection):
     return check(stored, value, connection) if check else value
 
 
-@functools.cache
 def is_exact(field):
     """Tell whether what a SELECT returns follows from what was sent."""
-    stored = stored_as(field)
-    return stored is not None and stored.get_internal_type() in KINDS
+    return kind_of(field) is not None
 
 
 @functools.cache
 def kind_of(field):
     """
-    Return the field where the values are stored, their type, what else they
-    must be, and whether values of that type need no preparation.
+    Return the field where the values are stored, their type, and what else
+    they must be; None where a SELECT may return anything.
     """
     stored = stored_as(field)
-    kind, check = KINDS[stored.get_internal_type()]
-    return stored, kind, check, ready(field, stored) is kind
+    if stored is None or stored.get_internal_type() not in KINDS:
+        return None
+    return stored, *KINDS[stored.get_internal_type()]
 
 
 def check_text(field, value, connection):

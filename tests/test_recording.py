@@ -50,7 +50,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 @contextmanager
 def recorded(model):
     recording = Recording(model, "default")
-    with recording.watch():
+    with recording:
         yield recording
 
 
