@@ -1,3 +1,4 @@
+from . import checks  # noqa: F401 - they are registered
 from .managers import AlwaysManager, CachedManager, NonAtomicManager, PlusManager
 from .query import (
     AlwaysGetOrCreateMixin,

@@ -72,16 +72,14 @@ class Watched:
                 f"CACHES: add the alias, or leave out the attribute for "
                 f"{DEFAULT_CACHE_ALIAS!r}."
             )
-        alias = declared or opts.model_name
+        alias = object_cache_alias(opts, declared)
         if alias not in settings.CACHES:
-            if declared:
-                raise ImproperlyConfigured(
-                    f"object_cache_alias = {declared!r} of a queryset of "
-                    f"{opts.label} is not in CACHES: add the alias, or leave the "
-                    f"attribute None for {opts.model_name!r} or else "
-                    f"{DEFAULT_CACHE_ALIAS!r}."
-                )
-            alias = DEFAULT_CACHE_ALIAS
+            raise ImproperlyConfigured(
+                f"object_cache_alias = {alias!r} of a queryset of "
+                f"{opts.label} is not in CACHES: add the alias, or leave the "
+                f"attribute None for {opts.model_name!r} or else "
+                f"{DEFAULT_CACHE_ALIAS!r}."
+            )
         return coherence.Region(
             opts.label_lower,
             using,
@@ -95,6 +93,13 @@ class Watched:
 
     def all_regions(self, using):
         return [self.region(using, declared) for declared in self.declared]
+
+
+def object_cache_alias(opts, declared):
+    """Return the alias of the cache where the rows of a model live."""
+    if declared or opts.model_name in settings.CACHES:
+        return declared or opts.model_name
+    return DEFAULT_CACHE_ALIAS
 
 
 def shortest(timeouts, alias):
@@ -152,16 +157,22 @@ def look_at(model):
     if opts.swapped:
         return  # it has no table
     for manager in opts.managers:
-        try:
-            queryset_class = type(manager.get_queryset())
-        except Exception:  # noqa: BLE001 - it may want a request, or a tenant.
+        queryset_class = queryset_class_of(manager)
+        if queryset_class is None:
             # Elsewhere it may not raise, and cache: the writes count.
             queryset_class = manager._queryset_class
-        else:
-            if not hasattr(queryset_class, "object_cache_alias"):
-                continue
+        elif not hasattr(queryset_class, "object_cache_alias"):
+            continue
         model = opts.concrete_model
         watched.setdefault(model, Watched(model)).declare(queryset_class)
+
+
+def queryset_class_of(manager):
+    """Return the class of the querysets that a manager makes, or None."""
+    try:
+        return type(manager.get_queryset())
+    except Exception:  # noqa: BLE001 - it may want a request, or a tenant.
+        return None
 
 
 def forget_regions(*, setting, **kwargs):
