@@ -31,7 +31,9 @@ A **writer** sets the version to LOCK before its statement (rule *lock*). After
 the commit it moves the clock (rule *clock*), then the version, then deletes
 the payload (rule *drop*). Writes by query do so with the epoch in the
 version's place. In a transaction all of that follows the commit, in one
-on_commit() hook; after a rollback nothing does, and LOCK goes by its timeout.
+on_commit() hook, the first one; after a rollback nothing does, and LOCK goes
+by its timeout. A statement that fails may end the transaction on the server
+without Django knowing: then the hook only releases.
 
 A writer that holds the row's lock in the database may **publish**: set the
 payload before its commit, with the version that its release is going to set.
@@ -81,7 +83,7 @@ import secrets
 import threading
 import time
 import weakref
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from django.conf import settings
 from django.core.cache import caches
@@ -533,6 +535,8 @@ class Read:
             if connection.needs_rollback:
                 return None  # Django says that no query may be run
             if in_transaction(connection):
+                if journal(connection).is_aborted:
+                    return None  # PostgreSQL says so
                 pk = self._ask_own(pk, may_hit)
                 if (
                     self.values is not None
@@ -689,7 +693,8 @@ class Read:
         if in_transaction(self.connection):
             own = journal(self.connection)
             if own.is_written(self.connection, self.region, pk):
-                own.keep(self.connection, self.region, pk, values, self.lookup)
+                row = self.region, pk, values, self.lookup
+                own.keep(self.connection, *row, selected=True)
                 return
         if self.fills:
             with suppress(Unavailable, Garbage):
@@ -892,6 +897,7 @@ class Writes:
         self.locked_all |= other.locked_all
         self.created |= other.created
         other.clear()
+        other.done = True
 
     def doubt(self):
         """
@@ -938,7 +944,7 @@ class Journal:
 
     def __init__(self):
         self.hooks = []
-        self.seen = 0
+        self.is_aborted = False  # by PostgreSQL, after an error
         self.writes = []  # one for each set of savepoints that are open
         self.savepoint_ids = self.savepoints = None
         self.has_ended = False  # one of the writes
@@ -955,7 +961,6 @@ class Journal:
         hooks = connection.run_on_commit
         if (
             hooks is self.hooks
-            and len(hooks) == self.seen
             and connection.savepoint_ids == self.savepoint_ids
             and not self.has_ended
         ):
@@ -963,12 +968,14 @@ class Journal:
         if hooks is not self.hooks:
             # Another transaction; or a savepoint was rolled back, and Django
             # keeps the hooks that survive, in a new list.
-            self.hooks, self.seen = hooks, 0
+            self.hooks = hooks
+            self.is_aborted = False
             self.forget()
-            self.writes = self._new(hooks)
+            self.writes = [
+                hook for _, hook, _ in hooks if type(hook) is Writes and not hook.done
+            ]
             for writes in self.writes:
                 writes.doubt()
-        self.writes += self._new(hooks)
         self.savepoint_ids = list(connection.savepoint_ids)
         savepoints = frozenset(sid for sid in self.savepoint_ids if sid is not None)
         if savepoints != self.savepoints or self.has_ended:
@@ -998,11 +1005,6 @@ class Journal:
                     merged[level].take(writes)
         return list(merged.values())
 
-    def _new(self, hooks):
-        found = [hook for _, hook, _ in hooks[self.seen :] if type(hook) is Writes]
-        self.seen = len(hooks)
-        return found
-
     def current(self, connection):
         """
         Return the Writes that would be rolled back with the next statement.
@@ -1012,7 +1014,11 @@ class Journal:
                 return writes
         writes = Writes(connection, self.savepoints)
         connection.on_commit(writes, robust=True)
-        self.read(connection)
+        if not any(map(is_around_test, connection.atomic_blocks)):
+            # First, for a hook of other code that raises ends all after it.
+            # (Of a test, captureOnCommitCallbacks() wants the last ones.)
+            self.hooks.insert(0, self.hooks.pop())
+        self.writes.append(writes)
         return writes
 
     def next(self):
@@ -1134,9 +1140,10 @@ class Journal:
             writes.doubt()
         self.forget()
 
-    def keep(self, connection, region, pk, values, lookup):
+    def keep(self, connection, region, pk, values, lookup, *, selected=False):
         """
-        Serve this row, which the transaction wrote, without a query.
+        Serve this row, which the transaction wrote, without a query: as it was
+        written, or has been selected since.
 
         Not where the row may not be locked in the database, and others may
         write it.
@@ -1144,9 +1151,16 @@ class Journal:
         if not self.held(connection, region, [pk]):
             return
         writes = self.current(connection)
-        writes.rows[region, pk] = self.next(), memory.pack(values)
+        # A write by query between the INSERT and now may have changed it.
+        sequence = self.next() if selected else self.written(connection, region, pk)
+        writes.rows[region, pk] = sequence, memory.pack(values)
         if lookup is not None:
             writes.hints[region, lookup] = pk
+
+    def written(self, connection, region, pk):
+        """Return the sequence of the last write of a row."""
+        alive = self.read(connection)
+        return max(w.rows[region, pk][0] for w in alive if (region, pk) in w.rows)
 
     def find(self, connection, region, lookup):
         """Return the pk that the lookup leads to, in the overlay."""
@@ -1246,7 +1260,8 @@ def situation(connection):
         settle(connection)
         return True, True
     if connection.vendor == "sqlite":
-        return True, False
+        # A rollback journal lets nobody commit while this transaction reads.
+        return not is_wal(connection), False
     return (is_read_committed(connection),) * 2
 
 
@@ -1258,27 +1273,33 @@ def settle(connection):
         writes()
 
 
-# The isolation level that a PostgreSQL server gives a connection.
-levels = weakref.WeakKeyDictionary()
-
-
 def is_read_committed(connection):
     if connection.vendor == "mysql":
         return connection.isolation_level == "read committed"
     return (
         connection.vendor == "postgresql"
-        and isolation_level(connection.connection) == "read committed"
+        # The server or the role may have another default than Django's.
+        and ask_once(connection, "SHOW transaction_isolation") == "read committed"
     )
 
 
-def isolation_level(raw):
-    if raw not in levels:
-        # Asked of the driver, once per connection, so that it is no query of
-        # the user's. The server or the role may have another default.
-        with raw.cursor() as cursor:
-            cursor.execute("SHOW transaction_isolation")
-            [levels[raw]] = cursor.fetchone()
-    return levels[raw]
+def is_wal(connection):
+    return ask_once(connection, "PRAGMA journal_mode") == "wal"
+
+
+def ask_once(connection, sql):
+    """
+    Return what a server answers, asked of its driver once per connection, so
+    that it is no query of the user's.
+    """
+    raw, answer = getattr(connection, "getorcreateplus_answer", (None, None))
+    if raw is not connection.connection:
+        raw = connection.connection
+        with connection.wrap_database_errors, closing(raw.cursor()) as cursor:
+            cursor.execute(sql)
+            [answer] = cursor.fetchone()
+        connection.getorcreateplus_answer = raw, answer
+    return answer
 
 
 # Writing
@@ -1329,6 +1350,20 @@ def after_inserts(region):
 
 
 def after_rollback(connection):
-    """A statement may have rolled back a part of this transaction."""
+    """A statement may have rolled back a part of this transaction, or all."""
     if in_transaction(connection):
-        journal(connection).doubt(connection)
+        own = journal(connection)
+        own.doubt(connection)
+        own.is_aborted = False
+
+
+def after_error(connection):
+    """
+    A statement failed, and may have ended this transaction on the server.
+
+    PostgreSQL then makes a rollback of its COMMIT, without a word; InnoDB has
+    rolled back already, on a deadlock. Django runs the on_commit() hooks.
+    """
+    if in_transaction(connection):
+        after_rollback(connection)
+        journal(connection).is_aborted = connection.vendor == "postgresql"

@@ -96,6 +96,10 @@ def ignore_conflict(sql):
     return f"{insert} ON CONFLICT DO NOTHING{sql[end:]}"
 
 
+class Conflict(IntegrityError):
+    """PostgreSQL did not insert the row, which is no error to it."""
+
+
 class UpdateGuard:
     """
     Tell the transaction what an error in save() leaves behind.
@@ -180,7 +184,8 @@ class InsertGuard(UpdateGuard):
         self.busy = False  # A savepoint of this guard's own is on its way.
         self.savepoint = None
         self.atomic = None
-        self.on_commit = len(self.connection.run_on_commit)
+        hooks = self.connection.run_on_commit
+        self.last_hook = hooks[-1] if hooks else None
         self.intact = True
         self.hidden = False
 
@@ -213,9 +218,17 @@ class InsertGuard(UpdateGuard):
         undone = self.savepoint is not None or not self.wrote
         self.intact = undone and not is_doomed(self.connection)
         # As a savepoint's rollback does: the object was not created.
-        if len(connection.run_on_commit) > self.on_commit:
+        self.drop_hooks()
+
+    def drop_hooks(self):
+        """Drop the on_commit() hooks behind those that were there before."""
+        hooks = self.connection.run_on_commit
+        count = len(hooks)
+        while count and hooks[count - 1] is not self.last_hook:
+            count -= 1
+        if count < len(hooks):
             # A new list, as Django makes one when it drops hooks.
-            connection.run_on_commit = connection.run_on_commit[: self.on_commit]
+            self.connection.run_on_commit = hooks[:count]
 
     def __call__(self, execute, sql, params, many, context):
         connection = self.connection
@@ -273,7 +286,7 @@ class InsertGuard(UpdateGuard):
             result = execute(ignoring, params, False, context)
         if context["cursor"].rowcount == 0:
             self.rejected = self.hidden = True
-            raise IntegrityError(
+            raise Conflict(
                 f"The new row of {self.table} conflicts with another one. (With ON "
                 "CONFLICT DO NOTHING PostgreSQL doesn't name the constraint.)"
             )

@@ -24,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import (
     DataError,
+    Error,
     IntegrityError,
     ProgrammingError,
     connections,
@@ -33,7 +34,7 @@ from django.db.backends.signals import connection_created
 from django.db.models.signals import class_prepared, post_save
 
 from . import coherence
-from .inserts import READS, begins_with
+from .inserts import READS, Conflict, begins_with
 from .keys import is_exact_pk, pk_text
 from .recording import is_exact
 
@@ -269,6 +270,11 @@ class Index:
                 for other in found:
                     name = quote_name(other._meta.db_table)
                     self.referring.setdefault(name, []).append(watch)
+        # Tables of which Django's spelling tells all that there is to know.
+        self.spelt = {
+            quote_name(model._meta.db_table)
+            for model in apps.get_models(include_auto_created=True)
+        }
         self.names = {}  # a table as raw SQL may spell it: quoted tables
         for name in (*self.parts, *self.referring):
             # Without the schema that a db_table of 'schema"."table' has.
@@ -313,8 +319,15 @@ WORDS = re.compile(
 )
 # It empties the tables that refer to the one that it names.
 TRUNCATE = re.compile(r"\s*TRUNCATE\b.*\bCASCADE\b", re.IGNORECASE | re.DOTALL)
-# It rolls back a part of the transaction that nobody else tells of.
-ROLLBACK = re.compile(r"\b(?:CALL|ROLLBACK)\b", re.IGNORECASE)
+# What it writes is not in its text.
+ROUTINE = re.compile(r"(?:\A|;|\*/)\s*(?:CALL|DO|EXECUTE)\b", re.IGNORECASE)
+# It ends the transaction, or rolls back a part of it.
+ENDS = re.compile(
+    r"\b(?:CALL|COMMIT|ROLLBACK)\b|(?:\A|;|\*/)\s*(?:ABORT|END)\b", re.IGNORECASE
+)
+# Before any other statement MySQL may commit.
+STAYS = ("DELETE", "INSERT", "RELEASE", "REPLACE", "SAVEPOINT", "SET", "UPDATE", "WITH")
+UPSERT = re.compile(r"\bUPDATE\b", re.IGNORECASE)
 MOST_ROWS = 20  # that a statement names; more are written as their whole model
 
 
@@ -326,22 +339,38 @@ class Statements:
 
     def __call__(self, execute, sql, params, many, context):
         connection = context["connection"]
-        if type(sql) is str and sql.startswith("SELECT") and ";" not in sql:
-            self.note_inserted(connection)
-            return execute(sql, params, many, context)
+        try:
+            if type(sql) is str and sql.startswith("SELECT") and ";" not in sql:
+                self.note_inserted(connection)
+                return execute(sql, params, many, context)
+            return self.execute(connection, execute, sql, params, many, context)
+        except Conflict:
+            raise
+        except Error as error:
+            if connection.vendor == "postgresql" or not isinstance(
+                # Elsewhere these undo nothing but their statement.
+                error,
+                (DataError, IntegrityError),
+            ):
+                coherence.after_error(connection)
+            raise
+
+    def execute(self, connection, execute, sql, params, many, context):
         rows, inserts = {}, []
-        text = sql if type(sql) is str else str(sql)  # psycopg's Composed
+        text = text_of(sql, connection)
         known = index(connection)
         write = None if ";" in text else WRITE.match(text)
-        if write is None:
+        if write is None or write[2] not in known.spelt:
             self.note_inserted(connection)
             if ";" in text or not begins_with(text, READS):
                 rows = by_mention(known, connection.alias, text)
-                if ROLLBACK.search(text):
+                if ENDS.search(text) or (
+                    connection.vendor == "mysql" and not begins_with(text, STAYS)
+                ):
                     coherence.after_rollback(connection)
         elif write[1].startswith("INSERT"):
             parts = known.parts.get(write[2], ())
-            if "DO UPDATE" in text or "ON DUPLICATE KEY" in text:
+            if UPSERT.search(text):
                 rows = all_rows((part.watch for part in parts), connection.alias)
             else:
                 inserts = [part for part in parts if part.is_own]
@@ -384,6 +413,15 @@ class Statements:
                 coherence.after_insert(region, pk)
 
 
+def text_of(sql, connection):
+    """Return the text of what a cursor was given to execute."""
+    if isinstance(sql, bytes):
+        return sql.decode(errors="replace")
+    if hasattr(sql, "as_string"):  # psycopg's
+        return sql.as_string(connection.connection)
+    return sql if type(sql) is str else str(sql)
+
+
 def pk_of(instance, model):
     """Return the text of the primary key of the instance's row in a table."""
     opts = model._meta
@@ -400,7 +438,7 @@ def by_mention(known, using, sql):
     """Return what a statement of any form may write, as all_rows()."""
     if not WORDS.search(sql):
         return {}
-    if TRUNCATE.match(sql):
+    if TRUNCATE.match(sql) or ROUTINE.search(sql):
         return all_rows(watched.values(), using)
     watches = []
     for name in known.mentioned(sql):

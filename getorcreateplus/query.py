@@ -149,6 +149,10 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         the cache.
         """
         self._for_write = True
+        if "force_select" in kwargs:
+            # Unless it is a field, Django raises FieldError. (Here, for the
+            # get_or_create() of this queryset takes it.)
+            self.filter(force_select=kwargs["force_select"])
         lookup = self._lookup(kwargs)
         if lookup is None:
             return super().update_or_create(defaults, create_defaults, **kwargs)

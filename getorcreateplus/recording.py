@@ -14,6 +14,7 @@ import functools
 import math
 import re
 import uuid
+import zoneinfo
 from typing import NamedTuple
 
 from django.core.signals import setting_changed
@@ -383,6 +384,13 @@ def check_datetime(field, value, connection):
     # In another zone the clock that is stored may be ambiguous.
     if value.tzinfo is not connection.timezone:
         raise NotExact(field)
+    if value.tzinfo is None and connection.vendor == "postgresql":
+        # It keeps an instant, and has another clock for it where this clock
+        # time was left out, as in spring.
+        zone = zoneinfo.ZoneInfo(connection.timezone_name)
+        instant = value.replace(tzinfo=zone).astimezone(datetime.UTC)
+        if instant.astimezone(zone).replace(tzinfo=None) != value:
+            raise NotExact(field)
     return value
 
 

@@ -150,6 +150,11 @@ class TestGetOrCreate:
         )
         assert (hit.pages, queries) == (5, 0)
 
+    def test_force_select_is_no_option_of_update_or_create(self, model):
+        for objects in (PlainPaper.objects, model.objects):
+            with pytest.raises(FieldError, match="'force_select' into field"):
+                objects.update_or_create(force_select=True, title="a")
+
     def test_unknown_field_is_an_error_as_in_django(self, model):
         with pytest.raises(FieldError) as plain:
             PlainPaper.objects.get_or_create(colour="red")
@@ -345,6 +350,12 @@ class TestQuerySets:
 
 
 class TestModels:
+    def test_field_called_force_select_is_one_of_update_or_create(self):
+        for created in (True, False):
+            assert Ticket.objects.update_or_create(
+                {"seats": 2}, force_select=True, code="A 1"
+            ) == (Ticket(code="A 1"), created)
+
     def test_field_called_force_select_wins(self):
         ticket, created = Ticket.objects.get_or_create(code="A 1", force_select=True)
         assert (created, ticket.force_select) == (True, True)

@@ -553,7 +553,7 @@ RULES = {
         [
             (
                 coherence.Region,
-                "lock",
+                "lock_now",
                 "keys = [self.epoch] if pks is None else map(self.version, pks)",
                 "keys = [self.epoch] if pks is None else []",
             )
@@ -565,7 +565,7 @@ RULES = {
         [
             (
                 coherence.Region,
-                "lock",
+                "lock_now",
                 "keys = [self.epoch] if pks is None else map(self.version, pks)",
                 "keys = [] if pks is None else map(self.version, pks)",
             )

@@ -298,6 +298,14 @@ WRITES = {
         in_form_of_django()
         + ("; UPDATE tests_ship SET size = 9" if can_send_two() else "")
     ),
+    "raw_sql_schema": lambda a, b: execute(
+        f"UPDATE {spelt('tests_ship', schema())} SET size = 9"
+    ),
+    "raw_sql_upsert": lambda a, b: raw_upsert(
+        a.pk, "on conflict (id) do\nupdate set size = 9"
+    ),
+    "prepared": lambda a, b: execute_later("prepared", a.pk),
+    "procedure": lambda a, b: execute_later("procedure", a.pk),
     "raw_sql_multiple": lambda a, b: execute_many(
         "UPDATE tests_ship SET size = %s WHERE id = %s", [(8, a.pk), (9, b.pk)]
     ),
@@ -327,6 +335,51 @@ WRITES = {
     "two_writes": lambda a, b: (save(a, size=8), save(a, size=9)),
     "write_and_query": lambda a, b: (save(a, size=8), Ship.objects.update(size=9)),
 }
+
+
+def spelt(table, *schema):
+    """Return a quoted table, as Django does not spell it."""
+    quote = '"{}"' if connection.vendor != "mysql" else "`{}`"
+    return ".".join(quote.format(name) for name in (*schema, table))
+
+
+def schema():
+    if connection.vendor == "mysql":
+        return connection.settings_dict["NAME"]
+    return "public" if connection.vendor == "postgresql" else "main"
+
+
+def raw_upsert(pk, words):
+    """Insert a row that is there: it gets this size."""
+    if connection.vendor == "mysql":
+        words = "on duplicate\nkey update size = 9"
+    execute(
+        f"INSERT INTO {spelt('tests_ship')} (id, name, size) VALUES (%s, 'x', 1) "
+        + words,
+        [pk],
+    )
+
+
+def execute_later(kind, pk):
+    """Write by a statement whose text does not name the table."""
+    if connection.vendor == "sqlite":
+        return
+    with connection.cursor() as cursor:
+        if kind == "prepared":
+            update = f"UPDATE tests_ship SET size = 9 WHERE id = {pk}"
+            cursor.execute(
+                f"PREPARE s AS {update}"
+                if connection.vendor == "postgresql"
+                else f"PREPARE s FROM '{update}'"
+            )
+            cursor.execute("EXECUTE s")
+            cursor.execute("DEALLOCATE PREPARE s")
+        elif connection.vendor == "postgresql":
+            cursor.execute(
+                "CREATE OR REPLACE PROCEDURE pg_temp.p() LANGUAGE SQL AS "
+                f"'UPDATE tests_ship SET size = 9 WHERE id = {pk}'"
+            )
+            cursor.execute("CALL pg_temp.p()")
 
 
 def in_form_of_django():
@@ -817,6 +870,26 @@ class TestRelations:
     if django.VERSION >= (6, 1):
 
         @committed
+        def test_row_that_the_database_deletes_while_it_is_created(self):
+            Depot, Pallet, Parcel = (  # noqa: N806
+                apps.get_model("tests", name) for name in ("Depot", "Pallet", "Parcel")
+            )
+            pallet = Pallet.objects.create(depot=Depot.objects.create(name="first"))
+
+            def delete_parent(created, **kwargs):
+                if created:
+                    Pallet.objects.filter(pk=pallet.pk).delete()
+
+            with transaction.atomic():
+                post_save.connect(delete_parent, sender=Parcel)
+                try:
+                    Parcel.objects.get_or_create(name="a", defaults={"pallet": pallet})
+                finally:
+                    post_save.disconnect(delete_parent, sender=Parcel)
+                _, created = Parcel.objects.get_or_create(name="a")
+                assert created
+
+        @committed
         @contexts
         def test_on_delete_by_the_database(self, context):
             Depot, Pallet, Parcel = (  # noqa: N806
@@ -970,10 +1043,24 @@ def test_composed_sql(db):
     for statement in (
         sql.SQL("UPDATE {} SET size = 9").format(sql.Identifier("tests_ship")),
         sql.SQL("UPDATE tests_ship SET size = 8"),
+        sql.SQL("\nUPDATE\n{}\nSET size = 7").format(sql.Identifier("tests_ship")),
+        b"\nUPDATE\ntests_ship\nSET size = 6",
     ):
         warm(Ship.objects, name="a")
         execute(statement)
         check((Ship.objects, {"name": "a"}))
+
+
+@pytest.mark.database("mysql")
+def test_ansi_quotes(db):
+    Ship.objects.create(name="a")
+    warm(Ship.objects, name="a")
+    execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')")
+    try:
+        execute('UPDATE "tests_ship" SET "size" = 9')
+    finally:
+        execute("SET SESSION sql_mode = REPLACE(@@sql_mode, 'ANSI_QUOTES', '')")
+    check((Ship.objects, {"name": "a"}))
 
 
 @committed

@@ -55,6 +55,7 @@ PRIVATE = {
     "results_iter": (SQLCompiler, "to see the rows of a SELECT"),
     # The models
     "_base_manager": (Paper, "a generic foreign key asks it"),
+    "_default_manager": (Paper, "the users' manager, for a system check"),
     "_is_pk_set": (Paper, "an unsaved object is Django's error"),
     "_meta": (Paper, "documented in part"),
     "_state": (Paper(), "documented in part"),

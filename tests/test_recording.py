@@ -297,6 +297,19 @@ def test_naive_datetime_without_time_zones_is_known(settings):
     assert exactly(known) == exactly(selected)
 
 
+def test_naive_datetime_that_no_clock_shows(settings):
+    """PostgreSQL keeps the instant, which has another clock time."""
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "Europe/Berlin"
+    left_out = datetime.datetime(2024, 3, 31, 2, 30)  # noqa: DTZ001
+    known, selected = create(Ordinary, datetime=left_out)
+
+    if connection.vendor == "postgresql":
+        assert known is None
+    else:
+        assert exactly(known) == exactly(selected)
+
+
 def test_datetime_of_a_connection_in_another_zone_is_not_known():
     connection.timezone = BERLIN
     try:

@@ -1,17 +1,27 @@
 """Commit, rollback and savepoints, seen from inside and from elsewhere."""
 
+import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.core.cache import caches, close_caches
-from django.db import connection, models, transaction
+from django.db import (
+    DataError,
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    connection,
+    models,
+    transaction,
+)
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.invalidation import region_of
+from getorcreateplus.inserts import Conflict
+from getorcreateplus.invalidation import Statements, region_of
 
-from .models import Ferry, Paper, PlusPaper, Sheet, Ticket, Vessel
+from .models import Ferry, Paper, PlusPaper, Rack, Sheet, Ticket, Vessel
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -41,15 +51,16 @@ def pages(model, title="a"):
 def elsewhere(call):
     """Run call in another thread, with a connection of its own."""
 
-    def run():
-        try:
-            return call()
-        finally:
-            connection.close()
-            close_caches()
-
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result(timeout=20)
+        return pool.submit(in_thread, call).result(timeout=20)
+
+
+def in_thread(call):
+    try:
+        return call()
+    finally:
+        connection.close()
+        close_caches()
 
 
 @committed
@@ -107,7 +118,7 @@ class TestCommit:
         assert pages(model) == (5, 0)
 
     def test_hook_of_other_code_may_read_at_once(self, model):
-        """Its hook comes before the release, and after it."""
+        """Whether it was there before the first write, or came after it."""
         obj, _ = model.objects.get_or_create(title="a")
         seen = []
         with transaction.atomic():
@@ -439,6 +450,173 @@ class TestRowsOfOthers:
 
 
 @committed
+class TestErrors:
+    """Of a transaction that the server has ended, and Django commits."""
+
+    def write(self):
+        Paper.objects.update_or_create(title="a", defaults={"pages": 2})
+        Paper.objects.get_or_create(title="b", defaults={"pages": 2})
+
+    def check_rolled_back(self):
+        for reader in (lambda call: call(), elsewhere):
+            assert reader(lambda: pages(Paper))[0] == 1
+            assert not Paper.objects.filter(title="b").exists()
+        assert elsewhere(lambda: Paper.objects.get_or_create(title="b"))[1]
+
+    @pytest.mark.database("postgresql")
+    @pytest.mark.parametrize("by", ["cursor", "queryset"])
+    def test_error_that_is_caught(self, by):
+        """The COMMIT after it is a ROLLBACK, without a word."""
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic():
+            self.write()
+            with pytest.raises(DataError):
+                if by == "cursor":
+                    connection.cursor().execute("SELECT 1 / 0")
+                else:
+                    Paper.objects.extra(select={"x": "1 / 0"}).first()
+            # No hit either, while Django may ask nothing.
+            with pytest.raises(InternalError):
+                Paper.objects.get_or_create(title="a")
+        self.check_rolled_back()
+
+    @pytest.mark.database("postgresql")
+    def test_savepoint_mends_it(self):
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic():
+            savepoint = connection.savepoint()
+            with pytest.raises(DataError):
+                connection.cursor().execute("SELECT 1 / 0")
+            connection.savepoint_rollback(savepoint)
+            assert pages(Paper) == (1, 0)
+
+    @pytest.mark.database("postgresql")
+    def test_lost_race_is_no_error(self):
+        """What was written before it stays warm."""
+        PlusPaper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic():
+            PlusPaper.objects.get_or_create(title="b", defaults={"pages": 2})
+            with pytest.raises(Conflict):
+                Statements()(
+                    raise_conflict, "INSERT", (), False, {"connection": connection}
+                )
+            assert pages(PlusPaper, "b") == (2, 0)
+        assert pages(PlusPaper, "b") == (2, 0)
+
+    @pytest.mark.database("mysql")
+    def test_deadlock_that_is_caught(self):
+        """InnoDB has rolled all of it back."""
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        first, second = (Rack.objects.create(name=name) for name in "cd")
+        waits, locked = threading.Event(), threading.Event()
+
+        def deadlock():
+            with transaction.atomic():
+                # More rows, so that the other one is the victim.
+                Sheet.objects.bulk_create(Sheet(title=f"{i}") for i in range(50))
+                Rack.objects.select_for_update().get(pk=second.pk)
+                locked.set()
+                assert waits.wait(10)
+                Rack.objects.select_for_update().get(pk=first.pk)
+
+        with ThreadPoolExecutor(1) as pool, transaction.atomic():
+            self.write()
+            Rack.objects.select_for_update().get(pk=first.pk)
+            other = pool.submit(in_thread, deadlock)
+            assert locked.wait(10)
+            waits.set()
+            with pytest.raises(OperationalError, match="1213"):
+                Rack.objects.select_for_update().get(pk=second.pk)
+            other.result(timeout=20)
+        self.check_rolled_back()
+
+    @pytest.mark.database("mysql")
+    def test_statement_that_commits(self):
+        """From then on others may write the row."""
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic(), connection.cursor() as cursor:
+            self.write()
+            cursor.execute("CREATE TABLE tests_other (id integer)")
+            try:
+                elsewhere(lambda: Paper.objects.update(pages=3))
+                assert pages(Paper)[0] == 3
+            finally:
+                cursor.execute("DROP TABLE tests_other")
+
+    @pytest.mark.database("postgresql")
+    def test_commit_by_sql(self):
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with transaction.atomic(), connection.cursor() as cursor:
+            self.write()
+            cursor.execute("commit")
+            elsewhere(lambda: Paper.objects.filter(title="a").update(pages=3))
+            assert pages(Paper)[0] == 3
+        assert pages(Paper)[0] == 3
+
+    @pytest.mark.database("postgresql")
+    def test_lost_connection_raises_an_error_of_django(self):
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with pytest.raises(OperationalError), transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                [pid] = cursor.fetchone()
+            # Nothing has been asked about this connection yet.
+            assert connection.getorcreateplus_answer[0] is not connection.connection
+            elsewhere(
+                lambda: connection.cursor().execute(
+                    "SELECT pg_terminate_backend(%s, 5000)", [pid]
+                )
+            )
+            Paper.objects.get_or_create(title="a")
+        connection.close()
+
+
+def raise_conflict(*args):
+    raise Conflict
+
+
+@committed
+class TestHooks:
+    def test_hook_of_other_code_raises(self):
+        """The rows are released all the same."""
+        obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        other = Sheet.objects.create(title="a")
+
+        def fail():
+            raise Rollback
+
+        with pytest.raises(Rollback), transaction.atomic():
+            transaction.on_commit(fail)
+            obj.pages = 2
+            obj.save()
+            Sheet.objects.update(pages=2)
+        assert (pages(Paper), pages(Paper)) == ((2, 1), (2, 0))
+        assert (pages(Sheet), pages(Sheet)) == ((2, 1), (2, 0))
+        assert other.pk
+
+    def test_lost_race_drops_the_hooks_of_the_loser_alone(self):
+        """Of a create() that failed, not those before it."""
+        ran = []
+        PlusPaper.objects.create(pk=1, title="a")
+        with transaction.atomic():
+            transaction.on_commit(lambda: ran.append("before"))
+            with pytest.raises(IntegrityError):
+                PlusPaper.objects.get_or_create(title="b", defaults={"pk": 1})
+            PlusPaper.objects.get_or_create(title="c")
+            transaction.on_commit(lambda: ran.append("after"))
+        assert ran == ["before", "after"]
+
+    def test_many_hooks_of_other_code(self):
+        ran = []
+        with transaction.atomic():
+            for i in range(30):
+                PlusPaper.objects.get_or_create(title=f"{i}", defaults={"pages": i})
+                transaction.on_commit(lambda i=i: ran.append(i))
+        assert ran == list(range(30))
+        assert pages(PlusPaper, "29") == (29, 0)
+
+
+@committed
 class TestReleases:
     def test_row_that_was_also_written_by_query(self):
         obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
@@ -516,6 +694,25 @@ class TestByHand:
 
 @committed
 class TestIsolation:
+    @pytest.mark.database("sqlite")
+    def test_sqlite_with_a_write_ahead_log(self, tmp_path):
+        """Others commit while this transaction sees what was before."""
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA journal_mode = wal")
+        connection.close()
+        try:
+            with transaction.atomic():
+                assert Paper.objects.get(title="a").pages == 1
+                elsewhere(lambda: Paper.objects.update(pages=2))
+                elsewhere(lambda: [pages(Paper) for _ in range(2)])
+                assert pages(Paper) == (1, 1)
+            assert pages(Paper) == (2, 0)
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA journal_mode = delete")
+            connection.close()
+
     def test_sqlite_fills_only_what_it_created(self):
         Paper.objects.create(title="a", pages=1)
         in_sqlite = connection.vendor == "sqlite"
@@ -688,9 +885,10 @@ class TestManyCreatedRows:
     def create_before(self, hook):
         """Create rows, and have the hook run between the commit and ours."""
         with transaction.atomic():
-            transaction.on_commit(lambda: elsewhere(hook))
             for i in range(6):
                 Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 1})
+            hooks = connection.run_on_commit
+            hooks.insert(0, (set(), lambda: elsewhere(hook), False))
 
     def save_last(self):
         paper = Paper.objects.get(title="5")
