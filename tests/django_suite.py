@@ -186,10 +186,12 @@ def install(name):
 
 
 def excluded(queryset, vendor, version):
-    """Return the ids of the tests that have to fail."""
+    """
+    Return the ids of the tests that may fail, {id: whether they may pass}.
+    """
     path = Path(os.environ["DJANGO_SUITE_EXCLUSIONS"])
     return {
-        test
+        test: exclusion.get("may_pass", False)
         for exclusion in tomllib.loads(path.read_text())["exclusion"]
         if queryset in exclusion["querysets"]
         and vendor in exclusion.get("databases", [vendor])
@@ -205,7 +207,7 @@ def id_of(test):
 class Result(unittest.TextTestResult):
     """Keep failures apart that have to be."""
 
-    excluded = frozenset()
+    excluded = {}
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -255,10 +257,13 @@ class Runner(DiscoverRunner):
         result = super().run_suite(suite, **kwargs)
         wanted = {
             test
-            for test in result.excluded
-            if test in found
-            # One that Django has no more.
-            or any(test.startswith(f"{label}.") for label in self.labels)
+            for test, may_pass in result.excluded.items()
+            if not (may_pass and test in found)
+            and (
+                test in found
+                # One that Django has no more.
+                or any(test.startswith(f"{label}.") for label in self.labels)
+            )
         }
         self.stale = sorted(wanted - result.excluded_failures)
         return result
