@@ -480,14 +480,19 @@ def may_be_created(model, field):
         or getattr(field.remote_field, "parent_link", False)
     ):
         return False
+    if model._meta.label_lower == settings.AUTH_USER_MODEL.lower() and (
+        # Sessions and password reset links ask for users who are gone.
+        field in field.model._meta.pk_fields
+        # changepassword asks for what was typed, and so do logins.
+        or field.name == getattr(model, "USERNAME_FIELD", None)
+    ):
+        return False
     return field not in field.model._meta.pk_fields or not (
         isinstance(field, models.AutoField)  # The database generates it,
         or field.has_default()  # or Django does,
         or field.has_db_default()  # or the database again.
         # The parent's, in multi-table inheritance: as for parent_link.
         or field.model is not model._meta.concrete_model
-        # Sessions and password reset links ask for users who are gone.
-        or model._meta.label_lower == settings.AUTH_USER_MODEL.lower()
     )
 
 

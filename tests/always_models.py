@@ -312,6 +312,16 @@ class AlwaysUser(AbstractBaseUser):
     USERNAME_FIELD = "email"
 
 
+class AlwaysMember(AbstractBaseUser):
+    """Swapped in by some tests. The user name is not the primary key."""
+
+    name = models.CharField(max_length=40, unique=True)
+
+    objects = UserManager()
+
+    USERNAME_FIELD = "name"
+
+
 class AnimalQuerySet(
     AlwaysGetOrCreateMixin, NonAtomicGetOrCreateMixin, InheritanceQuerySet
 ):

@@ -28,6 +28,7 @@ from .models import (
     AlwaysGenre,
     AlwaysLabel,
     AlwaysLanguage,
+    AlwaysMember,
     AlwaysMood,
     AlwaysRuleCatalogue,
     AlwaysShelf,
@@ -276,6 +277,12 @@ class TestUsers:
         with pytest.raises(CommandError, match="user 'xx' does not exist"):
             call_command("changepassword", "xx")
         assert not AlwaysUser.objects.exists()
+
+    def test_changepassword_where_the_name_is_not_the_primary_key(self, settings):
+        settings.AUTH_USER_MODEL = "tests.AlwaysMember"
+        with pytest.raises(CommandError, match="user 'xx' does not exist"):
+            call_command("changepassword", "xx")
+        assert not AlwaysMember.objects.exists()
 
 
 class TestSerializers:

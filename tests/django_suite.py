@@ -1,0 +1,284 @@
+"""
+Django's own tests, with the querysets of this package under its models.
+
+A project that has none but this package's managers is made by two names: what
+``models.Manager`` and ``models.QuerySet`` mean. They are replaced before any
+model is there, so that the managers that Django adds, those that the tests
+declare, and the managers and querysets that they and Django's apps derive, are
+this package's. Base managers stay Django's, as they would in that project, and
+nothing else is touched: neither Django's code, nor a test.
+
+A test that fails is either listed in django_suite_exclusions.toml, with the
+sentence of the README that it contradicts, or a bug. A test that is listed has
+to fail, or else the list is out of date: that fails the run, too.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import unittest
+from contextlib import contextmanager
+from pathlib import Path
+
+import django
+from django.test.runner import DiscoverRunner
+from django.test.utils import iter_test_cases
+
+ROOT = Path(__file__).resolve().parent.parent
+QUERYSETS = [
+    "QuerySet",  # Django's: which tests fail without this package?
+    "CachedQuerySet",
+    "NonAtomicQuerySet",
+    "AlwaysQuerySet",
+    "PlusQuerySet",
+]
+# Of Django's tests: those about creating, transactions and locking ...
+WRITING = [
+    "async",
+    "bulk_create",
+    "get_or_create",
+    "many_to_many",
+    "many_to_one",
+    "multiple_database",
+    "one_to_one",
+    "select_for_update",
+    "transaction_hooks",
+    "transactions",
+    "update",
+]
+# ... and about all else that goes through managers, or writes rows.
+MODULES = [
+    *WRITING,
+    "admin_views",
+    "auth_tests",
+    "basic",
+    "composite_pk",
+    "constraints",
+    "contenttypes_tests",
+    "custom_managers",
+    "custom_pk",
+    "defer",
+    "delete",
+    "fixtures",
+    "generic_relations",
+    "m2m_through",
+    "model_forms",
+    "model_inheritance",
+    "prefetch_related",
+    "proxy_models",
+    "serializers",
+    "sessions_tests",
+    "signals",
+    "sites_tests",
+]
+
+
+def main(args=None):
+    options = parse(args)
+    with source(options) as directory:
+        tests = directory / "tests"
+        command = [sys.executable, "runtests.py", "--noinput"]
+        command += ["--settings", "tests.django_suite_settings"]
+        command += ["--parallel", str(options.parallel), *options.labels]
+        return subprocess.run(
+            command,
+            cwd=tests,
+            env=environment(options),
+            stdin=subprocess.DEVNULL,  # nobody is asked
+            check=False,
+        ).returncode
+
+
+def parse(args):
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.django_suite",
+        description="Run the tests of the installed Django on this package's "
+        "querysets. Exit with 1 when another test fails than those that are listed, "
+        "or one of those does not.",
+    )
+    add = parser.add_argument
+    add("--queryset", choices=QUERYSETS, default="PlusQuerySet", help="(PlusQuerySet)")
+    add("--database", metavar="URL", help="instead of DATABASE_URL, or SQLite")
+    add("--cache", metavar="URL", help="instead of CACHE_URL, or LocMemCache")
+    add("--parallel", metavar="N", type=int, default=1, help="processes (1)")
+    add(
+        "--source",
+        metavar="DIRECTORY",
+        type=Path,
+        help="an unpacked sdist of the installed Django",
+    )
+    add(
+        "--download",
+        metavar="DIRECTORY",
+        type=Path,
+        help="where to keep Django's sdist (otherwise it is downloaded each time)",
+    )
+    add(
+        "--exclusions",
+        metavar="FILE",
+        type=Path,
+        default=Path(__file__).with_name("django_suite_exclusions.toml"),
+        help="the list of tests that have to fail (that beside this module)",
+    )
+    add(
+        "labels",
+        nargs="*",
+        help="modules of Django's tests, or parts of them; 'writing' is all about "
+        f"creating, transactions and locking ({' '.join(MODULES)})",
+    )
+    options = parser.parse_args(args)
+    if options.labels == ["writing"]:
+        options.labels = WRITING
+    options.labels = options.labels or MODULES
+    return options
+
+
+@contextmanager
+def source(options):
+    """Unpack the sdist of the installed Django, which has its tests."""
+    if options.source:
+        yield options.source.resolve()
+        return
+    version = django.get_version()
+    with tempfile.TemporaryDirectory() as temporary:
+        archive = f"django-{version}.tar.gz"
+        downloads = options.download or Path(temporary)
+        if not (downloads / archive).exists():
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            command += ["--no-binary", ":all:", f"Django=={version}"]
+            subprocess.run([*command, "--dest", downloads], check=True)
+        with tarfile.open(downloads / archive) as tar:
+            tar.extractall(temporary, filter="data")
+        yield Path(temporary) / f"django-{version}"
+
+
+def environment(options):
+    # The coverage of a run of pytest is none of Django's tests'.
+    env = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+    env["PYTHONPATH"] = str(ROOT)
+    env["PYTHONUNBUFFERED"] = "1"  # unittest writes to stderr
+    env["DJANGO_SUITE_QUERYSET"] = options.queryset
+    env["DJANGO_SUITE_EXCLUSIONS"] = str(options.exclusions.resolve())
+    urls = {"DATABASE_URL": options.database, "CACHE_URL": options.cache}
+    return env | {name: url for name, url in urls.items() if url}
+
+
+# In the process of Django's runtests.py
+
+
+def install(name):
+    """Have new models get the manager that belongs to a queryset class."""
+    if name == "QuerySet":
+        return
+    from django.db import models
+
+    # It is the settings that are being imported here.
+    import getorcreateplus
+
+    manager = getattr(getorcreateplus, name.replace("QuerySet", "Manager"))
+    models.QuerySet = getattr(getorcreateplus, name)
+    models.Manager = manager
+    models.base.Manager = manager  # what a model without a manager gets
+
+
+def excluded(queryset, vendor, version):
+    """
+    Return the ids of the tests that may fail, {id: whether they may pass}.
+    """
+    path = Path(os.environ["DJANGO_SUITE_EXCLUSIONS"])
+    return {
+        test: exclusion.get("may_pass", False)
+        for exclusion in tomllib.loads(path.read_text())["exclusion"]
+        if queryset in exclusion["querysets"]
+        and vendor in exclusion.get("databases", [vendor])
+        and version in exclusion.get("django", [version])
+        for test in exclusion["tests"]
+    }
+
+
+def id_of(test):
+    return getattr(test, "test_case", test).id()  # of a subtest: its test's
+
+
+class Result(unittest.TextTestResult):
+    """Keep failures apart that have to be."""
+
+    excluded = {}
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.excluded_failures = set()
+
+    def _is_excluded(self, test):
+        if id_of(test) not in self.excluded:
+            return False
+        self.excluded_failures.add(id_of(test))
+        return True
+
+    def addError(self, test, err):  # noqa: N802
+        if not self._is_excluded(test):
+            super().addError(test, err)
+
+    def addFailure(self, test, err):  # noqa: N802
+        if not self._is_excluded(test):
+            super().addFailure(test, err)
+
+    def addSubTest(self, test, subtest, err):  # noqa: N802
+        if err is None or not self._is_excluded(test):
+            super().addSubTest(test, subtest, err)
+
+
+class Runner(DiscoverRunner):
+    def get_resultclass(self):
+        from django.db import connection
+
+        return type(
+            "Result",
+            (Result,),
+            {
+                "excluded": excluded(
+                    os.environ["DJANGO_SUITE_QUERYSET"],
+                    connection.vendor,
+                    ".".join(map(str, django.VERSION[:2])),
+                )
+            },
+        )
+
+    def run_tests(self, test_labels, **kwargs):
+        self.labels = test_labels
+        return super().run_tests(test_labels, **kwargs)
+
+    def run_suite(self, suite, **kwargs):
+        found = {test.id() for test in iter_test_cases(suite)}
+        result = super().run_suite(suite, **kwargs)
+        wanted = {
+            test
+            for test, may_pass in result.excluded.items()
+            if not (may_pass and test in found)
+            and (
+                test in found
+                # One that Django has no more.
+                or any(test.startswith(f"{label}.") for label in self.labels)
+            )
+        }
+        self.stale = sorted(wanted - result.excluded_failures)
+        return result
+
+    def suite_result(self, suite, result, **kwargs):
+        for test in self.stale:
+            print(f"STALE EXCLUSION: {test} does not fail.")
+        failed = super().suite_result(suite, result, **kwargs)
+        print(
+            f"{os.environ['DJANGO_SUITE_QUERYSET']}: {result.testsRun} tests, "
+            f"{len(result.skipped)} skipped, {len(result.excluded_failures)} failed "
+            f"as listed, {failed} failed, {len(self.stale)} stale exclusions."
+        )
+        return failed + len(self.stale) + (result.testsRun == 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
