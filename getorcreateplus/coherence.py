@@ -988,6 +988,20 @@ class Journal:
             self.forget_rows(alive)
         self.current(connection).rows[region, pk] = self.next(), None
 
+    def note_inserted(self, connection, region, pks):
+        """This transaction has inserted these rows, in one statement."""
+        alive = self.read(connection)
+        for writes in alive:
+            for pk in pks:
+                writes.created.pop((region, pk), None)
+        if sum(len(writes.rows) for writes in alive) + len(pks) > conf.OVERLAY_ROWS:
+            self.forget_rows(alive)
+            self.note_query(connection, region)
+            return
+        rows = self.current(connection).rows
+        for pk in pks:
+            rows[region, pk] = self.next(), None
+
     def forget_rows(self, alive):
         """Keep in memory that the models were written, not which rows."""
         for writes in alive:
@@ -1088,6 +1102,15 @@ class Journal:
         writes.rows[region, pk] = self.next(), memory.pack(values)
         if lookup is not None:
             writes.hints[region, lookup] = pk
+
+    def keep_inserted(self, connection, region, inserted):
+        """As keep(), for (row, pk, values) that have just been inserted."""
+        writes = self.current(connection)
+        for row, pk, values in inserted:
+            if (region, pk) in writes.rows:
+                writes.rows[region, pk] = self.next(), memory.pack(values)
+                if row.lookup is not None:
+                    writes.hints[region, row.lookup] = pk
 
     def find(self, connection, region, lookup):
         """Return the pk that the lookup leads to, in the overlay."""
@@ -1227,10 +1250,16 @@ def after_insert(region, pk):
     journal(connection).note(connection, region, pk)
 
 
-def after_inserts(region):
-    """This transaction inserted rows whose primary keys are not known."""
+def after_inserts(region, pks=None):
+    """
+    This transaction inserted rows by one statement, of these primary keys;
+    None where they are not known.
+    """
     connection = connections[region.using]
-    journal(connection).note_query(connection, region)
+    if pks is None:
+        journal(connection).note_query(connection, region)
+    else:
+        journal(connection).note_inserted(connection, region, pks)
 
 
 def before_query(region):
