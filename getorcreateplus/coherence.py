@@ -1048,6 +1048,21 @@ class Journal:
         """Nobody knows whether the statement found these rows to lock them."""
         self.current(connection).held -= {(region, pk) for pk in pks}
 
+    def note_inserted(self, connection, region, pks):
+        """This transaction has inserted these rows, in one statement."""
+        alive = self.read(connection)
+        for writes in alive:
+            for pk in pks:
+                writes.created.pop((region, pk), None)
+        if sum(len(writes.rows) for writes in alive) + len(pks) > conf.OVERLAY_ROWS:
+            self.forget_rows(alive)
+            self.note_query(connection, region)
+            return
+        writes = self.current(connection)
+        writes.rows |= {(region, pk): (self.next(), None) for pk in pks}
+        if region.one_table:
+            writes.held |= {(region, pk) for pk in pks}
+
     def forget_rows(self, alive):
         """Keep in memory that the models were written, not which rows."""
         for writes in alive:
@@ -1161,6 +1176,16 @@ class Journal:
         """Return the sequence of the last write of a row."""
         alive = self.read(connection)
         return max(w.rows[region, pk][0] for w in alive if (region, pk) in w.rows)
+
+    def keep_inserted(self, connection, region, inserted):
+        """As keep(), for (row, pk, values) that have just been inserted."""
+        writes = self.current(connection)
+        for row, pk, values in inserted:
+            if (region, pk) in writes.held:
+                sequence, _ = writes.rows[region, pk]
+                writes.rows[region, pk] = sequence, memory.pack(values)
+                if row.lookup is not None:
+                    writes.hints[region, row.lookup] = pk
 
     def find(self, connection, region, lookup):
         """Return the pk that the lookup leads to, in the overlay."""
@@ -1343,10 +1368,16 @@ def after_insert(region, pk):
     journal(connection).note(connection, region, pk)
 
 
-def after_inserts(region):
-    """This transaction inserted rows whose primary keys are not known."""
+def after_inserts(region, pks=None):
+    """
+    This transaction inserted rows by one statement, of these primary keys;
+    None where they are not known.
+    """
     connection = connections[region.using]
-    journal(connection).note_query(connection, region)
+    if pks is None:
+        journal(connection).note_query(connection, region)
+    else:
+        journal(connection).note_inserted(connection, region, pks)
 
 
 def after_rollback(connection):

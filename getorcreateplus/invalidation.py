@@ -15,6 +15,7 @@ Only an INSERT does not tell its row: post_save does.
 
 import re
 import threading
+from contextlib import contextmanager, nullcontext
 
 from django.apps import apps
 from django.conf import settings
@@ -336,6 +337,7 @@ class Statements:
 
     def __init__(self):
         self.inserted = []  # (model, region); nobody knows yet which rows
+        self.in_batch = False  # the INSERT is one whose rows are told after it
 
     def __call__(self, execute, sql, params, many, context):
         connection = context["connection"]
@@ -370,7 +372,7 @@ class Statements:
                     coherence.after_rollback(connection)
         elif write[1].startswith("INSERT"):
             parts = known.parts.get(write[2], ())
-            if UPSERT.search(text):
+            if UPSERT.search(text) and not self.in_batch:
                 rows = all_rows((part.watch for part in parts), connection.alias)
             else:
                 inserts = [part for part in parts if part.is_own]
@@ -386,7 +388,9 @@ class Statements:
                 model = part.watch.model
                 for region in part.watch.all_regions(connection.alias):
                     self.inserted.append((model, region))
-            if many or "), (" in text or " VALUES (" not in text:
+            if not self.in_batch and (
+                many or "), (" in text or " VALUES (" not in text
+            ):
                 self.note_inserted(connection)  # several rows
         return result
 
@@ -411,6 +415,23 @@ class Statements:
                 coherence.after_inserts(region)
             else:
                 coherence.after_insert(region, pk)
+
+    @contextmanager
+    def batch(self, connection, model, pks):
+        """
+        Send one INSERT of new rows of the model, whose primary keys are in the
+        list by the end of the block.
+        """
+        self.note_inserted(connection)
+        self.in_batch = True
+        try:
+            yield
+        finally:
+            self.in_batch = False
+        inserted, self.inserted = self.inserted, []
+        known = pks if None not in pks else None
+        for other, region in inserted:
+            coherence.after_inserts(region, known if other is model else None)
 
 
 def text_of(sql, connection):
@@ -537,6 +558,14 @@ def statements_of(connection):
     return next(
         (each for each in connection.execute_wrappers if type(each) is Statements), None
     )
+
+
+def batch_of_inserts(connection, model, pks):
+    """As Statements.batch()."""
+    statements = statements_of(connection)
+    if statements is None:
+        return nullcontext()
+    return statements.batch(connection, model._meta.concrete_model, pks)
 
 
 def after_save(instance, created, using, **kwargs):

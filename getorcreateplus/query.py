@@ -1,6 +1,7 @@
 from contextlib import nullcontext
 from functools import partial, wraps
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -11,6 +12,7 @@ from django.db.models.sql import Query
 from django.db.models.utils import resolve_callables
 
 from . import coherence, keys
+from .bulk import Bulk, batched
 from .inserts import (
     InsertGuard,
     UpdateGuard,
@@ -20,6 +22,7 @@ from .inserts import (
     share_lock,
 )
 from .invalidation import region_of
+from .many import ReadMany
 from .payload import layout, load
 from .recording import Recording, RecordingIterable
 
@@ -57,6 +60,45 @@ class GetOrCreateBase:
 
     update_or_create.alters_data = True
 
+    def bulk_get_or_create(self, objs, unique_fields=None, batch_size=None):
+        """
+        Look up all objects, creating those that are missing, by a few
+        statements. As bulk_create(), do *not* call save(), and do not send any
+        pre/post_save signals.
+
+        ``objs`` are unsaved instances, or mappings, whose values may be
+        callables, as those of defaults. ``unique_fields`` names the fields
+        that identify an object; by default they are those of the one unique
+        constraint all of whose fields the first object has.
+
+        Return a list of tuples (object, created), in the order of ``objs``.
+        Equal objects are one, created for the first.
+        """
+        self._for_write = True
+        return self._bulk(unique_fields, batch_size).run(list(objs))
+
+    bulk_get_or_create.alters_data = True
+
+    def ibulk_get_or_create(self, objs, unique_fields=None, batch_size=None):
+        """
+        As bulk_get_or_create(), but yield the tuples, and consume ``objs``, as
+        it goes: batch by batch, each a transaction of its own.
+        """
+        self._for_write = True
+        bulk, start = self._bulk(unique_fields, batch_size), 0
+        for batch in batched(objs, bulk.batch_size):
+            yield from bulk.run(batch, start)
+            start += len(batch)
+
+    ibulk_get_or_create.alters_data = True
+
+    async def abulk_get_or_create(self, objs, unique_fields=None, batch_size=None):
+        return await sync_to_async(self.bulk_get_or_create)(
+            objs, unique_fields, batch_size
+        )
+
+    abulk_get_or_create.alters_data = True
+
     def _get_or_create_row(self, defaults, kwargs):
         """Ask the database: stock Django, unless a mixin knows better."""
         self._for_write = True
@@ -67,6 +109,29 @@ class GetOrCreateBase:
     def _update_or_create_row(self, defaults, create_defaults, kwargs):
         """As _get_or_create_row(), for update_or_create()."""
         return super().update_or_create(defaults, create_defaults, **kwargs)
+
+    def _bulk(self, unique_fields, batch_size):
+        whole = yields_whole_rows(self)
+        return Bulk(self, unique_fields, batch_size, whole=whole)
+
+    def _bulk_atomic(self):
+        """Return what is around the INSERTs of bulk_get_or_create()."""
+        return transaction.atomic(using=self.db)
+
+    def _read_many(self):
+        """Return a ReadMany of this queryset's rows, None without a cache."""
+
+    def _instance(self, using, values):
+        """Return the instance that a SELECT would yield."""
+        obj = load(self.model, using, values)
+        if hasattr(self, "_fetch_mode"):  # Django 6.1
+            obj._state.fetch_mode = self._fetch_mode
+        # As ModelIterable does.
+        for field, instances in self._known_related_objects.items():
+            related = instances.get(field.get_local_related_value(obj)[0])
+            if related is not None:
+                setattr(obj, field.name, related)
+        return obj
 
     def _find(self, **kwargs):
         """The get() of get_or_create(), which must not create by itself."""
@@ -217,6 +282,21 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         )
         return read, pk
 
+    def _read_many(self):
+        region = region_of(self)
+        if region is None:
+            return None
+        columns = layout(self.model)
+        read = coherence.Read(
+            region,
+            coherence.stores[self.key_cache_alias],
+            None,
+            columns.fingerprint,
+            None,
+            self.local_timeout,
+        )
+        return ReadMany(read, columns)
+
     def _recorded(self, recording):
         """Return a copy whose rows and writes are noted."""
         queryset = self._clone()
@@ -252,18 +332,6 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         index, opts = layout(self.model).index, self.model._meta
         pk = {f.attname: values[index[f.attname]] for f in opts.pk_fields}
         return keys.pk_text(opts, pk)
-
-    def _instance(self, using, values):
-        """Return the instance that a SELECT would yield."""
-        obj = load(self.model, using, values)
-        if hasattr(self, "_fetch_mode"):  # Django 6.1
-            obj._state.fetch_mode = self._fetch_mode
-        # As ModelIterable does.
-        for field, instances in self._known_related_objects.items():
-            related = instances.get(field.get_local_related_value(obj)[0])
-            if related is not None:
-                setattr(obj, field.name, related)
-        return obj
 
 
 NEW_QUERY = Query(None).__dict__.keys()
@@ -596,6 +664,12 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
         # error that would tell is not known. With a savepoint: either this
         # creates the row, or it raises that error.
         return super()._get_or_create_row(defaults, kwargs)
+
+    def _bulk_atomic(self):
+        using = self.db
+        if can_guard(using) and connections[using].in_atomic_block:
+            return UpdateGuard(using)
+        return super()._bulk_atomic()
 
     def _find_row(self, kwargs):
         if self.query.select_for_update:

@@ -10,6 +10,7 @@ USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [
+    "bulk",
     "gazetteer",
     "plain",
 ]

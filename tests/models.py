@@ -4,6 +4,7 @@ same fields otherwise.
 """
 
 from .always_models import *  # noqa: F403
+from .bulk_models import *  # noqa: F403
 from .cached_models import *  # noqa: F403
 from .invalidation_models import *  # noqa: F403
 from .nonatomic_models import *  # noqa: F403

@@ -151,6 +151,32 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
         assert set(section) <= set(texts)
 
 
+def test_batches(benchmark):
+    result = benchmark(
+        *("--rounds", "1", "--only", "bulk", "bulk-hit"),
+        *("bulk-by-hand", "nonatomic", "plus", "local"),
+    )
+    assert result.stderr == ""
+    found = sections(
+        result.stdout.partition("==")[1] + result.stdout.partition("==")[2]
+    )
+    batches = found["10,000 rows in a transaction, half of them there"]
+    by_hand, nonatomic, plus = (
+        [number(cell) for cell in batches[label][2:4]]
+        for label in (
+            "bulk_create(ignore_conflicts=True)",
+            "NonAtomicManager",
+            "PlusManager",
+        )
+    )
+    assert nonatomic == [plus[0], 0]
+    assert nonatomic[0] < by_hand[0]
+    assert plus[1] <= 25
+    hits = found["10,000 rows that the cache knows, plain: in_bulk()"]
+    assert hits["PlusManager"][2:4] == ["0", "10"]
+    assert hits["local_timeout = 60"][2:4] == ["0", "0"]
+
+
 def test_package_that_fails_is_left_out(benchmark, tmp_path):
     """One needs another cache, and one always answers with the last row."""
     (tmp_path / "hidden" / "cacheops.py").write_text("")

@@ -219,9 +219,31 @@ def create_in_transaction(stage, number):
         read(stage, number, WARM)
 
 
-def read(stage, number, lookup):
+def warm_read_in_bulk(stage, number):
+    read(stage, number, WARM, in_bulk=True)
+
+
+def cold_read_in_bulk(stage, number):
+    read(stage, number, COLD, in_bulk=True)
+
+
+def create_in_bulk_in_transaction(stage, number):
+    with transaction.atomic():
+        read(stage, number, WARM, in_bulk=True)
+
+
+def create_in_bulk_and_roll_back(stage, number):
+    try:
+        with transaction.atomic():
+            read(stage, -number, WARM, in_bulk=True)
+            raise Rollback
+    except Rollback:
+        pass
+
+
+def read(stage, number, lookup, *, in_bulk=False):
     gate(("returned", False))
-    stage.read(number, lookup)
+    stage.read(number, lookup, in_bulk=in_bulk)
 
 
 def read_own(stage, number):
@@ -322,13 +344,18 @@ class Stage:
         if start == "evicted":
             self.evict(self.region.payload("1"))
 
-    def read(self, number, lookup):
+    def read(self, number, lookup, *, in_bulk):
         before = list(self.returned)
         actor = threading.current_thread()
         statements = actor.statements
-        obj, created = self.model.objects.get_or_create(
-            defaults={"value": number}, **lookup
-        )
+        if in_bulk:
+            [(obj, created)] = self.model.objects.bulk_get_or_create(
+                [{**lookup, "value": number}], unique_fields=list(lookup)
+            )
+        else:
+            obj, created = self.model.objects.get_or_create(
+                defaults={"value": number}, **lookup
+            )
         expect(
             not created or obj.value == number, f"created {obj.value} and not {number}"
         )
@@ -498,6 +525,41 @@ def test_every_order_around_rows_that_are_told_together(stage, batch, monkeypatc
     explored(stage, jobs, start="absent")
 
 
+READERS_IN_BULK = [warm_read_in_bulk, cold_read_in_bulk]
+
+
+@pytest.mark.parametrize("start", ["warm", "evicted", "empty"])
+@pytest.mark.parametrize("writer", [*WRITERS, rename])
+def test_every_order_of_a_writer_and_two_batches(stage, writer, start):
+    empty = [cold_read_in_bulk, cold_read_in_bulk]
+    readers = empty if start == "empty" else READERS_IN_BULK
+    explored(stage, [writer, *readers], start=start)
+
+
+@pytest.mark.parametrize("writer", [save_in_transaction, publish, update])
+def test_every_order_of_a_batch_whose_rows_have_a_cache_of_their_own(far_stage, writer):
+    explored(far_stage, [writer, warm_read_in_bulk, cold_read], start="evicted")
+
+
+@pytest.mark.parametrize("writer", [save, save_in_transaction, update])
+def test_killed_writer_hides_nothing_from_a_batch(stage, writer):
+    explored(stage, [writer, warm_read_in_bulk], mortal={writer.__name__})
+
+
+@pytest.mark.parametrize(
+    "writer", [create, create_in_bulk_in_transaction, warm_read_in_bulk]
+)
+def test_every_order_of_batches_that_create(stage, writer):
+    jobs = [writer, create_in_bulk_and_roll_back, cold_read_in_bulk]
+    explored(stage, jobs, start="absent")
+
+
+@pytest.mark.parametrize("writer", [save, publish, update])
+def test_every_order_around_a_batch_that_creates(stage, writer):
+    jobs = [create_in_bulk_in_transaction, writer, cold_read, warm_read]
+    explored(stage, jobs, start="absent")
+
+
 OTHER_WRITERS = [
     save_and_read,
     publish_twice,
@@ -507,10 +569,13 @@ OTHER_WRITERS = [
     roll_back,
     publish_and_roll_back,
     create_and_roll_back,
+    create_in_bulk_and_roll_back,
     roll_back_to_savepoint,
 ]
 OTHERS = [
     *READERS,
+    *READERS_IN_BULK,
+    create_in_bulk_in_transaction,
     read_in_transaction,
     create_in_transaction,
     evict_payload,

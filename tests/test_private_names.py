@@ -12,12 +12,13 @@ from django.db import connection, models, transaction
 from django.db.models.expressions import Col
 from django.db.models.lookups import Exact
 from django.db.models.query import QuerySet
-from django.db.models.sql.compiler import SQLCompiler
+from django.db.models.sql import InsertQuery
+from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler
 from django.db.models.sql.where import WhereNode
 
 import getorcreateplus
 
-from .models import Paper
+from .models import Paper, Shelf
 
 QUERYSET = QuerySet(Paper)
 QUERY = QUERYSET.query
@@ -32,6 +33,7 @@ PRIVATE = {
     "_hints": (QUERYSET, "the instance of a related manager"),
     "_iterable_class": (QUERYSET, "not values(), and to see the rows of a SELECT"),
     "_known_related_objects": (QUERYSET, "obj.parent of a related manager's hit"),
+    "_prepare_for_bulk_create": (QUERYSET, "primary keys that Django makes"),
     "_prefetch_related_lookups": (QUERYSET, "a hit has nothing prefetched"),
     "_result_cache": (QUERYSET, "the rows of a prefetched related manager"),
     # The query
@@ -53,12 +55,27 @@ PRIVATE = {
     "negated": (WhereNode(), "the filters that belong to a lookup"),
     "bilateral_transforms": (Exact(Col("paper", OPTS.pk), 1), "plain equality"),
     "results_iter": (SQLCompiler, "to see the rows of a SELECT"),
+    # An INSERT of many rows
+    "insert_values": (InsertQuery, "the rows of an INSERT"),
+    "as_sql": (SQLInsertCompiler, "its SQL, without what becomes of conflicts"),
+    "apply_converters": (SQLInsertCompiler, "what RETURNING returns"),
+    "get_converters": (SQLInsertCompiler, "what RETURNING returns"),
+    "bulk_batch_size": (connection.ops, "how many rows an INSERT can have"),
+    "has_bulk_insert": (type(connection.features), "whether it can have several"),
+    "max_query_params": (type(connection.features), "how many keys a SELECT can have"),
+    "can_return_rows_from_bulk_insert": (type(connection.features), "RETURNING"),
+    # Related managers
+    "source_field": (Shelf(pk=1).labels, "which many-to-many manager it was"),
     # The models
     "_base_manager": (Paper, "a generic foreign key asks it"),
     "_default_manager": (Paper, "the users' manager, for a system check"),
     "_is_pk_set": (Paper, "an unsaved object is Django's error"),
     "_meta": (Paper, "documented in part"),
     "_state": (Paper(), "documented in part"),
+    "_property_names": (OPTS, "create() takes properties as well"),
+    "db_returning_fields": (OPTS, "what the database makes of a new row"),
+    "private_fields": (OPTS, "the generic foreign keys of a model"),
+    "total_unique_constraints": (OPTS, "the fields that identify a row"),
     "_non_pk_concrete_field_names": (OPTS, "the update_fields of update_or_create()"),
     "all_parents": (OPTS, "the tables that hold a row"),
     "concrete_fields": (OPTS, "the columns of a row, as from_db() takes them"),

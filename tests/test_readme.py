@@ -19,7 +19,7 @@ def run(*args):
 def test_examples_do_what_their_comments_promise():
     result = run()
     assert result.stderr == ""
-    assert result.stdout == "8 promises kept\n"
+    assert result.stdout == "9 promises kept\n"
 
 
 def test_broken_promise_is_noticed(tmp_path):

@@ -113,6 +113,24 @@ def test_demo_shows_both_sides_and_finds_them_equal(demo):
     check_demo_of_300_cities(demo("--cities", "300"))
 
 
+def test_demo_in_bulk(demo):
+    result = demo("--cities", "300", "--bulk")
+    assert result.stderr == ""
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[-1] == (
+        "All imports are equal, row by row: 7 continents, 252 countries, 91 time "
+        "zones, 201 regions, 300 cities, 297 alternate names."
+    )
+    columns = re.findall(
+        r"^│ (queries|savepoint statements) +│ .* │ +(\d+) │ +[\d.]+ │$",
+        result.stdout,
+        re.MULTILINE,
+    )
+    statements = dict(columns)
+    assert int(statements["queries"]) < 40
+    assert statements["savepoint statements"] == "0"
+
+
 @pytest.mark.database("postgresql", "mysql")
 def test_demo_on_the_services_of_this_test_run(demo, services):
     check_demo_of_300_cities(demo("--cities", "300", *services))

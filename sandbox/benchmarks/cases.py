@@ -33,8 +33,11 @@ OPERATIONS = {
     "update_or_create": Operation("update_or_create() of a row that exists", 50),
     "save": Operation("save() of a row that the cache knows", 50),
     "update": Operation("update() of 10,000 rows", 1),
+    "bulk": Operation("10,000 rows in a transaction, half of them there", 1),
+    "bulk-hit": Operation("10,000 rows that the cache knows, plain: in_bulk()", 1),
 }
-EACH = [name for name in OPERATIONS if name != "large"]
+EACH = [name for name in OPERATIONS if name not in ("large", "bulk", "bulk-hit")]
+BULK = ["bulk", "bulk-hit"]
 CREATES = ["create", "autocommit"]
 
 OURS = "getorcreateplus"
@@ -44,13 +47,20 @@ FLOORS = ("floor", "by-hand")
 CONTENDERS = {
     "plain": Contender("plain Django", "plain", [*OPERATIONS]),
     "by-hand": Contender("get(), create() by hand", "plain", CREATES),
-    "cached": Contender("CachedManager", OURS, [*OPERATIONS], FLOORS),
-    "nonatomic": Contender("NonAtomicManager", OURS, EACH, ("by-hand",)),
+    "bulk-by-hand": Contender("bulk_create(ignore_conflicts=True)", "plain", ["bulk"]),
+    "cached": Contender(
+        "CachedManager", OURS, [*OPERATIONS], (*FLOORS, "bulk-by-hand")
+    ),
+    "nonatomic": Contender(
+        "NonAtomicManager", OURS, [*EACH, "bulk"], ("by-hand", "bulk-by-hand")
+    ),
     "always": Contender("AlwaysManager", OURS, EACH),
     "always-get": Contender("AlwaysManager, get()", OURS, ["hit"]),
-    "plus": Contender("PlusManager", OURS, EACH, FLOORS),
+    "plus": Contender("PlusManager", OURS, EACH + BULK, (*FLOORS, "bulk-by-hand")),
     "plus-get": Contender("PlusManager, get()", OURS, ["hit"], FLOORS),
-    "local": Contender("local_timeout = 60", OURS, ["hit"], ("floor-locmem",)),
+    "local": Contender(
+        "local_timeout = 60", OURS, ["hit", "bulk-hit"], ("floor-locmem",)
+    ),
     "floor": Contender("one-step floor", OURS, ["hit"]),
     "floor-locmem": Contender("floor on LocMemCache", OURS, ["hit"]),
     "cacheops": Contender("cacheops", "cacheops", EACH[:-1], ("plus", "cached")),

@@ -11,6 +11,8 @@ from .cases import CONTENDERS, OURS
 from .models import TABLES, make_model, rows_of
 
 BATCH = 10_000  # rows of a bulk_create()
+CHUNK = 1_000  # rows of a batch by hand
+WARM = 100  # rows that one batch keeps, of those that are new to the cache
 ENTRIES = 100_000  # of the cache, beside those of the rows of a large table
 
 
@@ -60,6 +62,16 @@ class Contender:
     def update(self, model, value):
         return model.objects.update(count=value)
 
+    def bulk(self, model, rows):
+        return [self.get_or_create(model, *row) for row in rows]
+
+    def bulk_hit(self, model, rows):
+        found = model.objects.in_bulk([name for name, _ in rows], field_name="name")
+        return [(found[name], False) for name, _ in rows]
+
+    def warm_in_bulk(self, model, rows):
+        pass
+
 
 class Get(Contender):
     """get() in the place of get_or_create()."""
@@ -76,6 +88,44 @@ class ByHand(Contender):
             return model.objects.get(name=name), False
         except model.DoesNotExist:
             return model.objects.create(name=name, **defaults), True
+
+
+class BulkByHand(Contender):
+    """
+    SELECT, bulk_create(ignore_conflicts=True), SELECT; who has created a row
+    is a guess.
+    """
+
+    def bulk(self, model, rows):
+        answers = []
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            there = self.names(model, chunk)
+            model.objects.bulk_create(
+                [model(name=name, **d) for name, d in chunk if name not in there],
+                ignore_conflicts=True,
+            )
+            found = self.names(model, chunk)
+            answers += [(found[name], name not in there) for name, _ in chunk]
+        return answers
+
+    def names(self, model, rows):
+        return model.objects.in_bulk([name for name, _ in rows], field_name="name")
+
+
+class Ours(Contender):
+    def bulk(self, model, rows):
+        return model.objects.bulk_get_or_create(
+            {"name": name, **defaults} for name, defaults in rows
+        )
+
+    def bulk_hit(self, model, rows):
+        return model.objects.bulk_get_or_create({"name": name} for name, _ in rows)
+
+    def warm_in_bulk(self, model, rows):
+        for start in range(0, len(rows), WARM):
+            for _ in range(2):
+                self.bulk_hit(model, rows[start : start + WARM])
 
 
 class Floor(Contender):
@@ -106,7 +156,7 @@ class Floor(Contender):
         raise LookupError(f"The floor lost {name}.")
 
 
-class Cached(Contender):
+class Cached(Ours):
     """With entries of other rows in the cache of the large table."""
 
     batches = [
@@ -141,6 +191,7 @@ def contenders_of(process):
         return our_contenders()
     classes = {
         "by-hand": ByHand,
+        "bulk-by-hand": BulkByHand,
         "cacheops-get": Get,
         "cacheops-update": InvalidatedUpdate,
     }
@@ -170,12 +221,12 @@ def our_contenders():
 
     return {
         "cached": Cached("cached", CachedManager, large=LargeQuerySet.as_manager),
-        "nonatomic": Contender("nonatomic", NonAtomicManager),
+        "nonatomic": Ours("nonatomic", NonAtomicManager),
         "always": Contender("always", AlwaysManager),
         "always-get": Get("always-get", AlwaysManager),
-        "plus": Contender("plus", PlusManager),
+        "plus": Ours("plus", PlusManager),
         "plus-get": Get("plus-get", PlusManager),
-        "local": Contender("local", LocalQuerySet.as_manager),
+        "local": Ours("local", LocalQuerySet.as_manager),
         "floor": Floor("floor"),
         "floor-locmem": Floor("floor-locmem", alias="memory"),
     }

@@ -14,6 +14,8 @@ from django.db import connection, transaction
 
 from .models import TABLES, rows_of
 
+MANY = 10_000  # rows of a batch
+
 COMMANDS = [
     "add",
     "delete",
@@ -182,6 +184,31 @@ def update(contender, meter, calls, random):
     ask(contender, model, rows, nullcontext(), created=False)
 
 
+def bulk(contender, meter, calls, random):
+    """Of every other row, so that each batch has both kinds."""
+    model = contender.model("created")
+    numbers = [*islice(contender.numbers, MANY)]
+    contender.insert("created", numbers[::2])
+    rows = rows_of(numbers)
+    with meter, transaction.atomic():
+        answers = contender.bulk(model, rows)
+    check(model, rows[::2], answers[::2], created=False)
+    check(model, rows[1::2], answers[1::2], created=True)
+    model.objects.all().delete()
+
+
+def bulk_hit(contender, meter, calls, random):
+    model = contender.model("written")
+    values = dict(model.objects.values_list("name", "count"))
+    rows = some_rows("written", MANY, random)
+    for name, defaults in rows:
+        defaults["count"] = values[name]
+    contender.warm_in_bulk(model, rows)
+    with meter:
+        answers = contender.bulk_hit(model, rows)
+    check(model, rows, answers, created=False)
+
+
 MEASURES = {
     "hit": hit,
     "large": partial(hit, table="large"),
@@ -191,4 +218,6 @@ MEASURES = {
     "update_or_create": update_or_create,
     "save": save,
     "update": update,
+    "bulk": bulk,
+    "bulk-hit": bulk_hit,
 }

@@ -1,7 +1,9 @@
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import bulk.importer
 import plain.models
 from django import get_version
 from django.core.cache import caches
@@ -20,6 +22,7 @@ from getorcreateplus import __version__
 
 PLAIN = "plain Django"
 PLUS = "getorcreateplus"
+BULK = "in bulk"
 DIFFERENCES = 10  # printed per model
 DEFAULT_CITIES = 5_000
 
@@ -52,7 +55,7 @@ class Command(BaseCommand):
                 "Import into this database (default: a temporary SQLite file): "
                 f"{services.DATABASE_FORMS}. The database must exist. The demo drops "
                 "and creates tables named sandbox_gazetteer_* and sandbox_plain_*, "
-                "touches no other, and leaves them there."
+                "with --bulk sandbox_bulk_*, touches no other, and leaves them there."
             ),
         )
         parser.add_argument(
@@ -66,6 +69,15 @@ class Command(BaseCommand):
             ),
         )
 
+        parser.add_argument(
+            "--bulk",
+            action="store_true",
+            help=(
+                "Import a third time, each transaction's rows by a few calls of "
+                "bulk_get_or_create(), and show it in a column of its own."
+            ),
+        )
+
     def handle(self, *, cities, database, cache, verbosity, no_color, **options):
         number = city_number(cities)
         self.stdout.ending = ""  # rich ends its lines itself
@@ -73,7 +85,7 @@ class Command(BaseCommand):
         services.use_cache(cache)
         try:
             with chosen_database(database):
-                self.demo(console, number, quiet=not verbosity)
+                self.demo(console, number, quiet=not verbosity, in_bulk=options["bulk"])
         except DatabaseError as error:
             raise CommandError(
                 f"The database gave up: {services.one_line(error)}"
@@ -81,52 +93,66 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", returncode=130) from None
 
-    def demo(self, console, number, *, quiet):
+    def demo(self, console, number, *, quiet, in_bulk):
+        names = [PLAIN, PLUS, *([BULK] if in_bulk else [])]
+        times = "three times" if in_bulk else "twice"
         console.print(
             f"Django {get_version()}, getorcreateplus {__version__}, "
             f"{connection.display_name}, {type(caches['default']).__name__}: "
-            f"importing {number:,} cities twice.",
+            f"importing {number:,} cities {times}.",
             soft_wrap=True,
         )
         world = geonames.read(number)
-        models = services.tables("sandbox_gazetteer")
-        twins = services.tables("sandbox_plain")
-        services.create_tables(connection, models)
-        services.create_tables(connection, twins)
-        plain_tally, plus_tally = self.import_twice(console, world, quiet=quiet)
+        twins, *others = [services.tables(LABELS[name]) for name in names]
+        for models in (*others, twins):
+            services.create_tables(connection, models)
+        tallies = self.import_all(console, world, names, quiet=quiet)
 
-        comparisons = [
-            Comparison(twin, model) for twin, model in zip(twins, models, strict=True)
+        compared = [
+            [Comparison(twin, model) for twin, model in zip(twins, models, strict=True)]
+            for models in others
         ]
         rows = {
             comparison.model._meta.object_name: comparison.count
-            for comparison in comparisons
+            for comparison in compared[0]
         }
         differences = [
-            comparison.differences(PLAIN, PLUS) for comparison in comparisons
+            comparison.differences(PLAIN, name)
+            for name, comparisons in zip(names[1:], compared, strict=True)
+            for comparison in comparisons
         ]
-        console.print(table(sum(rows.values()), plain_tally, plus_tally))
+        console.print(table(sum(rows.values()), tallies))
         if any(differences):
             raise CommandError("The imports differ.\n" + "\n".join(lines(differences)))
         console.print(
-            f"Both imports are equal, row by row: {rows['Continent']:,} continents, "
+            f"{'All' if in_bulk else 'Both'} imports are equal, row by row: "
+            f"{rows['Continent']:,} continents, "
             f"{rows['Country']:,} countries, {rows['TimeZone']:,} time zones, "
             f"{rows['Region']:,} regions, {rows['City']:,} cities, "
             f"{rows['AlternateName']:,} alternate names.",
             soft_wrap=True,
         )
 
-    def import_twice(self, console, world, *, quiet):
-        tallies = Tally(), Tally()
-        sides = list(zip((plain.models, gazetteer.models), tallies, strict=True))
-        total = 2 * sum(len(rows) for function, rows in batches(world))
+    def import_all(self, console, world, names, *, quiet):
+        """Return {name: tally}."""
+        tallies = {name: Tally() for name in names}
+        total = len(names) * sum(len(rows) for function, rows in batches(world))
+        order = list(names)
         with progress(console, total, quiet=quiet) as passed:
             for function, rows in batches(world):
-                for models, tally in sides:
-                    with tally.running():
-                        import_batch(models, function, passed(rows))
-                sides.reverse()
+                for name in order:
+                    with tallies[name].running():
+                        IMPORTS[name](function, passed(rows))
+                order.reverse()
         return tallies
+
+
+LABELS = {PLAIN: "sandbox_plain", PLUS: "sandbox_gazetteer", BULK: "sandbox_bulk"}
+IMPORTS = {
+    PLAIN: partial(import_batch, plain.models),
+    PLUS: partial(import_batch, gazetteer.models),
+    BULK: bulk.importer.import_batch,
+}
 
 
 def city_number(value):
@@ -194,24 +220,37 @@ def progress(console, total, *, quiet):
         yield passed
 
 
-def table(rows, plain, plus):
+CALLS, ANSWERED = "get_or_create() calls", "answered by the cache"
+
+
+def table(rows, tallies):
+    plain = tallies[PLAIN]
     # Plain Django sends one SELECT per get_or_create(). A call that sent none
-    # had its row from the cache.
+    # had its row from the cache. Of a batch neither can be told.
     calls = plain.selects
-    result = Table("")
-    for title in (PLAIN, PLUS, "ratio"):
-        result.add_column(title, justify="right")
-    for title, spec, one, other in [
-        ("get_or_create() calls", ",", calls, calls),
-        ("answered by the cache", ",", calls - plain.selects, calls - plus.selects),
-        ("rows written", ",", rows, rows),
-        ("seconds", ".2f", plain.seconds, plus.seconds),
-        ("rows/s", ",.0f", rows / plain.seconds, rows / plus.seconds),
-        ("queries", ",", plain.queries, plus.queries),
-        ("savepoint statements", ",", plain.savepoints, plus.savepoints),
+    result = Table("", collapse_padding=True)  # 80 columns
+    result.add_column(PLAIN, justify="right")
+    for name in list(tallies)[1:]:
+        result.add_column(name, justify="right")
+        result.add_column("ratio", justify="right")
+    for title, spec, of in [
+        (CALLS, ",", lambda tally: calls),
+        (ANSWERED, ",", lambda tally: calls - tally.selects),
+        ("rows written", ",", lambda tally: rows),
+        ("seconds", ".2f", lambda tally: tally.seconds),
+        ("rows/s", ",.0f", lambda tally: rows / tally.seconds),
+        ("queries", ",", lambda tally: tally.queries),
+        ("savepoint statements", ",", lambda tally: tally.savepoints),
     ]:
-        ratio = f"{other / one:.2f}" if one else ""
-        result.add_row(title, format(one, spec), format(other, spec), ratio)
+        one = of(plain)
+        cells = [format(one, spec)]
+        for name, tally in list(tallies.items())[1:]:
+            if name == BULK and title in (CALLS, ANSWERED):
+                cells += ["", ""]
+            else:
+                ratio = f"{of(tally) / one:.2f}" if one else ""
+                cells += [format(of(tally), spec), ratio]
+        result.add_row(title, *cells)
     return result
 
 

@@ -1,0 +1,103 @@
+"""
+What a related manager gives to new rows, as far as its queryset tells.
+
+A related manager is a subclass that Django makes of the model's default
+manager, whose methods ask a queryset: there is no method of the manager's own
+to override, whatever class a project has made of it.
+"""
+
+from django.db import models, router
+
+
+class Relation:
+    """
+    The related manager that a queryset comes from, if it comes from one.
+
+    ``row`` are its arguments for create(), ``values`` the same by column.
+    """
+
+    def __init__(self, queryset):
+        self.queryset = queryset
+        self.row, self.values = {}, {}
+        self.manager = None  # of a many-to-many relation
+        instance = queryset._hints.get("instance")
+        if instance is not None and queryset.query.is_empty():
+            # As Django's related managers refuse it.
+            raise ValueError(
+                f"{instance!r} needs to have a value for the field that its related "
+                "rows refer to, before this relationship can be used."
+            )
+        if len(queryset._known_related_objects) == 1:
+            self.refer_to_instance()
+        else:
+            if instance is not None:
+                self.manager = many_to_many_manager(queryset, instance)
+            if self.manager is None:
+                self.refer_generically()
+
+    def refer_to_instance(self):
+        [(field, known)] = self.queryset._known_related_objects.items()
+        if len(known) != 1:
+            return
+        [instance] = known.values()
+        self.row = {field.name: instance}
+        if isinstance(field, models.ForeignKey):
+            self.values = {field: instance}
+        else:
+            self.values = {
+                own: getattr(instance, its.attname) for own, its in field.related_fields
+            }
+
+    def refer_generically(self):
+        queryset = self.queryset
+        opts, equal = queryset.model._meta, equal_columns(queryset.query)
+        for generic in opts.private_fields:
+            if not (hasattr(generic, "ct_field") and hasattr(generic, "fk_field")):
+                continue
+            fields = [
+                opts.get_field(generic.ct_field),
+                opts.get_field(generic.fk_field),
+            ]
+            if equal.keys() >= set(fields):
+                self.values = {field: equal[field] for field in fields}
+                self.row = {f.attname: value for f, value in self.values.items()}
+                if queryset._db == router.db_for_read(queryset.model):
+                    # The manager has named the database that it reads.
+                    self.queryset = queryset.using(router.db_for_write(queryset.model))
+                    self.queryset._for_write = True
+
+    def add(self, objs):
+        """Relate rows that were created."""
+        if self.manager is not None and objs:
+            self.manager.add(*objs)
+
+
+def equal_columns(query):
+    """Return {field: value} of the conditions field = value."""
+    return {
+        child.lhs.target: child.rhs
+        for child in query.where.children
+        if getattr(child, "lookup_name", None) == "exact"
+        and getattr(child.lhs, "alias", None) == query.base_table
+        and hasattr(child.lhs, "target")
+    }
+
+
+def many_to_many_manager(queryset, instance):
+    """Return the instance's manager that the queryset comes from, or None."""
+    opts = instance._meta
+    names = [field.name for field in opts.many_to_many]
+    names += [
+        relation.get_accessor_name()
+        for relation in opts.related_objects
+        if relation.many_to_many
+    ]
+    targets = [
+        getattr(getattr(child, "lhs", None), "target", None)
+        for child in queryset.query.where.children
+    ]
+    for name in names:
+        manager = getattr(instance, name)
+        if manager.model is queryset.model and manager.source_field in targets:
+            return manager
+    return None

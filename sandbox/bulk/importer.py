@@ -1,0 +1,99 @@
+"""The import of gazetteer.importer, by bulk_get_or_create()."""
+
+from django.db import transaction
+
+from . import models
+
+
+def all_of(model, rows, *names):
+    """Get or create the rows, and return {values of the names: object}."""
+    found = model.objects.bulk_get_or_create(rows, unique_fields=names)
+    if len(names) == 1:
+        return {getattr(obj, names[0]): obj for obj, _ in found}
+    return {tuple(getattr(obj, name) for name in names): obj for obj, _ in found}
+
+
+def import_countries(rows):
+    continents = all_of(
+        models.Continent,
+        [{"code": row.continent, "name": row.continent_name} for row in rows],
+        "code",
+    )
+    models.Country.objects.bulk_get_or_create(
+        {
+            "code": row.code,
+            "continent": continents[row.continent],
+            "name": row.name,
+            "capital": row.capital,
+            "area": row.area,
+            "population": row.population,
+        }
+        for row in rows
+    )
+
+
+def import_time_zones(names):
+    models.TimeZone.objects.bulk_get_or_create({"name": name} for name in names)
+
+
+def import_regions(rows):
+    countries = all_of(models.Country, [{"code": row.country} for row in rows], "code")
+    models.Region.objects.bulk_get_or_create(
+        {"country": countries[row.country], "code": row.code} for row in rows
+    )
+
+
+def import_cities(rows):
+    countries = all_of(models.Country, [{"code": row.country} for row in rows], "code")
+    regions = all_of(
+        models.Region,
+        [{"country": countries[row.country], "code": row.region} for row in rows],
+        *("country_id", "code"),
+    )
+    zones = all_of(models.TimeZone, [{"name": row.time_zone} for row in rows], "name")
+    cities = models.City.objects.bulk_get_or_create(
+        {
+            "geonameid": row.geonameid,
+            "name": row.name,
+            "region": regions[countries[row.country].pk, row.region],
+            "time_zone": zones[row.time_zone],
+            "latitude": row.latitude,
+            "longitude": row.longitude,
+            "population": row.population,
+        }
+        for row in rows
+    )
+    name_cities(zip(cities, rows, strict=True))
+
+
+def name_cities(cities):
+    """Each city has names of its own: a new one has none yet."""
+    pairs = []
+    for (city, created), row in cities:
+        if created:
+            pairs += [
+                (city, models.AlternateName(name=name)) for name in row.alternate_names
+            ]
+        else:
+            city.alternate_names.bulk_get_or_create(
+                [{"name": name} for name in row.alternate_names], ["name"]
+            )
+    models.AlternateName.objects.bulk_create([name for _, name in pairs])
+    link = models.City.alternate_names.through
+    link.objects.bulk_create(
+        [link(city=city, alternatename=name) for city, name in pairs]
+    )
+
+
+IMPORTERS = {
+    "import_country": import_countries,
+    "import_time_zone": import_time_zones,
+    "import_region": import_regions,
+    "import_city": import_cities,
+}
+
+
+def import_batch(function, rows):
+    """As gazetteer.importer.import_batch() with the function, in a batch."""
+    with transaction.atomic():
+        IMPORTERS[function.__name__](list(rows))
