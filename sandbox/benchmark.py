@@ -126,7 +126,7 @@ def make_parser():
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="few rounds, and without the table of 1,000,000 rows",
+        help="few rounds, without the table of 1,000,000 rows and what takes seconds",
     )
     parser.add_argument(
         "--only",

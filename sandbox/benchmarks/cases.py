@@ -42,6 +42,8 @@ CREATES = ["create", "autocommit"]
 
 OURS = "getorcreateplus"
 FLOORS = ("floor", "by-hand")
+# One call of these takes seconds.
+SLOW = ["cacheops-update"]
 # By process: cacheops and cachalot patch Django, and this package listens to
 # each statement, so that plain Django is measured where it is alone.
 CONTENDERS = {
@@ -79,7 +81,9 @@ def chosen_cases(names, *, quick):
     operations = [name for name in OPERATIONS if name in names]
     if not operations:
         operations = EACH if quick else OPERATIONS
-    contenders = [name for name in CONTENDERS if name in names] or CONTENDERS
+    contenders = [name for name in CONTENDERS if name in names]
+    if not contenders:
+        contenders = [name for name in CONTENDERS if name not in SLOW or not quick]
     return [
         Case(operation, contender)
         for operation in operations
