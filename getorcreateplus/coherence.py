@@ -352,8 +352,9 @@ class Region:
         self.version_per_row = version_per_row
         # Whether a lock on a row of its table is one on the whole row.
         self.one_table = one_table
-        # Short, for Django looks at each character of a key.
-        self.name = key(f"goc:{label}:{using}")
+        # Short, for Django looks at each character of a key, and pymemcache
+        # hashes each. (Two models of one name would be misses to each other.)
+        self.name = f"goc{digest(label, using)[:10]}"
         self.epoch = f"{self.name}@epoch"
         self.clock = f"{self.name}@clock"
         self.all = f"{self.name}@version"
@@ -366,7 +367,7 @@ class Region:
     def hint(self, lookup):
         """Return the key of the hint of a lookup, (attname, plain value)s."""
         columns = [(name, type(v).__name__, text(v)) for name, v in lookup]
-        return f"{self.name}#{digest(columns)}"
+        return f"{self.name}#{digest(columns)[:20]}"
 
     def version(self, pk):
         return key(f"{self.name}!{pk}") if self.version_per_row else self.all

@@ -502,7 +502,8 @@ class TestPrimaryKeys:
         with counted() as made:
             harbour.save()
         locked = "@epoch" if connection.vendor == "mysql" else "!a"
-        assert made[0] == ("set_many", [f"goc:tests.harbour:default{locked}"])
+        name = invalidation.region_of(Harbour.objects.all()).name
+        assert made[0] == ("set_many", [f"{name}{locked}"])
 
 
 # Multi-table inheritance
@@ -1168,7 +1169,7 @@ class TestCost:
 
     def test_keys(self):
         dinghy = Dinghy.objects.create(name="a")
-        pk, name = dinghy.pk, "goc:tests.dinghy:default"
+        pk, name = dinghy.pk, invalidation.region_of(Dinghy.objects.all()).name
         with counted() as made:
             dinghy.save()
         assert made == [
@@ -1185,7 +1186,7 @@ class TestCost:
     def test_several_servers_are_told_in_order(self, monkeypatch):
         """Each has its keys, and a command for several is one for each."""
         dinghy = Dinghy.objects.create(name="a")
-        pk, name = dinghy.pk, "goc:tests.dinghy:default"
+        pk, name = dinghy.pk, invalidation.region_of(Dinghy.objects.all()).name
         monkeypatch.setattr(coherence.Store, "has_several_servers", lambda store: True)
         with counted() as made:
             dinghy.save()
@@ -1201,7 +1202,7 @@ class TestCost:
         pks = [Dinghy.objects.create(name="a").pk for _ in range(rows)]
         with counted() as made:
             Dinghy.objects.filter(pk__in=pks).update(size=9)
-        name = "goc:tests.dinghy:default"
+        name = invalidation.region_of(Dinghy.objects.all()).name
         locked = [f"{name}@epoch"]
         if rows <= invalidation.MOST_ROWS:
             locked = [f"{name}!{pk}" for pk in pks]
