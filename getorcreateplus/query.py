@@ -414,7 +414,9 @@ class AlwaysGetOrCreateMixin(GetOrCreateBase):
         # managers.py builds its classes from the ones here.
         from .managers import BaseAlwaysManager
 
-        manager = BaseAlwaysManager.from_queryset(cls)()
+        # Named as by Django's as_manager(): that is how django-stubs finds it.
+        name = f"ManagerFrom{cls.__name__}"
+        manager = BaseAlwaysManager.from_queryset(cls, name)()
         manager._built_with_as_manager = True
         return manager
 

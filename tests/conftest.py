@@ -40,6 +40,9 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "slow: takes long, and one pair of versions will do in the matrix."
     )
+    config.addinivalue_line(
+        "markers", "types: runs the type checkers, on demand: tox -e types."
+    )
     TransactionTestCase._fixture_teardown = empty_tables
 
 
@@ -47,6 +50,10 @@ def pytest_collection_modifyitems(config, items):
     # Not skips: what a database cannot do leaves nothing to look into.
     deselected = []
     for item in list(items):
+        if item.get_closest_marker("types") and config.option.markexpr != "types":
+            items.remove(item)
+            deselected.append(item)
+            continue
         for marker in item.iter_markers("database"):
             if connection.vendor not in marker.args:
                 items.remove(item)

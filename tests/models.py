@@ -7,6 +7,7 @@ from .always_models import *  # noqa: F403
 from .bulk_models import *  # noqa: F403
 from .cached_models import *  # noqa: F403
 from .invalidation_models import *  # noqa: F403
+from .neighbour_models import *  # noqa: F403
 from .nonatomic_models import *  # noqa: F403
 from .proof_models import *  # noqa: F403
 from .values_models import *  # noqa: F403

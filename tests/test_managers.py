@@ -97,6 +97,8 @@ class TestManagers:
         manager = queryset.as_manager()
         path = f"getorcreateplus.query.{queryset.__name__}"
         assert isinstance(manager, models.Manager)
+        # django-stubs goes by Django's name of the class.
+        assert type(manager).__name__ == f"ManagerFrom{queryset.__name__}"
         assert manager.deconstruct() == (True, None, path, None, None)
 
     def test_as_manager_is_for_querysets_only(self):

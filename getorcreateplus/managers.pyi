@@ -1,0 +1,31 @@
+# Generic in the model, as a class made by from_queryset() is to nobody but the
+# plugin of django-stubs.
+
+from django.db import models
+
+# What as_manager() builds on: the plugin looks for its classes among those
+# that are built on Manager. All methods are Manager's.
+from django.db.models import Manager as BaseAlwaysManager
+from typing_extensions import TypeVar
+
+__all__ = [
+    "AlwaysManager",
+    "BaseAlwaysManager",
+    "CachedManager",
+    "NonAtomicManager",
+    "PlusManager",
+]
+
+_Model_co = TypeVar("_Model_co", bound=models.Model, covariant=True)
+
+class CachedManager(models.Manager[_Model_co]):
+    use_for_related_fields: bool
+
+class AlwaysManager(models.Manager[_Model_co]):
+    use_for_related_fields: bool
+
+class NonAtomicManager(models.Manager[_Model_co]):
+    use_for_related_fields: bool
+
+class PlusManager(models.Manager[_Model_co]):
+    use_for_related_fields: bool

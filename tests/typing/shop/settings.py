@@ -1,0 +1,2 @@
+SECRET_KEY = "typing"
+INSTALLED_APPS = ["shop"]
