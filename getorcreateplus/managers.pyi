@@ -8,6 +8,8 @@ from django.db import models
 from django.db.models import Manager as BaseAlwaysManager
 from typing_extensions import TypeVar
 
+from .query import _Bulk
+
 __all__ = [
     "AlwaysManager",
     "BaseAlwaysManager",
@@ -18,14 +20,14 @@ __all__ = [
 
 _Model_co = TypeVar("_Model_co", bound=models.Model, covariant=True)
 
-class CachedManager(models.Manager[_Model_co]):
+class CachedManager(_Bulk[_Model_co], models.Manager[_Model_co]):
     use_for_related_fields: bool
 
-class AlwaysManager(models.Manager[_Model_co]):
+class AlwaysManager(_Bulk[_Model_co], models.Manager[_Model_co]):
     use_for_related_fields: bool
 
-class NonAtomicManager(models.Manager[_Model_co]):
+class NonAtomicManager(_Bulk[_Model_co], models.Manager[_Model_co]):
     use_for_related_fields: bool
 
-class PlusManager(models.Manager[_Model_co]):
+class PlusManager(_Bulk[_Model_co], models.Manager[_Model_co]):
     use_for_related_fields: bool

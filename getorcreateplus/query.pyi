@@ -1,6 +1,9 @@
 # The mixins leave out what QuerySet has: in a class of theirs and
 # QuerySet[Tag] these methods are then QuerySet's, whose types know the model.
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic
+
 from django.db import models
 from typing_extensions import TypeVar
 
@@ -10,6 +13,28 @@ _Row_co = TypeVar("_Row_co", covariant=True, default=_Model_co)
 
 class GetOrCreateBase: ...
 
+# What the methods of the mixins return that QuerySet does not have: a class
+# of the stubs alone, for the mixins do not know their model.
+class _Bulk(Generic[_Model_co]):
+    def bulk_get_or_create(
+        self,
+        objs: Iterable[models.Model | Mapping[str, Any]],
+        unique_fields: Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> list[tuple[_Model_co, bool]]: ...
+    def ibulk_get_or_create(
+        self,
+        objs: Iterable[models.Model | Mapping[str, Any]],
+        unique_fields: Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[tuple[_Model_co, bool]]: ...
+    async def abulk_get_or_create(
+        self,
+        objs: Iterable[models.Model | Mapping[str, Any]],
+        unique_fields: Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> list[tuple[_Model_co, bool]]: ...
+
 class CachedGetOrCreateMixin(GetOrCreateBase):
     key_cache_alias: str
     object_cache_alias: str | None
@@ -18,14 +43,19 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
 
 class AlwaysGetOrCreateMixin(GetOrCreateBase): ...
 class NonAtomicGetOrCreateMixin(GetOrCreateBase): ...
-class CachedQuerySet(CachedGetOrCreateMixin, models.QuerySet[_Model_co, _Row_co]): ...
-class AlwaysQuerySet(AlwaysGetOrCreateMixin, models.QuerySet[_Model_co, _Row_co]): ...
+class CachedQuerySet(
+    CachedGetOrCreateMixin, _Bulk[_Model_co], models.QuerySet[_Model_co, _Row_co]
+): ...
+class AlwaysQuerySet(
+    AlwaysGetOrCreateMixin, _Bulk[_Model_co], models.QuerySet[_Model_co, _Row_co]
+): ...
 class NonAtomicQuerySet(
-    NonAtomicGetOrCreateMixin, models.QuerySet[_Model_co, _Row_co]
+    NonAtomicGetOrCreateMixin, _Bulk[_Model_co], models.QuerySet[_Model_co, _Row_co]
 ): ...
 class PlusQuerySet(
     CachedGetOrCreateMixin,
     AlwaysGetOrCreateMixin,
     NonAtomicGetOrCreateMixin,
+    _Bulk[_Model_co],
     models.QuerySet[_Model_co, _Row_co],
 ): ...

@@ -106,6 +106,13 @@ reveal_type(ReadyMade.non_atomic.get_or_create())  # tuple[ReadyMade, bool]
 reveal_type(ReadyMade.all_three.get_or_create())  # tuple[ReadyMade, bool]
 reveal_type(ReadyMade.all_three.filter().get_or_create())  # tuple[ReadyMade, bool]
 """
+BULK_USES = """
+reveal_type(Tag.objects.bulk_get_or_create([{"name": "x"}]))  # list[tuple[Tag, bool]]
+reveal_type(Tag.objects.ibulk_get_or_create([]))  # Iterator[tuple[Tag, bool]]
+
+async def bulk() -> None:
+    reveal_type(await Tag.objects.abulk_get_or_create([]))  # list[tuple[Tag, bool]]
+"""
 
 
 def test_ready_made_querysets_as_managers(tmp_path):
@@ -118,6 +125,15 @@ def test_ready_made_querysets_as_managers(tmp_path):
         file = project / f"shop/{name}.py"
         file.write_text(file.read_text() + text)
     check(project, os.devnull)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches(kind, tmp_path, cache):
+    """Which plain Django has not."""
+    project = project_of(kind, tmp_path)
+    with (project / "shop/uses.py").open("a") as file:
+        file.write(BULK_USES)
+    check(project, cache)
 
 
 def pyright_errors(project):
