@@ -108,7 +108,7 @@ reveal_type(ReadyMade.all_three.filter().get_or_create())  # tuple[ReadyMade, bo
 """
 BULK_USES = """
 reveal_type(Tag.objects.bulk_get_or_create([{"name": "x"}]))  # list[tuple[Tag, bool]]
-reveal_type(Tag.objects.ibulk_get_or_create([]))  # Iterator[tuple[Tag, bool]]
+reveal_type(Tag.objects.ibulk_get_or_create([]))  # typing.Iterator[tuple[Tag, bool]]
 
 async def bulk() -> None:
     reveal_type(await Tag.objects.abulk_get_or_create([]))  # list[tuple[Tag, bool]]
