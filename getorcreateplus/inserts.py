@@ -135,17 +135,15 @@ class UpdateGuard:
             return execute(sql, params, many, context)  # Django refuses it.
         self.rejected = False
         if many or not begins_with(sql, READS + SAVEPOINTS):
-            with self.reject():
-                result = execute(sql, params, many, context)
+            result = self.try_to(execute, sql, params, many, context)
             self.wrote = True
             return result
         return execute(sql, params, many, context)
 
-    @contextmanager
-    def reject(self):
+    def try_to(self, execute, *args):
         """Note an error after which the database goes on as if nothing was."""
         try:
-            yield
+            return execute(*args)
         except DatabaseError as exc:
             self.rejected = (
                 isinstance(exc, (DataError, IntegrityError))
@@ -277,13 +275,11 @@ class InsertGuard(UpdateGuard):
 
     def send(self, execute, sql, params, context):
         if self.connection.vendor != "postgresql":
-            with self.reject():
-                return execute(sql, params, False, context)
+            return self.try_to(execute, sql, params, False, context)
         ignoring = None if self.deferrable else ignore_conflict(sql)
         if ignoring is None:
             return self.send_in_savepoint(execute, sql, params, context)
-        with self.reject():
-            result = execute(ignoring, params, False, context)
+        result = self.try_to(execute, ignoring, params, False, context)
         if context["cursor"].rowcount == 0:
             self.rejected = self.hidden = True
             raise Conflict(

@@ -348,6 +348,11 @@ def pk_text(opts, values):
     ``values`` are by attname. Return None where the key is not set, or has no
     canonical form.
     """
+    if len(opts.pk_fields) == 1 and "pk" in (known := columns(opts)):
+        field, kind = known["pk"]
+        value = values.get(field.attname)
+        if type(value) is int and kind is int and abs(value) < 2**63:
+            return str(value)  # as below, for most keys are such
     try:
         parts = [prepare(field, values[field.attname]) for field in opts.pk_fields]
     except (KeyError, NotCanonical):
