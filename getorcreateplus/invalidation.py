@@ -555,9 +555,10 @@ def watch(connection, **kwargs):
 
 
 def statements_of(connection):
-    return next(
-        (each for each in connection.execute_wrappers if type(each) is Statements), None
-    )
+    wrappers = connection.execute_wrappers
+    if wrappers and type(wrappers[0]) is Statements:
+        return wrappers[0]  # as nearly always
+    return next((each for each in wrappers if type(each) is Statements), None)
 
 
 def batch_of_inserts(connection, model, pks):
