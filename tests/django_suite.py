@@ -174,15 +174,20 @@ def install(name):
     """Have new models get the manager that belongs to a queryset class."""
     if name == "QuerySet":
         return
+    from django.core.checks.registry import registry
     from django.db import models
 
     # It is the settings that are being imported here.
     import getorcreateplus
+    from getorcreateplus import checks
 
     manager = getattr(getorcreateplus, name.replace("QuerySet", "Manager"))
     models.QuerySet = getattr(getorcreateplus, name)
     models.Manager = manager
     models.base.Manager = manager  # what a model without a manager gets
+    # Which say, of many a model there, that these managers are not for it.
+    for check in (checks.check_caches, checks.check_models):
+        registry.registered_checks.discard(check)
 
 
 def excluded(queryset, vendor, version):
