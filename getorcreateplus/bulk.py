@@ -5,7 +5,8 @@ The cache is asked first, SELECT … IN for what it lacks, and INSERT adds what
 is missing: with ON CONFLICT DO NOTHING, or what MariaDB has in its place, so
 that the rows of a concurrent writer are left alone, and then read. RETURNING
 tells the rows that were inserted, and all their columns where the cache wants
-them. Keys are sorted, so that batches that meet do not deadlock.
+them. Keys are sorted, so that two batches that meet do not deadlock; of three
+InnoDB may still pick a victim, by its locks on the primary key.
 
 Whatever that cannot be trusted to do, get_or_create() does row by row: NULL in
 a key, a key that may compare otherwise in Python than in the database,
@@ -794,7 +795,7 @@ class Insert:
     def send_counting(self, cursor, column, columns):
         # MariaDB returns the rows that were there as well: they are counted.
         # Nothing is updated, but the lock is an exclusive one, so that those
-        # who wait for the same row do not deadlock.
+        # who wait for the same row do not deadlock on it.
         cursor.execute("SET @getorcreateplus = 0")
         cursor.execute(
             f"{self.sql} ON DUPLICATE KEY UPDATE {column} = IF("
