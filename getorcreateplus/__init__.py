@@ -1,4 +1,6 @@
 from . import checks  # noqa: F401 - they are registered
+from .bypassing import bypass
+from .invalidation import invalidate
 from .managers import AlwaysManager, CachedManager, NonAtomicManager, PlusManager
 from .query import (
     AlwaysGetOrCreateMixin,
@@ -22,6 +24,8 @@ __all__ = [
     "NonAtomicQuerySet",
     "PlusManager",
     "PlusQuerySet",
+    "bypass",
+    "invalidate",
 ]
 
 __version__ = "0.1.0"

@@ -25,7 +25,7 @@ from django.db.models.query import ModelIterable
 from django.db.models.sql import InsertQuery
 from django.db.models.utils import resolve_callables
 
-from . import keys
+from . import keys, signals
 from .inserts import can_guard, is_multi_table, locking_read, set_rollback
 from .invalidation import batch_of_inserts
 from .many import Sought
@@ -433,7 +433,10 @@ class Run:
         instance = self.bulk.instance
         many = self.queryset._read_many()
         sought = {key: self.sought(key) for key in batch}
-        many.ask(list(sought.values()))
+        if signals.is_anybody_listening():
+            signals.ask_many(many, list(sought.values()))
+        else:
+            many.ask(list(sought.values()))
         found = {
             key: instance(row.values)
             for key, row in sought.items()

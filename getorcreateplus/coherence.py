@@ -98,6 +98,7 @@ from django.db import connections
 from . import memory
 from .conf import conf
 from .keys import digest, text
+from .signals import Reason, Source, tell_invalidated
 
 LOCK = "LOCK"
 
@@ -341,8 +342,9 @@ class Region:
     """
 
     def __init__(
-        self, label, using, alias, *, own_cache, timeout, version_per_row, one_table
+        self, model, using, alias, *, own_cache, timeout, version_per_row, one_table
     ):
+        self.model = model  # that signals are sent by
         self.using = using
         self.store = stores[alias]
         self.own_cache = own_cache
@@ -354,7 +356,7 @@ class Region:
         self.one_table = one_table
         # Short, for Django looks at each character of a key, and pymemcache
         # hashes each. (Two models of one name would be misses to each other.)
-        self.name = f"goc{digest(label, using)[:10]}"
+        self.name = f"goc{digest(model._meta.label_lower, using)[:10]}"
         self.epoch = f"{self.name}@epoch"
         self.clock = f"{self.name}@clock"
         self.all = f"{self.name}@version"
@@ -408,6 +410,7 @@ class Region:
             self.store.owe(self, written)
         # Last: what was read until now may be what there was before.
         memory.rows.forget(self, world(self.using), written)
+        tell_invalidated(self, written)
 
     def release_now(self, pks, published=(), all_rows=False):
         # In this order. A cold reader that saw the old row and sees the new
@@ -500,6 +503,10 @@ class Read:
     values = updated = None
     pk = remembered = epoch = version = clock = None
     fills = unsent = is_new = False
+    # What signals tell of it.
+    wanted = seen = None
+    source = Source.CACHE
+    asked = failed = False
 
     def __init__(
         self, region, key_store, lookup, fingerprint, matches, local_timeout=0
@@ -545,14 +552,14 @@ class Read:
                     or self._is_probably_new()
                 ):
                     return self.values
-        may_hit = may_hit and in_cache
+        self.asked = may_hit = may_hit and in_cache
         if may_hit or may_fill:
             try:
                 self._ask(pk, may_hit, may_fill)
             except Unavailable:
-                self.fills = False
+                self.fills, self.failed = False, True
             except Garbage:
-                self.fills = False
+                self.fills, self.failed = False, True
                 self._sweep()
         return self.values
 
@@ -590,7 +597,7 @@ class Read:
         if pk is not None and may_hit:
             values = own.values(self.connection, self.region, pk)
             if values is not None and self.matches(values):
-                self.values = values
+                self.values, self.source = values, Source.TRANSACTION
         return pk
 
     def _is_written(self, pk):
@@ -640,16 +647,16 @@ class Read:
         if may_hit and self.local_timeout != 0:
             values = memory.rows.find(region, self.place, pk, self.local_timeout)
             if values is not None and self.matches(values):
-                self.values = values
+                self.values, self.source = values, Source.MEMORY
                 return True
         payload, version = region.payload(pk), region.version(pk)
         entries |= region.store.get_many([payload, version, region.epoch, *others])
-        if may_hit and self._is_hit(
-            entries.get(payload), entries.get(version), entries.get(region.epoch)
-        ):
+        seen = entries.get(payload), entries.get(version), entries.get(region.epoch)
+        if may_hit and self._is_hit(*seen):
             self.values = entries[payload][2]
             self._remember(pk, self.values)
             return True
+        self.seen = seen
         return False
 
     def _remember(self, pk, values):
@@ -671,6 +678,31 @@ class Read:
             and payload[1] == self.fingerprint
             and self.matches(payload[2])
         )
+
+    def reason(self, row):
+        """Return the Reason why a row, of this Read or of many, is no hit."""
+        if self.failed:
+            return Reason.ERROR
+        if not self.asked:
+            return Reason.TRANSACTION
+        if row.seen is None:
+            return Reason.NO_HINT if row.pk is None else Reason.TRANSACTION
+        payload, version, epoch = row.seen
+        if LOCK in (str(version)[-len(LOCK) :], str(epoch)[-len(LOCK) :]):
+            return Reason.LOCKED
+        if (
+            payload is None
+            or not is_token(version, self.place)
+            or not is_token(epoch, self.place)
+        ):
+            return Reason.NO_ROW
+        if type(payload) is not tuple or len(payload) != 3:
+            return Reason.ERROR
+        if payload[0] != (epoch, version):
+            return Reason.STAMP
+        if payload[1] != self.fingerprint:
+            return Reason.FIELDS
+        return Reason.LOOKUP
 
     def _sweep(self):
         """Delete what cannot be unpickled, for it would stay a miss."""

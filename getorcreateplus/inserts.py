@@ -24,6 +24,8 @@ from django.db import (
     transaction,
 )
 
+from .signals import tell_savepoint_omitted
+
 COMMENT = r"/\*(?:(?!\*/).)*\*/"
 LEADING_COMMENTS = re.compile(rf"(?:\s|{COMMENT})*", re.DOTALL)
 
@@ -171,6 +173,7 @@ class InsertGuard(UpdateGuard):
 
     def __init__(self, using, model):
         super().__init__(using)
+        self.model = model
         opts = model._meta
         self.table = self.connection.ops.quote_name(opts.db_table)
         # PostgreSQL refuses ON CONFLICT on such a table.
@@ -182,6 +185,7 @@ class InsertGuard(UpdateGuard):
         self.busy = False  # A savepoint of this guard's own is on its way.
         self.savepoint = None
         self.atomic = None
+        self.omits_savepoint = self.connection.in_atomic_block
         hooks = self.connection.run_on_commit
         self.last_hook = hooks[-1] if hooks else None
         self.intact = True
@@ -194,6 +198,8 @@ class InsertGuard(UpdateGuard):
     def __exit__(self, exc_type, exc_value, traceback):
         connection = self.connection
         self.connection.execute_wrappers.pop()
+        if self.omits_savepoint:
+            tell_savepoint_omitted(self.model, self.using)
         if self.atomic:
             self.atomic.__exit__(exc_type, exc_value, traceback)
             return
@@ -270,6 +276,7 @@ class InsertGuard(UpdateGuard):
                 # Not an atomic(), which has to end before the one around it:
                 # create() may have entered that, without a savepoint.
                 self.savepoint = self.connection.savepoint()
+                self.omits_savepoint = False
         finally:
             self.busy = False
 
@@ -291,6 +298,7 @@ class InsertGuard(UpdateGuard):
     def send_in_savepoint(self, execute, sql, params, context):
         # A single statement is its own transaction in autocommit.
         autocommit = self.connection.get_autocommit()
+        self.omits_savepoint = False
         self.busy = True
         try:
             with nullcontext() if autocommit else transaction.atomic(self.using):

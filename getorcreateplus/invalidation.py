@@ -21,7 +21,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS, caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signals import setting_changed
 from django.db import (
     DataError,
@@ -30,6 +30,7 @@ from django.db import (
     ProgrammingError,
     connections,
     models,
+    router,
 )
 from django.db.backends.signals import connection_created
 from django.db.models.signals import class_prepared, post_save
@@ -83,7 +84,7 @@ class Watched:
                 f"{DEFAULT_CACHE_ALIAS!r}."
             )
         return coherence.Region(
-            opts.label_lower,
+            self.model,
             using,
             alias,
             # In a cache that may be shared the keys name the model.
@@ -330,6 +331,7 @@ ENDS = re.compile(
 STAYS = ("DELETE", "INSERT", "RELEASE", "REPLACE", "SAVEPOINT", "SET", "UPDATE", "WITH")
 UPSERT = re.compile(r"\bUPDATE\b", re.IGNORECASE)
 MOST_ROWS = 20  # that a statement names; more are written as their whole model
+MOST_FORGOTTEN = 1000  # rows of a queryset; more are forgotten with all others
 
 
 class Statements:
@@ -540,6 +542,124 @@ def release(connection, rows):
     if coherence.is_autocommit(connection):
         for region, pks in rows.items():
             region.release(pks)
+
+
+# What Django does not see
+
+
+def invalidate(target, using=None):
+    """
+    Forget cached rows, for something that Django does not see has written
+    them: another program, a trigger, a driver's own cursor.
+
+    ``target`` is an instance, or a model: all its rows. Or it is a queryset:
+    the rows that it selects now, by a query; or a manager: as its queryset. In
+    every database, or in that of the alias ``using``. Inside atomic() that
+    holds at once for it, and for all others once more when it has committed.
+
+    Raise TypeError for anything else, ValueError for an instance without a
+    primary key. A model that is not cached has nothing to forget.
+    """
+    if isinstance(target, models.Manager):
+        target = target.all()
+    if isinstance(target, models.QuerySet):
+        using = using or target._db  # type: ignore[attr-defined]
+        invalidate_rows(target.model, selected_pks(target), using)
+    elif isinstance(target, models.Model):
+        invalidate_rows(type(target), [target], using)
+    elif isinstance(target, type) and issubclass(target, models.Model):
+        invalidate_rows(target, None, using)
+    else:
+        raise TypeError(
+            f"invalidate() wants an instance, a model, a queryset or a manager, not "
+            f"{target!r}."
+        )
+
+
+def selected_pks(queryset):
+    """Return the primary keys that a queryset selects; None for all rows."""
+    query = queryset.query
+    if not (query.where.children or query.is_sliced or query.combinator):
+        return None
+    # Not of a replica, which may be behind.
+    using = queryset._db or router.db_for_write(queryset.model, **queryset._hints)
+    selected = queryset.using(using).values_list("pk", flat=True)
+    pks = list(selected[: MOST_FORGOTTEN + 1])
+    return pks if len(pks) <= MOST_FORGOTTEN else None
+
+
+def invalidate_rows(model, rows, using=None):
+    """Forget rows, instances or primary keys of a model; None for all."""
+    model = model._meta.concrete_model
+    if using is not None and using not in connections:
+        raise ValueError(
+            f"using = {using!r} is not in DATABASES, which has "
+            f"{', '.join(map(repr, connections))}."
+        )
+    for row in rows or ():
+        check_row(model, row)
+    for alias in connections if using is None else [using]:
+        connection, forgotten = connections[alias], {}
+        for table in tables(model):
+            pks = None if rows is None else pks_in(table, model, rows)
+            name = connection.ops.quote_name(table._meta.db_table)
+            for part in index(connection).parts.get(name, ()):
+                for region in part.watch.all_regions(alias):
+                    if not (part.tells_row and region.version_per_row):
+                        forgotten[region] = None
+                    elif forgotten.setdefault(region, pks) is not None:
+                        forgotten[region] = pks
+        for region, pks in forgotten.items():
+            forget(connection, region, pks)
+
+
+def check_row(model, row):
+    opts = model._meta
+    if isinstance(row, models.Model):
+        if not isinstance(row, model):
+            raise TypeError(f"{row!r} is no instance of {opts.label}.")
+        if not row._is_pk_set():
+            raise ValueError(
+                f"{row!r} has no primary key: of a row that is not saved nothing is "
+                "cached."
+            )
+        return
+    parts = row if len(opts.pk_fields) > 1 else [row]
+    try:
+        for field, value in zip(opts.pk_fields, parts, strict=True):
+            if value is None:
+                raise ValueError(value)
+            field.to_python(value)
+    except (TypeError, ValueError, ValidationError):
+        raise ValueError(f"{row!r} is no primary key of {opts.label}.") from None
+
+
+def pks_in(table, model, rows):
+    """
+    Return the primary keys of these rows' parts in a table, as texts; None
+    where they are not known.
+    """
+    is_same, opts, pks = has_pk_of(model, table), table._meta, []
+    for row in rows:
+        if isinstance(row, models.Model):
+            pks.append(pk_of(row, table))
+        elif is_same:
+            parts = row if len(opts.pk_fields) > 1 else [row]
+            names = [field.attname for field in opts.pk_fields]
+            pks.append(pk_text(opts, dict(zip(names, parts, strict=True))))
+        else:
+            return None
+    return None if None in pks else pks
+
+
+def forget(connection, region, pks):
+    if coherence.is_autocommit(connection):
+        region.release(pks)
+        return
+    coherence.before_write(region, pks)
+    if pks is not None:
+        # It need not hold their locks in the database.
+        coherence.after_unmatched(region, pks)
 
 
 # Signals

@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Manager as BaseAlwaysManager
 from typing_extensions import TypeVar
 
-from .query import _Bulk
+from .query import _Bulk, _Invalidation
 
 __all__ = [
     "AlwaysManager",
@@ -20,7 +20,7 @@ __all__ = [
 
 _Model_co = TypeVar("_Model_co", bound=models.Model, covariant=True)
 
-class CachedManager(_Bulk[_Model_co], models.Manager[_Model_co]):
+class CachedManager(_Invalidation, _Bulk[_Model_co], models.Manager[_Model_co]):
     use_for_related_fields: bool
 
 class AlwaysManager(_Bulk[_Model_co], models.Manager[_Model_co]):
@@ -29,5 +29,5 @@ class AlwaysManager(_Bulk[_Model_co], models.Manager[_Model_co]):
 class NonAtomicManager(_Bulk[_Model_co], models.Manager[_Model_co]):
     use_for_related_fields: bool
 
-class PlusManager(_Bulk[_Model_co], models.Manager[_Model_co]):
+class PlusManager(_Invalidation, _Bulk[_Model_co], models.Manager[_Model_co]):
     use_for_related_fields: bool

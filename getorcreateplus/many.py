@@ -22,6 +22,7 @@ from .coherence import (
     situation,
     token,
 )
+from .signals import Source
 
 MOST_ADDED = 100  # versions, of one batch; 5,000 took Redis 4 s, loaded
 
@@ -29,7 +30,17 @@ MOST_ADDED = 100  # versions, of one batch; 5,000 took Redis 4 s, loaded
 class Sought:
     """A row that is looked for, and what was observed of it."""
 
-    __slots__ = ("hint", "lookup", "pk", "remembered", "values", "version", "wanted")
+    __slots__ = (
+        "hint",
+        "lookup",
+        "pk",
+        "remembered",
+        "seen",
+        "source",
+        "values",
+        "version",
+        "wanted",
+    )
 
     def __init__(self, wanted, lookup, pk):
         """
@@ -39,7 +50,8 @@ class Sought:
         self.wanted = wanted
         self.lookup = lookup
         self.pk = pk
-        self.values = self.version = self.hint = self.remembered = None
+        self.values = self.version = self.hint = self.remembered = self.seen = None
+        self.source = Source.CACHE
 
 
 class ReadMany:
@@ -68,13 +80,14 @@ class ReadMany:
                 if journal(self.connection).is_aborted:
                     return  # PostgreSQL says so
                 rows = [row for row in rows if not self._is_own(row)]
+        self.read.asked = in_cache
         if rows and (in_cache or may_fill):
             try:
                 self._ask(rows, in_cache, may_fill)
             except Unavailable:
-                self.fills = False
+                self.fills, self.read.failed = False, True
             except Garbage:
-                self.fills = False
+                self.fills, self.read.failed = False, True
                 self._sweep(rows)
 
     def _is_own(self, row):
@@ -90,7 +103,7 @@ class ReadMany:
         if pk is not None:
             values = own.values(connection, region, pk)
             if values is not None and self.layout.matches(row.wanted, values):
-                row.values = values
+                row.values, row.source = values, Source.TRANSACTION
                 return True
         return own.is_written(connection, region, pk)
 
@@ -150,6 +163,7 @@ class ReadMany:
                 self.region, self.place, row.pk, read.local_timeout
             )
             if row.values is not None and self.layout.matches(row.wanted, row.values):
+                row.source = Source.MEMORY
                 return True
             row.values = None
         return False
@@ -175,6 +189,7 @@ class ReadMany:
             row.values = payload[2]
             self._remember(row, row.pk, row.values)
             return True
+        row.seen = payload, version, epoch
         return False
 
     def _remember(self, row, pk, values):

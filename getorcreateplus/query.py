@@ -11,8 +11,9 @@ from django.db.models.query import ModelIterable
 from django.db.models.sql import Query
 from django.db.models.utils import resolve_callables
 
-from . import coherence, keys
+from . import coherence, keys, signals
 from .bulk import Bulk, batched
+from .bypassing import blocks, is_bypassed
 from .inserts import (
     InsertGuard,
     UpdateGuard,
@@ -21,10 +22,11 @@ from .inserts import (
     locking_read,
     share_lock,
 )
-from .invalidation import region_of
+from .invalidation import invalidate, invalidate_rows, region_of
 from .many import ReadMany
 from .payload import layout, load
 from .recording import Recording, RecordingIterable
+from .signals import Reason, cache_miss, tell_savepoint_omitted
 
 
 class GetOrCreateBase:
@@ -191,9 +193,12 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         self._for_write = True
         lookup = self._lookup(kwargs)
         if lookup is None:
+            if signals.is_anybody_listening():
+                self._tell_not_cacheable(kwargs)
             return super().get_or_create(defaults, **kwargs)
         read, pk = lookup
-        values = read.ask(pk, may_hit=not asks_database)
+        ask = partial(signals.ask, read) if signals.is_anybody_listening() else read.ask
+        values = ask(pk, may_hit=not asks_database)
         if values is not None:
             return self._instance(read.region.using, values), False
         recording = Recording(self.model, self.db)
@@ -238,6 +243,37 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
 
     update_or_create.alters_data = True
 
+    def invalidate(self, *objs_or_pks):
+        """
+        Forget these rows, for something that Django does not see has written
+        them: as getorcreateplus.invalidate(), of instances or primary keys.
+        With using(), in that database alone.
+        """
+        if not objs_or_pks:
+            raise TypeError(
+                "invalidate() wants instances or primary keys; invalidate_all() "
+                "forgets all rows."
+            )
+        invalidate_rows(self.model, objs_or_pks, self._db)
+
+    invalidate.alters_data = True
+
+    async def ainvalidate(self, *objs_or_pks):
+        await sync_to_async(self.invalidate)(*objs_or_pks)
+
+    ainvalidate.alters_data = True
+
+    def invalidate_all(self):
+        """As invalidate(), of all rows of the model."""
+        invalidate(self.model, using=self._db)
+
+    invalidate_all.alters_data = True
+
+    async def ainvalidate_all(self):
+        await sync_to_async(self.invalidate_all)()
+
+    ainvalidate_all.alters_data = True
+
     def _pop_force_select(self, kwargs):
         """
         Take an option out of the kwargs, unless the model has such a field.
@@ -258,7 +294,11 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         None where the row cannot be known by them, or not be cached.
         """
         region = region_of(self)
-        if region is None or not yields_whole_rows(self):
+        if (
+            region is None
+            or (blocks.get() and is_bypassed(region.model))
+            or not yields_whole_rows(self)
+        ):
             return None
         opts = self.model._meta
         try:
@@ -280,11 +320,12 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             partial(columns.matches, values),
             self.local_timeout,
         )
+        read.wanted = values
         return read, pk
 
     def _read_many(self):
         region = region_of(self)
-        if region is None:
+        if region is None or is_bypassed(region.model):
             return None
         columns = layout(self.model)
         read = coherence.Read(
@@ -324,6 +365,16 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             pk = self._pk_text(values)
             if pk is not None:
                 read.publish(pk, values)
+
+    def _tell_not_cacheable(self, kwargs):
+        model = self.model._meta.concrete_model
+        cache_miss.send_robust(
+            model,
+            using=self.db,
+            lookup=kwargs,
+            reason=Reason.BYPASS if is_bypassed(model) else Reason.NOT_CACHEABLE,
+            duration=0,
+        )
 
     def _pk_text(self, values):
         """Return the text of the primary key, None where it has none."""
@@ -670,6 +721,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
     def _bulk_atomic(self):
         using = self.db
         if can_guard(using) and connections[using].in_atomic_block:
+            tell_savepoint_omitted(self.model, using)
             return UpdateGuard(using)
         return super()._bulk_atomic()
 
@@ -729,6 +781,8 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             create_defaults = update_defaults
 
         in_transaction = connections[using].in_atomic_block
+        if in_transaction:
+            tell_savepoint_omitted(self.model, using)
         with nullcontext() if in_transaction else transaction.atomic(using=using):
             # Lock the row so that a concurrent update is blocked until
             # update_or_create() has performed its save.

@@ -66,7 +66,7 @@ def lookup(kwargs, model=Ordinary):
 
 def hint(values):
     region = Region(
-        "label",
+        Ordinary,
         "default",
         "default",
         own_cache=False,
