@@ -17,6 +17,12 @@ from django.db.models.signals import class_prepared
 from .keys import PLAIN, NotCanonical, digest, plain
 
 
+# What a payload's values are, in this release of the package: to be raised with
+# any change of it. Keys and tokens stay what they are, for releases that share
+# a cache have to hear of each other's writes.
+FORMAT = 1
+
+
 class Layout:
     """The columns of a model: what its payloads hold, how to compare them."""
 
@@ -26,6 +32,7 @@ class Layout:
         self.index = {field.attname: i for i, field in enumerate(fields)}
         # A payload of another release, with other fields, is a miss.
         self.fingerprint = digest(
+            FORMAT,
             model._meta.concrete_model._meta.label_lower,
             django.VERSION[:2],
             settings.USE_TZ,
