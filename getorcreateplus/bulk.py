@@ -25,12 +25,13 @@ from django.db.models.query import ModelIterable
 from django.db.models.sql import InsertQuery
 from django.db.models.utils import resolve_callables
 
-from . import keys, signals
+from . import keys
 from .inserts import can_guard, is_multi_table, locking_read, set_rollback
 from .invalidation import batch_of_inserts
 from .many import Sought
 from .payload import freeze, layout
 from .related import Relation
+from .signals import ask_many_and_tell, cache_hit, cache_miss
 
 BATCH = 1000  # rows of a statement, and of a command of the cache
 SPARE = 20  # parameters of a SELECT that are left to the queryset's filters
@@ -433,8 +434,8 @@ class Run:
         instance = self.bulk.instance
         many = self.queryset._read_many()
         sought = {key: self.sought(key) for key in batch}
-        if signals.is_anybody_listening():
-            signals.ask_many(many, list(sought.values()))
+        if cache_hit.receivers or cache_miss.receivers:
+            ask_many_and_tell(many, list(sought.values()))
         else:
             many.ask(list(sought.values()))
         found = {

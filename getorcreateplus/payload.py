@@ -16,10 +16,9 @@ from django.db.models.signals import class_prepared
 
 from .keys import PLAIN, NotCanonical, digest, plain
 
-
-# What a payload's values are, in this release of the package: to be raised with
-# any change of it. Keys and tokens stay what they are, for releases that share
-# a cache have to hear of each other's writes.
+# Of a payload's values, in this release of the package: to be raised with any
+# change of it. Keys and tokens stay what they are, for releases that share a
+# cache have to hear of each other's writes.
 FORMAT = 1
 
 

@@ -11,7 +11,7 @@ from django.db.models.query import ModelIterable
 from django.db.models.sql import Query
 from django.db.models.utils import resolve_callables
 
-from . import coherence, keys, signals
+from . import coherence, keys
 from .bulk import Bulk, batched
 from .bypassing import blocks, is_bypassed
 from .inserts import (
@@ -26,7 +26,13 @@ from .invalidation import invalidate, invalidate_rows, region_of
 from .many import ReadMany
 from .payload import layout, load
 from .recording import Recording, RecordingIterable
-from .signals import Reason, cache_miss, tell_savepoint_omitted
+from .signals import (
+    Reason,
+    ask_and_tell,
+    cache_hit,
+    cache_miss,
+    tell_savepoint_omitted,
+)
 
 
 class GetOrCreateBase:
@@ -193,12 +199,14 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         self._for_write = True
         lookup = self._lookup(kwargs)
         if lookup is None:
-            if signals.is_anybody_listening():
+            if cache_miss.receivers:
                 self._tell_not_cacheable(kwargs)
             return super().get_or_create(defaults, **kwargs)
         read, pk = lookup
-        ask = partial(signals.ask, read) if signals.is_anybody_listening() else read.ask
-        values = ask(pk, may_hit=not asks_database)
+        if cache_hit.receivers or cache_miss.receivers:
+            values = ask_and_tell(read, pk, not asks_database)
+        else:
+            values = read.ask(pk, not asks_database)
         if values is not None:
             return self._instance(read.region.using, values), False
         recording = Recording(self.model, self.db)

@@ -1,5 +1,6 @@
 """
-What the cache does, told to whoever listens; nothing is sent to nobody.
+What the cache does, told to whoever listens; nothing is sent to nobody: a look
+at ``receivers`` costs nothing, and send() a tenth of a hit.
 
 The sender is the concrete model. Receivers run where the thing happens, in the
 middle of a get_or_create() or right after a commit: be quick. What they raise
@@ -53,13 +54,7 @@ class Reason(StrEnum):
     NOT_CACHEABLE = "not cacheable"  # the lookup or the queryset is none
 
 
-def is_anybody_listening():
-    """Whether somebody wants to know of hits and misses."""
-    # Not has_listeners(), which costs a tenth of a hit.
-    return cache_hit.receivers or cache_miss.receivers
-
-
-def ask(read, pk, may_hit):
+def ask_and_tell(read, pk, may_hit):
     """As Read.ask(), and tell."""
     started = perf_counter()
     values = read.ask(pk, may_hit)
@@ -68,7 +63,7 @@ def ask(read, pk, may_hit):
     return values
 
 
-def ask_many(many, rows):
+def ask_many_and_tell(many, rows):
     """As ReadMany.ask(), and tell of each row its share of the time."""
     started = perf_counter()
     many.ask(rows)
