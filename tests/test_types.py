@@ -113,6 +113,14 @@ reveal_type(Tag.objects.ibulk_get_or_create([]))  # typing.Iterator[tuple[Tag, b
 async def bulk() -> None:
     reveal_type(await Tag.objects.abulk_get_or_create([]))  # list[tuple[Tag, bool]]
 """
+INVALIDATION_USES = """
+Tag.objects.invalidate(1, Tag(pk=2))
+Tag.objects.invalidate_all()
+
+async def invalidate() -> None:
+    await Tag.objects.ainvalidate(1)
+    await Tag.objects.ainvalidate_all()
+"""
 
 
 def test_ready_made_querysets_as_managers(tmp_path):
@@ -133,6 +141,14 @@ def test_batches(kind, tmp_path, cache):
     project = project_of(kind, tmp_path)
     with (project / "shop/uses.py").open("a") as file:
         file.write(BULK_USES)
+    check(project, cache)
+
+
+@pytest.mark.parametrize("kind", ["Cached", "Plus"])
+def test_invalidation(kind, tmp_path, cache):
+    project = project_of(kind, tmp_path)
+    with (project / "shop/uses.py").open("a") as file:
+        file.write(INVALIDATION_USES)
     check(project, cache)
 
 
