@@ -199,7 +199,8 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         self._for_write = True
         lookup = self._lookup(kwargs)
         if lookup is None:
-            if cache_miss.receivers:
+            # With a recording this is the SELECT of an update_or_create().
+            if self._recording is None and cache_miss.receivers:
                 self._tell_not_cacheable(kwargs)
             return super().get_or_create(defaults, **kwargs)
         read, pk = lookup

@@ -199,6 +199,18 @@ class TestReasons:
         told = what_is_told(lambda: Paper.objects.only("title").get_or_create(pages=1))
         assert told == [miss(Reason.NOT_CACHEABLE, pages=1)]
 
+    @pytest.mark.parametrize("model", [Paper, PlusPaper])
+    def test_update_or_create_is_no_lookup(self, model):
+        """It always asks the database, and nothing is wrong about that."""
+        heard = what_is_told(lambda: model.objects.update_or_create(title="a"))
+        heard += what_is_told(lambda: model.objects.update_or_create(title="a"))
+        assert not {"hit", "miss"} & {name for name, _, _ in heard}
+
+    def test_update_or_create_that_is_none_of_the_cache(self):
+        get_or_create()
+        told = what_is_told(lambda: Paper.objects.update_or_create(title__in="a"))
+        assert told == [miss(Reason.NOT_CACHEABLE, title__in="a")]
+
 
 class BrokenCache(BaseCache):
     def __init__(self, location, params):
