@@ -278,7 +278,6 @@ class Look(Store):
     def __init__(self, store):
         super().__init__(store.alias)
         self.entries = {}
-        self.unreadable = {}
         self.error = None
         if store.down_until is not None:
             seconds = max(store.down_until - time.monotonic(), 0)
@@ -532,7 +531,7 @@ def argument_obstacle(opts, argument, value):
             f"{argument}: {value!r} is no key of ({columns}).",
             "Name its columns one by one.",
         )
-    if not getattr(column, "concrete", False):
+    if column not in opts.concrete_fields:
         return f"{argument}: it is no column of the model's own table.", equality
     return column_obstacle(column, argument, value)
 
@@ -600,7 +599,7 @@ def from_text(model, argument, text):
         ) from None
     if column is opts.pk and len(opts.pk_fields) > 1 and rest in ([], ["exact"]):
         return pk_from_text(model, text)
-    if rest not in ([], ["exact"]) or not getattr(column, "concrete", False):
+    if rest not in ([], ["exact"]) or column not in opts.concrete_fields:
         return text
     return value_from_text(column, argument, text)
 
