@@ -517,6 +517,7 @@ class Read:
         those of a row that is looked for.
         """
         self.region = region
+        self.store = region.store
         self.key_store = key_store
         self.lookup = lookup
         self.fingerprint = fingerprint
@@ -625,7 +626,7 @@ class Read:
             return
         if self.lookup is not None:
             # What the process remembers may be out of date.
-            together = self.key_store is region.store
+            together = self.key_store is self.store
             keys, others = [self.hint], [region.clock, region.epoch]
             entries |= self.key_store.get_many(keys + others if together else keys)
             pk = entries.get(keys[0])
@@ -633,7 +634,7 @@ class Read:
                 if self._get(pk, entries, may_hit, [] if together else others):
                     return
             elif not together and may_fill:
-                entries |= region.store.get_many(others)
+                entries |= self.store.get_many(others)
         if may_fill:
             self._observe(entries)
 
@@ -650,7 +651,7 @@ class Read:
                 self.values, self.source = values, Source.MEMORY
                 return True
         payload, version = region.payload(pk), region.version(pk)
-        entries |= region.store.get_many([payload, version, region.epoch, *others])
+        entries |= self.store.get_many([payload, version, region.epoch, *others])
         seen = entries.get(payload), entries.get(version), entries.get(region.epoch)
         if may_hit and self._is_hit(*seen):
             self.values = entries[payload][2]

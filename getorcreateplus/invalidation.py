@@ -589,7 +589,11 @@ def selected_pks(queryset):
 
 
 def invalidate_rows(model, rows, using=None):
-    """Forget rows, instances or primary keys of a model; None for all."""
+    """
+    Forget rows, instances or primary keys of a model; None for all.
+
+    Return the (region, primary keys as texts, or None) that were forgotten.
+    """
     model = model._meta.concrete_model
     if using is not None and using not in connections:
         raise ValueError(
@@ -598,6 +602,7 @@ def invalidate_rows(model, rows, using=None):
         )
     for row in rows or ():
         check_row(model, row)
+    done = []
     for alias in connections if using is None else [using]:
         connection, forgotten = connections[alias], {}
         for table in tables(model):
@@ -611,6 +616,8 @@ def invalidate_rows(model, rows, using=None):
                         forgotten[region] = pks
         for region, pks in forgotten.items():
             forget(connection, region, pks)
+        done += forgotten.items()
+    return done
 
 
 def check_row(model, row):

@@ -295,7 +295,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             return kwargs.pop("force_select")
         return False
 
-    def _lookup(self, kwargs):
+    def _lookup(self, kwargs, read_class=coherence.Read):
         """
         Return a Read, and the text of the primary key where the kwargs name
         it.
@@ -321,7 +321,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             return None
         columns = layout(self.model)
         pk = keys.pk_text(opts, values)
-        read = coherence.Read(
+        read = read_class(
             region,
             coherence.stores[self.key_cache_alias],
             tuple(sorted(values.items())) if pk is None else None,
@@ -381,7 +381,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             model,
             using=self.db,
             lookup=kwargs,
-            reason=Reason.BYPASS if is_bypassed(model) else Reason.NOT_CACHEABLE,
+            reason=reason_without_lookup(model),
             duration=0,
         )
 
@@ -392,6 +392,11 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         index, opts = layout(self.model).index, self.model._meta
         pk = {f.attname: values[index[f.attname]] for f in opts.pk_fields}
         return keys.pk_text(opts, pk)
+
+
+def reason_without_lookup(model):
+    """Return the Reason of a call that asks the cache of a model nothing."""
+    return Reason.BYPASS if is_bypassed(model) else Reason.NOT_CACHEABLE
 
 
 NEW_QUERY = Query(None).__dict__.keys()
