@@ -38,12 +38,19 @@ def pytest_configure(config):
         "markers", "database(*vendors): run on the databases of these vendors only."
     )
     config.addinivalue_line(
+        "markers", "shared_cache: run with caches that all processes share only."
+    )
+    config.addinivalue_line(
         "markers", "slow: takes long, and one pair of versions will do in the matrix."
     )
     config.addinivalue_line(
         "markers", "types: runs the type checkers, on demand: tox -e types."
     )
     TransactionTestCase._fixture_teardown = empty_tables
+
+
+def is_of_one_process():
+    return settings.CACHES["default"]["BACKEND"].endswith("LocMemCache")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -53,12 +60,12 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("types") and config.option.markexpr != "types":
             items.remove(item)
             deselected.append(item)
-            continue
-        for marker in item.iter_markers("database"):
-            if connection.vendor not in marker.args:
-                items.remove(item)
-                deselected.append(item)
-                break
+        elif any(
+            connection.vendor not in marker.args
+            for marker in item.iter_markers("database")
+        ) or (item.get_closest_marker("shared_cache") and is_of_one_process()):
+            items.remove(item)
+            deselected.append(item)
     config.hook.pytest_deselected(items=deselected)
 
 

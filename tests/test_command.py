@@ -26,8 +26,6 @@ ROOT = Path(__file__).parent.parent
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 
-IS_SHARED = settings.CACHES["default"]["BACKEND"] != LOCMEM
-
 
 def run(*arguments):
     """Return what the command writes to stdout, and to stderr."""
@@ -245,7 +243,7 @@ class TestWarnings:
             _, errors = run("explain", "tests.Sheet", "title=a")
         assert errors == "The cache 'default' is a DummyCache: it keeps nothing.\n"
 
-    @pytest.mark.skipif(not IS_SHARED, reason="LocMemCache warns")
+    @pytest.mark.shared_cache
     def test_shared_cache(self):
         assert run("status")[1] == ""
         assert run("explain", "tests.Paper", "title=a")[1] == ""
@@ -508,7 +506,7 @@ class TestExitStatus:
         assert "--check" in done.stdout
 
     @committed
-    @pytest.mark.skipif(not IS_SHARED, reason="Each process has a LocMemCache")
+    @pytest.mark.shared_cache
     def test_another_process(self):
         obj = warm()
         done = in_process("explain", "tests.Paper", "title=a", "--json")
