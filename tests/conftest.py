@@ -49,24 +49,25 @@ def pytest_configure(config):
     TransactionTestCase._fixture_teardown = empty_tables
 
 
-def is_of_one_process():
-    return settings.CACHES["default"]["BACKEND"].endswith("LocMemCache")
+def is_for_others(item, markexpr):
+    """Tell whether these services cannot show it, or nobody asked for it."""
+    one_process = settings.CACHES["default"]["BACKEND"].endswith("LocMemCache")
+    return (
+        (item.get_closest_marker("types") and markexpr != "types")
+        or (item.get_closest_marker("shared_cache") and one_process)
+        or any(
+            connection.vendor not in marker.args
+            for marker in item.iter_markers("database")
+        )
+    )
 
 
 def pytest_collection_modifyitems(config, items):
     # Not skips: what a database cannot do leaves nothing to look into.
-    deselected = []
-    for item in list(items):
-        if item.get_closest_marker("types") and config.option.markexpr != "types":
-            items.remove(item)
-            deselected.append(item)
-        elif any(
-            connection.vendor not in marker.args
-            for marker in item.iter_markers("database")
-        ) or (item.get_closest_marker("shared_cache") and is_of_one_process()):
-            items.remove(item)
-            deselected.append(item)
+    deselected = [item for item in items if is_for_others(item, config.option.markexpr)]
     config.hook.pytest_deselected(items=deselected)
+    others = set(deselected)
+    items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(autouse=True)
