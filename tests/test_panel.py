@@ -48,7 +48,6 @@ def toolbar(django_db_setup):
             *settings.INSTALLED_APPS,
             "django.contrib.staticfiles",
             "debug_toolbar",
-            "getorcreateplus",
         ],
         MIDDLEWARE=["debug_toolbar.middleware.DebugToolbarMiddleware"],
         ROOT_URLCONF="tests.panel_urls",
