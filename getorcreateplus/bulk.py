@@ -429,10 +429,10 @@ class Run:
 
     def look_up(self, batch):
         """Return {key: obj} of the rows that are there."""
-        if not self.bulk.reads:
+        many = self.queryset._read_many() if self.bulk.reads else None
+        if many is None:  # also in a bypass() that has begun since
             return self.select(batch)
         instance = self.bulk.instance
-        many = self.queryset._read_many()
         sought = {key: self.sought(key) for key in batch}
         if cache_hit.receivers or cache_miss.receivers:
             ask_many_and_tell(many, list(sought.values()))
@@ -676,8 +676,8 @@ class Run:
         rows = {key: tuple(row.values()) for key, row in rows.items()}
         sought = {key: self.sought(key) for key in rows}
         made_pk = is_generated(opts) and opts.pk not in fields
-        many = self.queryset._read_many()
-        many.fill_created(self.fillable(rows, sought), made_pk)
+        if (many := self.queryset._read_many()) is not None:
+            many.fill_created(self.fillable(rows, sought), made_pk)
 
     def insert_and_select(self, batch, fields):
         """As insert_returning(), of MySQL and SQLite before 3.35."""

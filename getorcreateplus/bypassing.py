@@ -1,5 +1,6 @@
 """bypass(): do without the cache for a while."""
 
+from collections.abc import Sequence
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from functools import wraps
@@ -8,8 +9,13 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from django.apps import apps
 from django.db import models
 
-# Of each block that is open the concrete models; none are all.
-blocks: ContextVar[tuple] = ContextVar("getorcreateplus_bypass", default=())
+# Of each block that is open the concrete models; none are all. Those that are
+# open for all threads (getorcreateplus.test.caching_off()) are the default of
+# the others, so that a hit looks at one variable.
+everywhere: list[frozenset] = []
+blocks: ContextVar[Sequence[frozenset]] = ContextVar(
+    "getorcreateplus_bypass", default=everywhere
+)
 
 
 class bypass(ContextDecorator):  # noqa: N801 - as contextlib names its own
@@ -33,18 +39,13 @@ class bypass(ContextDecorator):  # noqa: N801 - as contextlib names its own
 
     def __enter__(self):
         # Nothing is kept here: several threads may enter one object.
-        blocks.set((*blocks.get(), frozenset(map(concrete_model, self.models))))
+        blocks.set((*own_blocks(), frozenset(map(concrete_model, self.models))))
 
     def __exit__(self, *exc_info):
-        blocks.set(blocks.get()[:-1])
+        blocks.set(own_blocks()[:-1] or everywhere)
 
     def __call__(self, func):
-        if isgeneratorfunction(func) or isasyncgenfunction(func):
-            # Its caller goes on in the middle of it.
-            raise TypeError(
-                f"{func!r} is a generator, whose caller runs in the middle of it: "
-                "use `with bypass():` inside, around what does not yield."
-            )
+        refuse_generator(func, "bypass")
         if not iscoroutinefunction(func):
             return super().__call__(func)
 
@@ -58,7 +59,21 @@ class bypass(ContextDecorator):  # noqa: N801 - as contextlib names its own
 
 def is_bypassed(model):
     """Tell whether the cache of a concrete model is not to be used."""
-    return any(not block or model in block for block in blocks.get())
+    return any(not block or model in block for block in (*own_blocks(), *everywhere))
+
+
+def own_blocks():
+    """Return the blocks of this thread or task."""
+    found = blocks.get()
+    return () if found is everywhere else found
+
+
+def refuse_generator(func, name):
+    if isgeneratorfunction(func) or isasyncgenfunction(func):
+        raise TypeError(
+            f"{func!r} is a generator, whose caller runs in the middle of it: "
+            f"use `with {name}():` inside, around what does not yield."
+        )
 
 
 def concrete_model(model):

@@ -3,7 +3,7 @@
 import datetime
 import threading
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from itertools import islice
 
@@ -16,9 +16,9 @@ from django.db.models.signals import post_save, pre_save
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import memory
+from getorcreateplus import bypass, memory
 
-from .caches import CountingLocMemCache, counted
+from .caches import commands
 from .models import (
     AlwaysItem,
     CachedItem,
@@ -885,44 +885,38 @@ def resized(obj):
 @committed
 def test_local_timeout():
     rows = [{"code": code} for code in "ab"]
-    with override_settings(CACHES=counting()), counted() as commands:
-        PlusItem.local.bulk_get_or_create(rows)
-        PlusItem.local.bulk_get_or_create(rows)
-        del commands[:]
-        found = cached(lambda: PlusItem.local.bulk_get_or_create(rows))
-        assert commands == []
-        assert [obj.code for obj, _ in found] == ["a", "b"]
+    PlusItem.local.bulk_get_or_create(rows)
+    PlusItem.local.bulk_get_or_create(rows)
+    found = []
+    made = commands(lambda: found.extend(PlusItem.local.bulk_get_or_create(rows)))
+    assert made == []
+    assert [obj.code for obj, _ in found] == ["a", "b"]
 
 
-def counting():
-    """Return CACHES of a new cache, whose commands counted() tells."""
-    return {
-        "default": {
-            "BACKEND": f"{CountingLocMemCache.__module__}.CountingLocMemCache",
-            "LOCATION": uuid.uuid4().hex,
-            "OPTIONS": {"MAX_ENTRIES": 100_000},
-        }
-    }
+@committed
+@pytest.mark.parametrize("bypassed", [(0,), (1,), (0, 1)])
+def test_bypass_that_begins_or_ends_between_batches(bypassed):
+    found = PlusItem.objects.ibulk_get_or_create(
+        ({"code": code} for code in "abcdef"), batch_size=2
+    )
+    results = []
+    for batch in range(3):
+        with bypass() if batch in bypassed else nullcontext():
+            results += islice(found, 2)
+    assert [(obj.code, created) for obj, created in results] == [
+        (code, True) for code in "abcdef"
+    ]
+    assert [row["code"] for row in stored(PlusItem)] == list("abcdef")
 
 
 @committed
 class TestCommands:
     """The commands of the cache, however many rows there are."""
 
-    @pytest.fixture(autouse=True)
-    def counting(self):
-        with override_settings(CACHES=counting()):
-            yield
-
-    def commands(self, call):
-        with counted() as commands:
-            call()
-        return [name for name, _ in commands]
-
     def test_created(self):
         rows = [{"code": str(number)} for number in range(1000)]
-        commands = self.commands(lambda: PlusItem.objects.bulk_get_or_create(rows))
-        assert commands == [
+        made = commands(lambda: PlusItem.objects.bulk_get_or_create(rows))
+        assert made == [
             "get_many",  # hints, epoch, clock
             *("add", "add"),  # of the epoch and the clock, once for ever
             "get_many",  # epoch and clock, in the transaction
@@ -938,14 +932,14 @@ class TestCommands:
         def call():
             cached(lambda: PlusItem.objects.bulk_get_or_create(rows))
 
-        assert self.commands(call) == ["get_many", "get_many"]
-        assert self.commands(call) == ["get_many"]
+        assert commands(call) == ["get_many", "get_many"]
+        assert commands(call) == ["get_many"]
 
     def test_found(self):
         exist(PlusItem, map(str, range(50)))
         rows = [{"code": str(number)} for number in range(50)]
-        commands = self.commands(lambda: PlusItem.objects.bulk_get_or_create(rows))
-        assert commands == [
+        made = commands(lambda: PlusItem.objects.bulk_get_or_create(rows))
+        assert made == [
             "get_many",
             *("add", "add"),
             "get_many",  # versions
@@ -954,8 +948,8 @@ class TestCommands:
             "set_many",
         ]
         PlusItem.objects.update(size=1)
-        commands = self.commands(lambda: PlusItem.objects.bulk_get_or_create(rows))
-        assert commands == ["get_many", "get_many", "set_many"]
+        made = commands(lambda: PlusItem.objects.bulk_get_or_create(rows))
+        assert made == ["get_many", "get_many", "set_many"]
 
 
 def test_created_without_returning(monkeypatch):

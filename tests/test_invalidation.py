@@ -36,8 +36,9 @@ from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from getorcreateplus import CachedManager, CachedQuerySet, coherence, invalidation
+from getorcreateplus.test import CaptureCacheCommands
 
-from .caches import counted
+from .caches import commands
 from .invalidation_models import (
     Annex,
     Basin,
@@ -497,13 +498,13 @@ class TestPrimaryKeys:
                 lambda: check((Harbour.objects, {"name": "a"})),
             )
 
-    def test_row_is_told_where_equal_keys_are_spelled_alike(self, db, counting):
+    def test_row_is_told_where_equal_keys_are_spelled_alike(self, db):
         harbour = Harbour.objects.create(code="a", name="a")
-        with counted() as made:
+        with CaptureCacheCommands() as made:
             harbour.save()
         locked = "@epoch" if connection.vendor == "mysql" else "!a"
         name = invalidation.region_of(Harbour.objects.all()).name
-        assert made[0] == ("set_many", [f"{name}{locked}"])
+        assert made[0] == ("default", "set_many", [f"{name}{locked}"])
 
 
 # Multi-table inheritance
@@ -1077,25 +1078,12 @@ def test_truncate_cascade():
 # What it costs
 
 
-@pytest.fixture
-def counting():
-    backend = {"BACKEND": "tests.caches.CountingLocMemCache"}
-    names = ("default", "far", "paper")
-    with override_settings(
-        CACHES={name: backend | {"LOCATION": f"counting.{name}"} for name in names}
-    ):
-        for name in names:
-            caches[name].clear()
-        yield
-
-
 LOCKED = ["set_many"]
 RELEASED = ["set_many"]
 ALL_RELEASED = ["set_many"]
 
 
 @committed
-@pytest.mark.usefixtures("counting")
 class TestCost:
     def test_in_a_transaction(self):
         def write_rows_and_query(a):
@@ -1143,16 +1131,19 @@ class TestCost:
         ):
             dinghy = Dinghy.objects.create(name="a")
             Rope.objects.create(name="a")
-            with counted() as made, transaction.atomic():
+            with CaptureCacheCommands() as made, transaction.atomic():
                 write(dinghy)
-                assert (number, [name for name, _ in made]) == (number, inside)
+                assert (number, [command.method for command in made]) == (
+                    number,
+                    inside,
+                )
                 made.clear()
-            assert (number, [name for name, _ in made]) == (number, at_commit)
+            assert (number, [command.method for command in made]) == (number, at_commit)
             Rope.objects.all().delete()
 
     def test_autocommit(self):
         dinghy = Dinghy.objects.create(name="a")
-        for write, commands in (
+        for write, made in (
             (lambda: Dinghy.objects.create(name="b"), []),
             (dinghy.save, LOCKED + RELEASED),
             (lambda: Dinghy.objects.update(size=9), LOCKED + ALL_RELEASED),
@@ -1163,24 +1154,22 @@ class TestCost:
             (lambda: Dinghy.objects.filter(name="b").delete(), LOCKED + ALL_RELEASED),
             (dinghy.delete, LOCKED + RELEASED),
         ):
-            with counted() as made:
-                write()
-            assert [name for name, _ in made] == commands
+            assert commands(write) == made
 
     def test_keys(self):
         dinghy = Dinghy.objects.create(name="a")
         pk, name = dinghy.pk, invalidation.region_of(Dinghy.objects.all()).name
-        with counted() as made:
+        with CaptureCacheCommands() as made:
             dinghy.save()
         assert made == [
-            ("set_many", [f"{name}!{pk}"]),
-            ("set_many", [f"{name}@clock", f"{name}!{pk}", f"{name}:{pk}"]),
+            ("default", "set_many", [f"{name}!{pk}"]),
+            ("default", "set_many", [f"{name}@clock", f"{name}!{pk}", f"{name}:{pk}"]),
         ]
-        with counted() as made:
+        with CaptureCacheCommands() as made:
             Dinghy.objects.update(size=9)
         assert made == [
-            ("set_many", [f"{name}@epoch"]),
-            ("set_many", [f"{name}@clock", f"{name}@epoch"]),
+            ("default", "set_many", [f"{name}@epoch"]),
+            ("default", "set_many", [f"{name}@clock", f"{name}@epoch"]),
         ]
 
     def test_several_servers_are_told_in_order(self, monkeypatch):
@@ -1188,25 +1177,25 @@ class TestCost:
         dinghy = Dinghy.objects.create(name="a")
         pk, name = dinghy.pk, invalidation.region_of(Dinghy.objects.all()).name
         monkeypatch.setattr(coherence.Store, "has_several_servers", lambda store: True)
-        with counted() as made:
+        with CaptureCacheCommands() as made:
             dinghy.save()
         assert made == [
-            ("set_many", [f"{name}!{pk}"]),
-            ("set_many", [f"{name}@clock"]),
-            ("set_many", [f"{name}!{pk}"]),
-            ("set_many", [f"{name}:{pk}"]),
+            ("default", "set_many", [f"{name}!{pk}"]),
+            ("default", "set_many", [f"{name}@clock"]),
+            ("default", "set_many", [f"{name}!{pk}"]),
+            ("default", "set_many", [f"{name}:{pk}"]),
         ]
 
     @pytest.mark.parametrize("rows", [1, 20, 21])
     def test_rows_that_a_statement_names(self, rows):
         pks = [Dinghy.objects.create(name="a").pk for _ in range(rows)]
-        with counted() as made:
+        with CaptureCacheCommands() as made:
             Dinghy.objects.filter(pk__in=pks).update(size=9)
         name = invalidation.region_of(Dinghy.objects.all()).name
         locked = [f"{name}@epoch"]
         if rows <= invalidation.MOST_ROWS:
             locked = [f"{name}!{pk}" for pk in pks]
-        (_, first), (_, second) = made
+        first, second = (command.keys for command in made)
         assert sorted(first) == sorted(locked)
         assert second[0] == f"{name}@clock"
 

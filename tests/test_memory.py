@@ -4,7 +4,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.core.cache import caches, close_caches
+from django.core.cache import close_caches
 from django.db import connection, transaction
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -12,44 +12,20 @@ from django.test.utils import CaptureQueriesContext
 from getorcreateplus import coherence, memory
 from getorcreateplus.invalidation import region_of
 
+from .caches import commands
 from .models import Paper, PlusPaper, Sheet, Zone
-
-COMMANDS = ("get", "get_many", "set", "set_many", "add", "delete", "delete_many")
 
 
 class Rollback(Exception):
     pass
 
 
-@pytest.fixture
-def made(monkeypatch):
-    """Return a list of the cache commands that are made."""
-    made, depth = [], []
-
-    def spy(name, method):
-        def call(self, *args, **kwargs):
-            if not depth:
-                made.append(name)
-            depth.append(name)
-            try:
-                return method(self, *args, **kwargs)
-            finally:
-                depth.pop()
-
-        return call
-
-    for backend in {type(cache) for cache in caches.all()}:
-        for name in COMMANDS:
-            monkeypatch.setattr(backend, name, spy(name, getattr(backend, name)))
-    return made
-
-
-def cost(made, call):
+def cost(call):
     """Return what call returns, its queries and its cache commands."""
-    made.clear()
+    results = []
     with CaptureQueriesContext(connection) as queries:
-        result = call()
-    return result, len(queries), list(made)
+        made = commands(lambda: results.append(call()))
+    return results[0], len(queries), made
 
 
 def elsewhere(call):
@@ -90,22 +66,22 @@ class TestCommands:
     """Paper's rows have a cache of their own, Sheet's are in the default."""
 
     @pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])
-    def test_hit_is_one_command(self, model, made):
+    def test_hit_is_one_command(self, model):
         obj, _ = model.objects.get_or_create(title="a")
         for lookup in {"title": "a"}, {"pk": obj.pk}, {"title": "a", "pages": None}:
             model.objects.get_or_create(**lookup)
             model.objects.get_or_create(**lookup)
             (hit, created), queries, commands = cost(
-                made, lambda lookup=lookup: model.objects.get_or_create(**lookup)
+                lambda lookup=lookup: model.objects.get_or_create(**lookup)
             )
             assert (hit, created, queries) == (obj, False, 0)
             assert commands == ["get_many"]
 
     @pytest.mark.parametrize("model", [Paper, Sheet])
-    def test_hit_of_a_process_that_is_new(self, model, made, other_process):
+    def test_hit_of_a_process_that_is_new(self, model, other_process):
         model.objects.get_or_create(title="a")
         _, queries, commands = cost(
-            made, lambda: other_process(lambda: model.objects.get_or_create(title="a"))
+            lambda: other_process(lambda: model.objects.get_or_create(title="a"))
         )
         assert (queries, commands) == (0, ["get_many"] * 2)
 
@@ -119,55 +95,47 @@ class TestCommands:
             ),
         ],
     )
-    def test_miss(self, model, expected, made):
+    def test_miss(self, model, expected):
         warm(model)
-        _, queries, commands = cost(
-            made, lambda: model.objects.get_or_create(title="a")
-        )
+        _, queries, commands = cost(lambda: model.objects.get_or_create(title="a"))
         assert (queries, commands) == (1, expected)
 
-    def test_miss_of_a_row_that_has_a_version(self, made):
+    def test_miss_of_a_row_that_has_a_version(self):
         warm(Sheet).save()
-        _, queries, commands = cost(
-            made, lambda: Sheet.objects.get_or_create(title="a")
-        )
+        _, queries, commands = cost(lambda: Sheet.objects.get_or_create(title="a"))
         assert queries == 1
         assert commands == ["get_many", "add", "get_many", "set_many"]
 
-    def test_several_servers(self, made, monkeypatch):
+    def test_several_servers(self, monkeypatch):
         """Where the order of the keys in a command is nobody's."""
         monkeypatch.setattr(coherence.Store, "keeps_order", lambda store: False)
         warm(Sheet).save()
-        _, queries, commands = cost(
-            made, lambda: Sheet.objects.get_or_create(title="a")
-        )
+        _, queries, commands = cost(lambda: Sheet.objects.get_or_create(title="a"))
         assert queries == 1
         assert commands == ["get_many", "add", "get_many", "get_many", "set_many"]
-        assert cost(made, lambda: Sheet.objects.get_or_create(title="a"))[1:] == (
+        assert cost(lambda: Sheet.objects.get_or_create(title="a"))[1:] == (
             0,
             ["get_many"],
         )
 
     @pytest.mark.parametrize("lookup", [{"title": "a"}, {"pk": 7}])
     @pytest.mark.parametrize("method", ["get_or_create", "update_or_create"])
-    def test_created_row_is_a_hit(self, method, lookup, made):
+    def test_created_row_is_a_hit(self, method, lookup):
         Sheet.objects.get_or_create(title="another")
         obj, created = getattr(Sheet.objects, method)(**lookup)
         assert created
-        hit = cost(made, lambda: Sheet.objects.get_or_create(**lookup))
+        hit = cost(lambda: Sheet.objects.get_or_create(**lookup))
         assert hit == ((obj, False), 0, ["get_many"])
 
     @pytest.mark.parametrize(("model", "most"), [(Sheet, 3), (Paper, 4)])
-    def test_miss_of_a_row_that_was_written(self, model, most, made):
+    def test_miss_of_a_row_that_was_written(self, model, most):
         obj, _ = model.objects.get_or_create(title="a")
         obj.save()
-        _, queries, commands = cost(
-            made, lambda: model.objects.get_or_create(title="a")
-        )
+        _, queries, commands = cost(lambda: model.objects.get_or_create(title="a"))
         assert queries == 1
         assert commands == ["get_many"] * (most - 1) + ["set_many"]
 
-    def test_hint_that_is_out_of_date(self, made, other_process):
+    def test_hint_that_is_out_of_date(self, other_process):
         """Another process has put another row in the place of this one."""
 
         def replace():
@@ -177,37 +145,35 @@ class TestCommands:
         Sheet.objects.get_or_create(title="a", defaults={"pages": 1})
         new = other_process(replace)
         (obj, _), queries, commands = cost(
-            made, lambda: Sheet.objects.get_or_create(title="a")
+            lambda: Sheet.objects.get_or_create(title="a")
         )
         assert (obj, obj.pages, queries) == (new, 2, 0)
         assert commands == ["get_many"] * 3
-        assert cost(made, lambda: Sheet.objects.get_or_create(title="a"))[1:] == (
+        assert cost(lambda: Sheet.objects.get_or_create(title="a"))[1:] == (
             0,
             ["get_many"],
         )
 
-    def test_save(self, made):
+    def test_save(self):
         sheet, _ = Sheet.objects.get_or_create(title="a")
-        assert cost(made, sheet.save)[1:] == (1, ["set_many", "set_many"])
+        assert cost(sheet.save)[1:] == (1, ["set_many", "set_many"])
 
-    def test_update(self, made):
+    def test_update(self):
         Sheet.objects.bulk_create(Sheet(title=f"{i}") for i in range(50))
-        _, queries, commands = cost(made, lambda: Sheet.objects.update(pages=1))
+        _, queries, commands = cost(lambda: Sheet.objects.update(pages=1))
         assert (queries, commands) == (1, ["set_many", "set_many"])
 
 
 @pytest.mark.django_db
 class TestHints:
     @pytest.mark.parametrize(("bound", "commands"), [(0, 2), (1, 2), (2, 1)])
-    def test_they_are_bounded(self, bound, commands, made):
+    def test_they_are_bounded(self, bound, commands):
         with override_settings(GETORCREATEPLUS_LOCAL_HINTS=bound):
             for _ in range(2):
                 for title in "ab":
                     Sheet.objects.get_or_create(title=title)
             assert len(memory.hints.entries) == bound
-            _, queries, made = cost(
-                made, lambda: Sheet.objects.get_or_create(title="a")
-            )
+            _, queries, made = cost(lambda: Sheet.objects.get_or_create(title="a"))
         assert (queries, made) == (0, ["get_many"] * commands)
 
 
@@ -220,20 +186,20 @@ class TestLocalTimeout:
         zone, _ = Zone.objects.get_or_create(name="a")
         return zone
 
-    def seen(self, made, manager=Zone.objects, **lookup):
+    def seen(self, manager=Zone.objects, **lookup):
         (zone, created), queries, commands = cost(
-            made, lambda: manager.get_or_create(**lookup or {"name": "a"})
+            lambda: manager.get_or_create(**lookup or {"name": "a"})
         )
         assert not created
         return zone.size, queries + len(commands)
 
-    def test_row_is_served_from_memory(self, zone, made):
-        assert self.seen(made) == (1, 0)
-        assert self.seen(made, pk=zone.pk) == (1, 0)
-        assert self.seen(made, Zone.forever) == (1, 0)
+    def test_row_is_served_from_memory(self, zone):
+        assert self.seen() == (1, 0)
+        assert self.seen(pk=zone.pk) == (1, 0)
+        assert self.seen(Zone.forever) == (1, 0)
 
-    def test_time_is_the_reader_s(self, made):
-        assert self.seen(made, Zone.brief) == (1, 1)
+    def test_time_is_the_reader_s(self):
+        assert self.seen(Zone.brief) == (1, 1)
 
     def test_hit_is_a_fresh_instance(self):
         one, _ = Zone.objects.get_or_create(name="a")
@@ -255,59 +221,59 @@ class TestLocalTimeout:
         ],
     )
     @pytest.mark.parametrize("in_transaction", [False, True])
-    def test_own_write_is_seen_at_once(self, zone, made, write, in_transaction):
+    def test_own_write_is_seen_at_once(self, zone, write, in_transaction):
         zone.size = 2
         if in_transaction:
             with transaction.atomic():
                 write(zone)
-                assert self.seen(made)[0] == 2
+                assert self.seen()[0] == 2
         else:
             write(zone)
-        assert self.seen(made)[0] == 2
-        assert elsewhere(lambda: self.seen(made))[0] == 2
-        assert self.seen(made) == (2, 0)
+        assert self.seen()[0] == 2
+        assert elsewhere(self.seen)[0] == 2
+        assert self.seen() == (2, 0)
 
     def test_own_delete_is_seen_at_once(self, zone):
         zone.delete()
         _, created = Zone.objects.get_or_create(name="a")
         assert created
 
-    def test_write_of_another_process_is_seen_later(self, zone, made, other_process):
+    def test_write_of_another_process_is_seen_later(self, zone, other_process):
         zone.size = 2
         other_process(zone.save)
-        assert self.seen(made) == (1, 0)
-        assert self.seen(made, Zone.brief)[0] == 2
+        assert self.seen() == (1, 0)
+        assert self.seen(Zone.brief)[0] == 2
 
-    def test_rolled_back_row_is_not_kept(self, zone, made):
+    def test_rolled_back_row_is_not_kept(self, zone):
         with pytest.raises(Rollback), transaction.atomic():
             zone.size = 2
             zone.save()
-            assert self.seen(made)[0] == 2
+            assert self.seen()[0] == 2
             Zone.objects.get_or_create(name="b")
             Zone.objects.get_or_create(name="b")
             raise Rollback
-        assert self.seen(made)[0] == 1
+        assert self.seen()[0] == 1
         assert not Zone.plain.filter(name="b").exists()
         assert Zone.objects.get_or_create(name="b")[1]
 
     @pytest.mark.parametrize("end", ["commit", "rollback"])
-    def test_row_is_not_kept_before_its_commit(self, zone, made, end):
+    def test_row_is_not_kept_before_its_commit(self, zone, end):
         """It is published by a transaction that has locked it already."""
         try:
             with transaction.atomic():
                 zone.size = 2
                 zone.save()
                 Zone.objects.update_or_create(name="a", defaults={"size": 3})
-                assert self.seen(made)[0] == 3
+                assert self.seen()[0] == 3
                 assert not memory.rows.entries
                 if end == "rollback":
                     raise Rollback
         except Rollback:
-            assert self.seen(made)[0] == 1
+            assert self.seen()[0] == 1
         else:
-            assert self.seen(made)[0] == 3
+            assert self.seen()[0] == 3
 
-    def test_what_was_read_beside_a_write_is_not_kept(self, zone, made, monkeypatch):
+    def test_what_was_read_beside_a_write_is_not_kept(self, zone, monkeypatch):
         """A thread asks the cache, another one writes, the first goes on."""
         memory.rows.clear()
         store = region_of(Zone.objects.all()).store
@@ -322,19 +288,19 @@ class TestLocalTimeout:
 
         monkeypatch.setattr(store, "get_many", write_after)
         # It began before the write, and may be as old.
-        assert self.seen(made)[0] == 1
-        assert self.seen(made)[0] == 2
+        assert self.seen()[0] == 1
+        assert self.seen()[0] == 2
 
-    def test_rows_are_bounded(self, made):
+    def test_rows_are_bounded(self):
         with override_settings(GETORCREATEPLUS_LOCAL_ROWS=1):
             for name in "ab":
                 Zone.objects.get_or_create(name=name)
                 Zone.objects.get_or_create(name=name)
             assert len(memory.rows.entries) == 1
-            assert self.seen(made) == (1, 1)
+            assert self.seen() == (1, 1)
         with override_settings(GETORCREATEPLUS_LOCAL_ROWS=0):
-            self.seen(made)
-            assert self.seen(made) == (1, 1)
+            self.seen()
+            assert self.seen() == (1, 1)
 
 
 @pytest.mark.django_db

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import django
 import pytest
+from django.core.cache import caches
 from django.db import connection, models, transaction
 from django.db.models.expressions import Col
 from django.db.models.lookups import Exact
@@ -84,6 +85,8 @@ PRIVATE = {
     "swapped": (OPTS, "a model without a table"),
     # The managers
     "_queryset_class": (models.Manager, "a manager that cannot make a queryset"),
+    # The caches
+    "_connections": (caches, "the cache objects that a thread has"),
     # The connection and its transaction
     "_from_testcase": (transaction.atomic(), "a TestCase is the outside world"),
     "atomic_blocks": (connection, "a TestCase is the outside world"),

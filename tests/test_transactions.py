@@ -21,6 +21,7 @@ from django.test.utils import CaptureQueriesContext
 from getorcreateplus.inserts import Conflict
 from getorcreateplus.invalidation import Statements, region_of
 
+from .caches import commands
 from .models import Ferry, Paper, PlusPaper, Rack, Sheet, Ticket, Vessel
 
 committed = pytest.mark.django_db(transaction=True)
@@ -798,33 +799,6 @@ def urlpatterns():
 
 
 urlpatterns = urlpatterns()
-
-
-def commands(call):
-    """Return the cache commands that a call makes."""
-    made = []
-    backends = {type(caches[alias]) for alias in ("default", "paper", "pluspaper")}
-    methods = ("get", "get_many", "set", "set_many", "add", "delete", "delete_many")
-    [backend] = backends
-    with pytest.MonkeyPatch.context() as patch:
-        depth = []
-
-        def spy(name, method):
-            def call(self, *args, **kwargs):
-                if not depth:
-                    made.append(name)
-                depth.append(name)
-                try:
-                    return method(self, *args, **kwargs)
-                finally:
-                    depth.pop()
-
-            return call
-
-        for name in methods:
-            patch.setattr(backend, name, spy(name, getattr(backend, name)))
-        call()
-    return made
 
 
 @committed

@@ -8,23 +8,13 @@ from functools import partial, wraps
 from itertools import islice
 from unittest import mock
 
-from django.conf import settings
-from django.core.cache import caches
 from django.db import connection, transaction
+
+from getorcreateplus.test import CaptureCacheCommands, in_command
 
 from .models import TABLES, rows_of
 
 MANY = 10_000  # rows of a batch
-
-COMMANDS = [
-    "add",
-    "delete",
-    "delete_many",
-    "get",
-    "get_many",
-    "set",
-    "set_many",
-]
 
 
 class WrongAnswer(Exception):
@@ -54,25 +44,21 @@ class Counter:
 
     def __init__(self):
         self.queries = self.commands = 0
-        self.inside = False
 
     def __enter__(self):
-        methods = [
-            (backend, name)
-            for backend in {type(caches[alias]) for alias in settings.CACHES}
-            for name in COMMANDS
-        ]
-        if redis := sys.modules.get("redis"):
-            methods.append((redis.Redis, "execute_command"))
         with ExitStack() as stack:
             stack.enter_context(connection.execute_wrapper(self.count_query))
-            for owner, name in methods:
-                counted = self.counted(getattr(owner, name))
-                stack.enter_context(mock.patch.object(owner, name, counted))
+            self.made = stack.enter_context(CaptureCacheCommands())
+            if redis := sys.modules.get("redis"):
+                counted = self.counted(redis.Redis.execute_command)
+                stack.enter_context(
+                    mock.patch.object(redis.Redis, "execute_command", counted)
+                )
             self.stack = stack.pop_all()
 
     def __exit__(self, *exc_info):
         self.stack.close()
+        self.commands += len(self.made)
 
     def count_query(self, execute, sql, params, many, context):
         self.queries += not sql.startswith("BEGIN")
@@ -81,14 +67,8 @@ class Counter:
     def counted(self, method):
         @wraps(method)
         def wrapped(*args, **kwargs):
-            if self.inside:  # get_many() of a backend that calls get()
-                return method(*args, **kwargs)
-            self.commands += 1
-            self.inside = True
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self.inside = False
+            self.commands += not in_command.get()
+            return method(*args, **kwargs)
 
         return wrapped
 
