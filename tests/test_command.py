@@ -475,6 +475,7 @@ class FullCache(BrokenCache):
         raise OSError("full")
 
 
+@pytest.mark.slow
 class TestExitStatus:
     @pytest.mark.parametrize(
         ("arguments", "message"),

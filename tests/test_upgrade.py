@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parent.parent / "getorcreateplus"
 
 # What the newer release has in place of these.
