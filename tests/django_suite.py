@@ -9,8 +9,8 @@ this package's. Base managers stay Django's, as they would in that project, and
 nothing else is touched: neither Django's code, nor a test.
 
 A test that fails is either listed in django_suite_exclusions.toml, with the
-sentence of the README that it contradicts, or a bug. A test that is listed has
-to fail, or else the list is out of date: that fails the run, too.
+sentence of docs/contract.rst that it contradicts, or a bug. A test that is
+listed has to fail, or else the list is out of date: that fails the run, too.
 """
 
 import argparse

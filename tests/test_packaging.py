@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from configparser import ConfigParser
+from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def test_oldest_classified_versions_are_required(pythons, djangos):
     options = read_config("setup.cfg")["options"]
     assert options["python_requires"] == f">={pythons[0]}"
     assert options["install_requires"].split()[0] == f"Django>={djangos[0]}"
+
+
+def test_sdist_has_the_documentation():
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    patterns = re.search(r"^recursive-include docs (.+)$", manifest, re.MULTILINE)[1]
+    files = [
+        path
+        for path in (ROOT / "docs").rglob("*")
+        if path.is_file() and not {"_build", "__pycache__"} & set(path.parts)
+    ]
+    assert files
+    for path in files:
+        assert any(fnmatch(path.name, pattern) for pattern in patterns.split()), path
 
 
 def test_package_is_imported_without_settings():
