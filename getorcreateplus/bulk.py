@@ -383,6 +383,7 @@ class Run:
         self.created = set()  # keys
         self.single = {}  # index: (obj, created), of rows without a key
         self.unclaimed = set()  # primary keys that were inserted, of some row
+        self.missed = {}  # key: its Sought, of those that were asked for
 
     def results(self):
         wanted = sorted(self.first)
@@ -448,6 +449,7 @@ class Run:
             rows = self.select_values(rest)
             found |= {key: instance(values) for key, values in rows.items()}
             many.fill(self.fillable(rows, sought))
+            self.missed |= {key: sought[key] for key in rest if key not in rows}
         return found
 
     def sought(self, key):
@@ -458,10 +460,9 @@ class Run:
 
     def fillable(self, rows, sought):
         """Return (row, pk, values) of {key: values} that can be kept."""
-        attnames, opts = layout(self.bulk.model).attnames, self.bulk.model._meta
-        kept = []
+        pk_text, kept = layout(self.bulk.model).pk_text, []
         for key, values in rows.items():
-            pk = keys.pk_text(opts, dict(zip(attnames, values, strict=True)))
+            pk = pk_text(values)
             frozen = freeze(values)
             if pk is not None and frozen is not None:
                 kept.append((sought[key], pk, frozen))
@@ -554,8 +555,9 @@ class Run:
         pairs = [(key, self.make(self.rows[self.first[key]])) for key in missing]
         objs = [obj for _, obj in pairs]
         self.queryset._prepare_for_bulk_create(objs)
-        with_pk = [pair for pair in pairs if pair[1]._is_pk_set()]
-        without_pk = [pair for pair in pairs if not pair[1]._is_pk_set()]
+        with_pk, without_pk = [], []
+        for pair in pairs:
+            (with_pk if pair[1]._is_pk_set() else without_pk).append(pair)
         fields = [f for f in self.bulk.model._meta.concrete_fields if not f.generated]
         self.insert_like(with_pk, fields)
         fields = [f for f in fields if not isinstance(f, models.AutoField)]
@@ -673,11 +675,12 @@ class Run:
 
     def fill_inserted(self, rows, fields):
         opts = self.bulk.model._meta
-        rows = {key: tuple(row.values()) for key, row in rows.items()}
-        sought = {key: self.sought(key) for key in rows}
+        # Not one that was looked up in a block that has ended since.
+        asked = self.missed.keys() & rows.keys()
+        rows = {key: tuple(rows[key].values()) for key in rows if key in asked}
         made_pk = is_generated(opts) and opts.pk not in fields
         if (many := self.queryset._read_many()) is not None:
-            many.fill_created(self.fillable(rows, sought), made_pk)
+            many.fill_created(self.fillable(rows, self.missed), made_pk)
 
     def insert_and_select(self, batch, fields):
         """As insert_returning(), of MySQL and SQLite before 3.35."""

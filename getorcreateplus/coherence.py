@@ -67,6 +67,9 @@ What saves commands, and why it may:
   the commit. Those that are left are added after it, and then the clock tells
   whether there was a writer since, as for a reader that did not know the key.
   Nor does such a transaction ask for rows that its process has never seen.
+* The epoch and the clock that one reader of a transaction has observed will do
+  for the rows that it creates from then on: tokens never come back, so older
+  ones are only more careful.
 * Under local_timeout, a process serves what it has seen. Each of its locks and
   releases drops the row, and what a thread has asked for before one of them is
   not kept after it.
@@ -84,6 +87,7 @@ import threading
 import time
 import weakref
 from contextlib import closing, suppress
+from functools import cached_property
 
 from django.conf import settings
 from django.core.cache import caches
@@ -527,10 +531,17 @@ class Read:
         self.place = world_of(self.connection)
         self.writes = region.writes
 
-    @property
+    @cached_property
     def hint(self):
         """The key of the hint, in the key cache."""
         return self.region.hint(self.lookup)
+
+    def of(self, lookup):
+        """Return a copy of a Read of no row, which is one of this lookup."""
+        read = object.__new__(Read)
+        read.__dict__.update(self.__dict__)  # a tenth of copy.copy()
+        read.lookup = lookup
+        return read
 
     def ask(self, pk=None, may_hit=True):
         """
@@ -753,7 +764,7 @@ class Read:
             # Nobody else sees the row before the commit, which is to this
             # reader what the SELECT is to others: the version that is observed
             # now vouches for the row.
-            self.epoch, self.clock = own.observe(region, self.place)
+            self.epoch, self.clock = own.observe(self)
             if (
                 made_pk
                 and own.streaks.get(region, 0) > SINGLE
@@ -785,7 +796,7 @@ class Read:
         self.version = token(self.place)
         with suppress(Unavailable, Garbage):
             if self.epoch is None:
-                self.epoch, _ = own.observe(region, self.place)
+                self.epoch, _ = own.observe(self)
             if not is_locked(self.epoch):
                 self._fill(pk, values)
                 own.publish(self.connection, region, pk, self.version)
@@ -871,6 +882,8 @@ def vouched_for(created):
     moved (rule recheck).
     """
     late = {region for (region, _), (read, _) in created.items() if read.unsent}
+    if not late:
+        return created
     kept = {}
     for (region, pk), (read, values) in created.items():
         with suppress(Unavailable, Garbage):
@@ -986,7 +999,7 @@ class Journal:
         self.forget()
 
     def forget(self):
-        self.observed = {}  # region: (epoch, clock), before the next INSERT
+        self.observed = {}  # region: (epoch, clock), as they were at some time
         self.streaks = {}  # region: rows created one after the other
         self.unsent = []  # (read, key of a version that it will have)
 
@@ -1121,12 +1134,15 @@ class Journal:
 
     # Created rows
 
-    def observe(self, region, place):
+    def observe(self, read):
         """Return the epoch and the clock, as they were in this transaction."""
-        if region not in self.observed or place:
+        region = read.region
+        if read.clock is not None:  # it has looked at both, before its SELECT
+            self.observed[region] = read.epoch, read.clock
+        elif region not in self.observed or read.place:
             names = [region.epoch, region.clock]
             entries = region.store.get_many(names)
-            self.observed[region] = region.observe(entries, names, place)
+            self.observed[region] = region.observe(entries, names, read.place)
         return self.observed[region]
 
     def send_later(self, read, name):
@@ -1212,12 +1228,12 @@ class Journal:
         return max(w.rows[region, pk][0] for w in alive if (region, pk) in w.rows)
 
     def keep_inserted(self, connection, region, inserted):
-        """As keep(), for (row, pk, values) that have just been inserted."""
+        """As keep(), for (row, pk, packed values) that were just inserted."""
         writes = self.current(connection)
         for row, pk, values in inserted:
             if (region, pk) in writes.held:
                 sequence, _ = writes.rows[region, pk]
-                writes.rows[region, pk] = sequence, memory.pack(values)
+                writes.rows[region, pk] = sequence, values
                 if row.lookup is not None:
                     writes.hints[region, row.lookup] = pk
 

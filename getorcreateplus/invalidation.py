@@ -374,7 +374,7 @@ class Statements:
                     coherence.after_rollback(connection)
         elif write[1].startswith("INSERT"):
             parts = known.parts.get(write[2], ())
-            if UPSERT.search(text) and not self.in_batch:
+            if not self.in_batch and is_upsert(text):
                 rows = all_rows((part.watch for part in parts), connection.alias)
             else:
                 inserts = [part for part in parts if part.is_own]
@@ -406,11 +406,10 @@ class Statements:
         inserted, self.inserted = self.inserted, []
         if not coherence.in_transaction(connection):
             return  # the one that inserted them has ended
-        own = () if instance is None else tables(type(instance))
         told = set()
         for model, region in reversed(inserted):
             pk = None
-            if model in own and region not in told:
+            if isinstance(instance, model) and region not in told:
                 told.add(region)
                 pk = pk_of(instance, model)
             if pk is None:
@@ -434,6 +433,11 @@ class Statements:
         known = pks if None not in pks else None
         for other, region in inserted:
             coherence.after_inserts(region, known if other is model else None)
+
+
+def is_upsert(text):
+    # The search takes 3 us, and a thousand times that for many rows.
+    return "UPDATE" in text.upper() and UPSERT.search(text) is not None
 
 
 def text_of(sql, connection):

@@ -350,7 +350,9 @@ def pk_text(opts, values):
     """
     if len(opts.pk_fields) == 1 and "pk" in (known := columns(opts)):
         field, kind = known["pk"]
-        value = values.get(field.attname)
+        if field.attname not in values:
+            return None
+        value = values[field.attname]
         if type(value) is int and kind is int and abs(value) < 2**63:
             return str(value)  # as below, for most keys are such
     try:

@@ -8,7 +8,6 @@ add() leaves that alone. So a batch with many rows that are new to the cache
 leaves these out.
 """
 
-import copy
 from contextlib import suppress
 
 from . import memory
@@ -294,12 +293,13 @@ class ReadMany:
         """
         connection, region = self.connection, self.region
         own = journal(connection)
+        created = [(row, pk, memory.pack(values)) for row, pk, values in created]
         own.keep_inserted(connection, region, created)
         if own.is_written_by_query(connection, region):
             return
         with suppress(Unavailable, Garbage):
             # As in Read.fill_created(): nobody else sees the rows yet.
-            epoch, clock = own.observe(region, self.place)
+            epoch, clock = own.observe(self)
             if is_locked(epoch):
                 return
             pks = [pk for _, pk, _ in created]
@@ -314,7 +314,8 @@ class ReadMany:
             writes = own.current(connection)
             for (row, pk, values), version in zip(created, versions, strict=True):
                 if version is not None and not is_locked(version):
-                    read = copy.copy(self.read)
-                    read.lookup = row.lookup
+                    read = self.read.of(row.lookup)
+                    if row.hint is not None:
+                        read.hint = row.hint
                     read.epoch, read.clock, read.version = epoch, clock, version
-                    writes.created[region, pk] = read, memory.pack(values)
+                    writes.created[region, pk] = read, values

@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 from django.db.models.signals import class_prepared
 
-from .keys import PLAIN, NotCanonical, digest, plain
+from .keys import PLAIN, NotCanonical, digest, pk_text, plain
 
 # Of a payload's values, in this release of the package: to be raised with any
 # change of it. Keys and tokens stay what they are, for releases that share a
@@ -26,13 +26,15 @@ class Layout:
     """The columns of a model: what its payloads hold, how to compare them."""
 
     def __init__(self, model):
-        fields = model._meta.concrete_fields
+        self.opts = model._meta
+        fields = self.opts.concrete_fields
         self.attnames = tuple(field.attname for field in fields)
         self.index = {field.attname: i for i, field in enumerate(fields)}
+        self.pks = [(f.attname, self.index[f.attname]) for f in self.opts.pk_fields]
         # A payload of another release, with other fields, is a miss.
         self.fingerprint = digest(
             FORMAT,
-            model._meta.concrete_model._meta.label_lower,
+            self.opts.concrete_model._meta.label_lower,
             django.VERSION[:2],
             settings.USE_TZ,
             sorted((a, connections.settings[a]["TIME_ZONE"]) for a in connections),
@@ -48,15 +50,19 @@ class Layout:
             ],
         )
 
+    def pk_text(self, values):
+        """Return the text of a row's primary key, None where it has none."""
+        return pk_text(self.opts, {name: values[place] for name, place in self.pks})
+
     def matches(self, lookup, values):
         """Tell whether a payload's values are those of a row looked for."""
         if type(values) is not tuple or len(values) != len(self.attnames):
             return False
         index = self.index
-        return all(
-            is_same(values[index[attname]], wanted)
-            for attname, wanted in lookup.items()
-        )
+        for attname, wanted in lookup.items():  # all() takes twice as long
+            if not is_same(values[index[attname]], wanted):
+                return False
+        return True
 
 
 def is_same(value, wanted):

@@ -348,15 +348,16 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         return ReadMany(read, columns)
 
     def _recorded(self, recording):
-        """Return a copy whose rows and writes are noted."""
+        """Return a copy that is recorded, and whose get() is Django's."""
         queryset = self._clone()
+        queryset._creates = False
         queryset._iterable_class = RecordingIterable
         queryset._recording = recording
         return queryset
 
     def _keep(self, read, recording, obj, created):
         values = recording.inserted(obj) if created else recording.selected(obj)
-        pk = self._pk_text(values)
+        pk = None if values is None else layout(self.model).pk_text(values)
         read.note(created)
         if pk is None:
             return
@@ -371,7 +372,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         """
         for obj, _ in recording.rows:
             values = recording.updated(obj)
-            pk = self._pk_text(values)
+            pk = None if values is None else layout(self.model).pk_text(values)
             if pk is not None:
                 read.publish(pk, values)
 
@@ -384,14 +385,6 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             reason=reason_without_lookup(model),
             duration=0,
         )
-
-    def _pk_text(self, values):
-        """Return the text of the primary key, None where it has none."""
-        if values is None:
-            return None
-        index, opts = layout(self.model).index, self.model._meta
-        pk = {f.attname: values[index[f.attname]] for f in opts.pk_fields}
-        return keys.pk_text(opts, pk)
 
 
 def reason_without_lookup(model):

@@ -121,6 +121,8 @@ class Recording:
         self.connection.execute_wrappers.pop()
 
     def __call__(self, execute, sql, params, many, context):
+        if type(sql) is str and sql.startswith("SELECT") and ";" not in sql:
+            return execute(sql, params, many, context)
         result = execute(sql, params, many, context)
         is_insert = isinstance(sql, str) and sql.startswith(self.table.insert)
         if (
@@ -258,7 +260,7 @@ class Recording:
             raise NotExact(field) from None
         if kind_of_field is None:
             raise NotExact(field)
-        stored, kind, check = kind_of_field
+        stored, kind, check, _ = kind_of_field
         if (
             type(value) is kind
             and value == param
@@ -321,8 +323,8 @@ def as_selected(field, value, connection):
     """
     if not is_exact(field):
         raise NotExact(field)
-    stored, kind, check = kind_of(field)
-    if ready(field, stored) is not kind or type(value) is not kind:
+    stored, kind, check, is_ready = kind_of(field)
+    if not is_ready or type(value) is not kind:
         try:
             value = prepare(field, value)
         except NotCanonical as error:
@@ -342,13 +344,15 @@ def is_exact(field):
 @functools.cache
 def kind_of(field):
     """
-    Return the field where the values are stored, their type, and what else
-    they must be; None where a SELECT may return anything.
+    Return the field where the values are stored, their type, what else they
+    must be, and whether the field prepares them to themselves; None where a
+    SELECT may return anything.
     """
     stored = stored_as(field)
     if stored is None or stored.get_internal_type() not in KINDS:
         return None
-    return stored, *KINDS[stored.get_internal_type()]
+    kind, check = KINDS[stored.get_internal_type()]
+    return stored, kind, check, ready(field, stored) is kind
 
 
 def check_text(field, value, connection):

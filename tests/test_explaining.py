@@ -17,8 +17,8 @@ from getorcreateplus import CachedQuerySet, bypass, coherence, memory
 from getorcreateplus.explaining import check, explain, from_text, pk_from_text
 from getorcreateplus.invalidation import region_of
 from getorcreateplus.signals import Reason, Source
+from getorcreateplus.test import CaptureCacheCommands
 
-from .caches import CountingCache, counted
 from .models import (
     Composite,
     Converted,
@@ -44,20 +44,17 @@ pytestmark = pytest.mark.django_db
 committed = pytest.mark.django_db(transaction=True)
 
 
-class CountingBackend(
-    CountingCache, import_string(settings.CACHES["default"]["BACKEND"])
-):
-    """The backend of this test run."""
+Backend = import_string(settings.CACHES["default"]["BACKEND"])
 
 
-class UnreadableCache(CountingBackend):
+class UnreadableCache(Backend):
     def get_many(self, keys, *args, **kwargs):
         if any("@epoch" in key for key in keys):
             raise ValueError("unsupported pickle protocol: 9")
         return super().get_many(keys, *args, **kwargs)
 
 
-class BrokenCache(CountingBackend):
+class BrokenCache(Backend):
     asked = 0
 
     def get_many(self, keys, *args, **kwargs):
@@ -77,12 +74,6 @@ def backend(cls, *aliases):
         yield
 
 
-@pytest.fixture(autouse=True)
-def counting(fresh_caches):
-    with backend(CountingBackend):
-        yield
-
-
 def remembered():
     return dict(memory.hints.entries), dict(memory.rows.entries)
 
@@ -90,10 +81,10 @@ def remembered():
 def explained(source, /, **lookup):
     """Return an Explanation, which has changed nothing."""
     before = remembered()
-    with counted() as commands:
+    with CaptureCacheCommands() as commands:
         found, queries = count(lambda: explain(source, **lookup))
     assert queries == 0
-    assert {name for name, _ in commands} <= {"get_many"}
+    assert {command.method for command in commands} <= {"get_many"}
     assert remembered() == before
     assert explain(source, **lookup) == found
     assert max(map(len, str(found).splitlines())) <= 80

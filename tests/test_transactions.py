@@ -847,6 +847,13 @@ class TestManyCreatedRows:
         assert made.count("set_many") == 12
         assert len(made) < 20
 
+    @pytest.mark.database("postgresql")
+    def test_first_row_looks_at_the_epoch_and_the_clock_once(self):
+        Sheet.objects.get_or_create(title="before")
+        with transaction.atomic():
+            made = commands(lambda: Sheet.objects.get_or_create(title="0"))
+        assert made == ["get_many", "add"]
+
     def test_row_that_is_there_ends_the_streak(self):
         Sheet.objects.create(title="known", pages=1)
         with transaction.atomic():
