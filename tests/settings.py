@@ -26,6 +26,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
+    "getorcreateplus",
     "tests",
 ]
 # No migrations: the models of the tests refer to these, and have none.
