@@ -85,8 +85,9 @@ class CachedModelAdminMixin:
 
     def render_change_form(self, request, context, *args, **kwargs):
         response = super().render_change_form(request, context, *args, **kwargs)
-        obj = response.context_data.get("original")
-        if obj is not None and not response.context_data.get("is_popup"):
+        context = getattr(response, "context_data", None) or {}
+        obj = context.get("original")
+        if obj is not None and not context.get("is_popup"):
             self._show_cache_state(
                 request,
                 response,
@@ -214,8 +215,6 @@ def answer_in_words(alias):
         coherence.stores[alias].get_many(["getorcreateplus"])
     except coherence.Unavailable:
         return _("does not answer: the database is asked")
-    except coherence.Garbage:
-        pass
     return _("answers")
 
 
