@@ -351,6 +351,31 @@ def is_cached(model):
     )
 
 
+# The admin, whose ModelAdmin asks
+
+
+def check_admin(model_admin):
+    """E016 and E017: a CachedModelAdminMixin that has nothing to show."""
+    cls, opts = type(model_admin), model_admin.model._meta
+    if not is_cached(opts.concrete_model):
+        yield checks.Error(
+            f"{cls.__name__} has the CachedModelAdminMixin, and {opts.label} is not "
+            "cached.",
+            hint="Give the model a CachedManager or a PlusManager, or leave the mixin "
+            "out.",
+            obj=cls,
+            id="getorcreateplus.E016",
+        )
+    elif not apps.is_installed("getorcreateplus"):
+        yield checks.Error(
+            f"{cls.__name__} has the CachedModelAdminMixin, whose template is not "
+            "found without 'getorcreateplus' in INSTALLED_APPS.",
+            hint="Add 'getorcreateplus' to INSTALLED_APPS.",
+            obj=cls,
+            id="getorcreateplus.E017",
+        )
+
+
 # Times
 
 

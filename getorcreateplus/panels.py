@@ -159,7 +159,7 @@ class GetOrCreatePanel(Panel):
                 "'getorcreateplus' is not in INSTALLED_APPS, by which its template is "
                 "found.",
                 hint="Add 'getorcreateplus' to INSTALLED_APPS.",
-                id="getorcreateplus.E016",
+                id="getorcreateplus.E018",
             )
         ]
 

@@ -10,4 +10,5 @@ from .invalidation_models import *  # noqa: F403
 from .neighbour_models import *  # noqa: F403
 from .nonatomic_models import *  # noqa: F403
 from .proof_models import *  # noqa: F403
+from .trigger_models import *  # noqa: F403
 from .values_models import *  # noqa: F403

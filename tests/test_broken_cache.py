@@ -11,8 +11,9 @@ from django.db import connection, models, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import coherence, memory
+from getorcreateplus import coherence, invalidate, memory
 from getorcreateplus.invalidation import watched
+from getorcreateplus.triggers import pay_caches
 
 from .models import Paper
 
@@ -435,3 +436,18 @@ def test_nothing_is_filled_under_the_lock_of_others(name):
             lock()
         obj, _ = Paper.objects.get_or_create(title="b")
         assert obj.pages == 2
+
+
+def test_listener_pays_what_a_cache_is_owed():
+    """It does not wait for the next thing that a trigger tells."""
+    with override_settings(CACHES=one_broken()):
+        Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+        assert pages() == (1, 0)
+        epoch = caches["default"].get(paper_region().epoch)
+        Switch.failure = ConnectionError("no")
+        invalidate(Paper)
+        assert pay_caches() is True
+        Switch.failure = None
+        assert pay_caches() is False
+        assert caches["default"].get(paper_region().epoch) != epoch
+        assert pages() == (1, 1)

@@ -515,14 +515,14 @@ def test_apps_without_the_package_are_an_error():
     assert ids() == []
     apps = [app for app in settings.INSTALLED_APPS if app != "getorcreateplus"]
     with override_settings(INSTALLED_APPS=apps):
-        assert ids() == ["getorcreateplus.E016"]
+        assert ids() == ["getorcreateplus.E018"]
         assert panels.GetOrCreatePanel.run_checks() == [
             checks.Error(
                 "getorcreateplus.panels.GetOrCreatePanel is in DEBUG_TOOLBAR_PANELS, "
                 "and 'getorcreateplus' is not in INSTALLED_APPS, by which its template "
                 "is found.",
                 hint="Add 'getorcreateplus' to INSTALLED_APPS.",
-                id="getorcreateplus.E016",
+                id="getorcreateplus.E018",
             )
         ]
 
@@ -530,4 +530,4 @@ def test_apps_without_the_package_are_an_error():
 def ids():
     """Return the ids of the panel's check, as manage.py check runs it."""
     found = {message.id for message in checks.run_checks()}
-    return sorted(found & {"getorcreateplus.E016"})
+    return sorted(found & {"getorcreateplus.E018"})

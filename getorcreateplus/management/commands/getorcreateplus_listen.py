@@ -1,0 +1,55 @@
+import signal
+import sys
+
+from django.core.management import BaseCommand, CommandError
+from django.db import DEFAULT_DB_ALIAS, Error, connections
+
+from getorcreateplus.triggers import Listener, tables_of
+
+
+class Command(BaseCommand):
+    help = (
+        "Forgets cached rows that are written beside Django, as the triggers tell that "
+        "getorcreateplus_triggers prints. Runs until SIGTERM or SIGINT."
+    )
+    # They may connect to every database.
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument(
+            "labels",
+            nargs="*",
+            metavar="app_label.ModelName",
+            help="Cached models; all without any.",
+        )
+        parser.add_argument(
+            "--database",
+            default=DEFAULT_DB_ALIAS,
+            help='The database to listen to. Defaults to "default".',
+        )
+
+    def handle(self, *, labels, database, **options):
+        tables = tables_of(labels, database)
+        driver = connections[database].Database.__name__  # type: ignore[attr-defined]
+        if driver != "psycopg":
+            raise CommandError(f"psycopg 3 is needed: the driver is {driver}.")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
+        listener = Listener(tables, database)
+        try:
+            listener.begin()
+            for model, fault in listener.without_trigger():
+                self.stderr.write(
+                    f"The table {model._meta.db_table!r} {fault}: "
+                    "`getorcreateplus_triggers` prints the SQL."
+                )
+        except Error as error:
+            raise CommandError(f"Database {database!r} failed: {error}") from error
+        self.stdout.write(f"Listening to {database!r} for {', '.join(tables)}.")
+        self.stdout.flush()
+        listener.run()
+
+
+def end(number, frame):
+    # Whatever it was doing: when it begins again, it forgets all.
+    sys.exit()
