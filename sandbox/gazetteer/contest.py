@@ -13,7 +13,7 @@ import gazetteer.models
 
 from . import geonames, services
 from .comparison import Comparison
-from .importer import batches, import_batch
+from .importer import BATCH, batches, import_batch
 from .measure import Tally
 
 PLAIN = "plain Django"
@@ -35,14 +35,14 @@ def contenders(*, in_bulk):
 class Contest:
     """
     The import of the `number` most populous cities by each of `names`, the
-    first of which is plain Django.
+    first of which is plain Django, in transactions of `size` rows.
     """
 
-    def __init__(self, number, names):
-        self.world = geonames.read(number)
+    def __init__(self, number, names, size=BATCH):
         self.tallies = {name: Tally() for name in names}
+        self.batches = list(batches(geonames.read(number), size))
         # Of the source, for each contender.
-        self.total = sum(len(rows) for function, rows in batches(self.world))
+        self.total = sum(len(rows) for function, rows in self.batches)
         self.tables = {name: services.tables(LABELS[name]) for name in names}
 
     def create_tables(self):
@@ -59,7 +59,7 @@ class Contest:
         imported by one and then by the others, taking turns to be first.
         """
         order = list(self.tallies)
-        for function, rows in batches(self.world):
+        for function, rows in self.batches:
             for name in order:
                 tally = self.tallies[name]
                 with tally.running():
@@ -90,22 +90,18 @@ class Contest:
 
     def calls(self, name):
         """
-        Return how many calls of get_or_create() there were. None of a batch.
-
-        Plain Django sends one SELECT for each.
-        """
-        return None if name == BULK else self.tallies[PLAIN].selects
-
-    def answered(self, name):
-        """
-        Return how many calls the cache has answered, which sent no SELECT.
-        None when that can't be told: of a batch, and before all contenders
-        have had their turn.
+        Return how many calls of get_or_create() there were. None when that
+        can't be told: of a batch, and before both have imported the same rows.
         """
         tally, twin = self.tallies[name], self.tallies[PLAIN]
         if name == BULK or tally.imported != twin.imported:
             return None
-        return twin.selects - tally.selects
+        return twin.selects  # plain Django sends one for each call
+
+    def answered(self, name):
+        """Return how many calls sent no SELECT, None as in calls()."""
+        calls = self.calls(name)
+        return None if calls is None else calls - self.tallies[name].selects
 
     def measures(self):
         """Return [(title, format, {name: number, or None})]."""
@@ -120,7 +116,7 @@ class Contest:
                 ("answered by the cache", ",", lambda name, tally: self.answered(name)),
                 ("rows written", ",", lambda name, tally: tally.created),
                 ("seconds", ".2f", lambda name, tally: tally.seconds),
-                ("rows/s", ",.0f", lambda name, tally: tally.created / tally.seconds),
+                ("rows/s", ",.0f", lambda name, tally: tally.rate),
                 ("queries", ",", lambda name, tally: tally.queries),
                 ("savepoint statements", ",", lambda name, tally: tally.savepoints),
             ]
@@ -146,3 +142,23 @@ def lines(differences):
         yield from sentences[:DIFFERENCES]
         if len(sentences) > DIFFERENCES:
             yield f"… and {len(sentences) - DIFFERENCES:,} more like it"
+
+
+def verdict(measures):
+    """Return sentences about what the measures of equal imports say."""
+    numbers = {title: values for title, _, values in measures}
+    rates, savepoints = numbers["rows/s"], numbers["savepoint statements"]
+    sentences = []
+    for name, rate in rates.items():
+        if name != PLAIN:
+            sentences.append(
+                f"{name}: {rate / rates[PLAIN]:.2f} x as many rows per second as "
+                f"{PLAIN}."
+            )
+    sentences += [
+        f"{numbers['answered by the cache'][PLUS]:,} of "
+        f"{numbers['get_or_create() calls'][PLUS]:,} calls were answered by the cache, "
+        "without a query.",
+        f"{savepoints[PLUS]:,} savepoint statements instead of {savepoints[PLAIN]:,}.",
+    ]
+    return sentences

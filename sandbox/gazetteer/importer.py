@@ -57,7 +57,7 @@ def import_city(models, row):
     return created
 
 
-def batches(geonames):
+def batches(geonames, size=BATCH):
     """
     Yield (function, rows), one transaction's work each, in the order of the
     files of GeoNames: what others refer to comes first.
@@ -68,8 +68,8 @@ def batches(geonames):
         (import_region, geonames.regions),
         (import_city, geonames.cities),
     ]:
-        for start in range(0, len(rows), BATCH):
-            yield function, rows[start : start + BATCH]
+        for start in range(0, len(rows), size):
+            yield function, rows[start : start + size]
 
 
 def import_batch(models, function, rows):

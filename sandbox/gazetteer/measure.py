@@ -36,6 +36,11 @@ class Tally:
             return self.past
         return self.past + time.perf_counter() - self.since
 
+    @property
+    def rate(self):
+        """Rows created per second."""
+        return self.created / self.seconds if self.seconds else 0.0
+
     def count(self, execute, sql, params, many, context):
         if sql.startswith(SAVEPOINTS):
             self.savepoints += 1
