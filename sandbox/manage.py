@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The sandbox of django-getorcreateplus: `python sandbox/manage.py demo`."""
+"""The sandbox of django-getorcreateplus: `manage.py demo`, `runserver`."""
 
 import os
 import sys

@@ -5,7 +5,12 @@ options say, see gazetteer/services.py.
 
 from pathlib import Path
 
+BASE_DIR = Path(__file__).parent
+
 SECRET_KEY = "sandbox"
+# Debugging keeps all queries, which takes time. See runserver's for the files.
+DEBUG = False
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -13,12 +18,32 @@ INSTALLED_APPS = [
     "bulk",
     "gazetteer",
     "plain",
+    "web",  # before staticfiles, for its runserver
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "web.urls"
+STATIC_URL = "static/"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": ["django.template.context_processors.request"]
+        },
+    }
 ]
 
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": Path(__file__).parent / "sandbox.sqlite3",
+        "NAME": BASE_DIR / "sandbox.sqlite3",
     }
 }
 

@@ -33,6 +33,14 @@ def empty_tables(test_case):
                 cursor.execute(f"DELETE FROM {quote(table)}")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--screenshots",
+        metavar="DIR",
+        help="Keep pictures of the sandbox's pages: tox -e browser.",
+    )
+
+
 def pytest_configure(config):
     config.addinivalue_line(
         "markers", "database(*vendors): run on the databases of these vendors only."
@@ -46,6 +54,9 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "types: runs the type checkers, on demand: tox -e types."
     )
+    config.addinivalue_line(
+        "markers", "browser: runs Chromium, on demand: tox -e browser."
+    )
     TransactionTestCase._fixture_teardown = empty_tables
 
 
@@ -53,7 +64,10 @@ def is_for_others(item, markexpr):
     """Tell whether these services cannot show it, or nobody asked for it."""
     one_process = settings.CACHES["default"]["BACKEND"].endswith("LocMemCache")
     return (
-        (item.get_closest_marker("types") and markexpr != "types")
+        any(
+            item.get_closest_marker(name) and markexpr != name
+            for name in ("types", "browser")
+        )
         or (item.get_closest_marker("shared_cache") and one_process)
         or any(
             connection.vendor not in marker.args

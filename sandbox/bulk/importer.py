@@ -1,4 +1,7 @@
-"""The import of gazetteer.importer, by bulk_get_or_create()."""
+"""
+The import of gazetteer.importer, by bulk_get_or_create(). Each function
+returns how many rows it has created.
+"""
 
 from django.db import transaction
 
@@ -7,19 +10,26 @@ from . import models
 
 def all_of(model, rows, *names):
     """Get or create the rows, and return {values of the names: object}."""
-    found = model.objects.bulk_get_or_create(rows, unique_fields=names)
+    return by_names(model.objects.bulk_get_or_create(rows, unique_fields=names), names)
+
+
+def by_names(found, names):
     if len(names) == 1:
         return {getattr(obj, names[0]): obj for obj, _ in found}
     return {tuple(getattr(obj, name) for name in names): obj for obj, _ in found}
 
 
+def number_created(found):
+    return sum(created for _, created in found)
+
+
 def import_countries(rows):
-    continents = all_of(
-        models.Continent,
+    found = models.Continent.objects.bulk_get_or_create(
         [{"code": row.continent, "name": row.continent_name} for row in rows],
-        "code",
+        unique_fields=["code"],
     )
-    models.Country.objects.bulk_get_or_create(
+    continents = by_names(found, ["code"])
+    countries = models.Country.objects.bulk_get_or_create(
         {
             "code": row.code,
             "continent": continents[row.continent],
@@ -30,16 +40,21 @@ def import_countries(rows):
         }
         for row in rows
     )
+    return number_created(found) + number_created(countries)
 
 
 def import_time_zones(names):
-    models.TimeZone.objects.bulk_get_or_create({"name": name} for name in names)
+    return number_created(
+        models.TimeZone.objects.bulk_get_or_create({"name": name} for name in names)
+    )
 
 
 def import_regions(rows):
     countries = all_of(models.Country, [{"code": row.country} for row in rows], "code")
-    models.Region.objects.bulk_get_or_create(
-        {"country": countries[row.country], "code": row.code} for row in rows
+    return number_created(
+        models.Region.objects.bulk_get_or_create(
+            {"country": countries[row.country], "code": row.code} for row in rows
+        )
     )
 
 
@@ -63,26 +78,28 @@ def import_cities(rows):
         }
         for row in rows
     )
-    name_cities(zip(cities, rows, strict=True))
+    return number_created(cities) + name_cities(zip(cities, rows, strict=True))
 
 
 def name_cities(cities):
     """Each city has names of its own: a new one has none yet."""
-    pairs = []
+    created_names, pairs = 0, []
     for (city, created), row in cities:
         if created:
             pairs += [
                 (city, models.AlternateName(name=name)) for name in row.alternate_names
             ]
         else:
-            city.alternate_names.bulk_get_or_create(
+            names = city.alternate_names.bulk_get_or_create(
                 [{"name": name} for name in row.alternate_names], ["name"]
             )
+            created_names += number_created(names)
     models.AlternateName.objects.bulk_create([name for _, name in pairs])
     link = models.City.alternate_names.through
     link.objects.bulk_create(
         [link(city=city, alternatename=name) for city, name in pairs]
     )
+    return 2 * (created_names + len(pairs))  # a name and its link to the city
 
 
 IMPORTERS = {
@@ -96,4 +113,5 @@ IMPORTERS = {
 def import_batch(function, rows):
     """As gazetteer.importer.import_batch() with the function, in a batch."""
     with transaction.atomic():
-        IMPORTERS[function.__name__](list(rows))
+        created = IMPORTERS[function.__name__](rows)
+    yield len(rows), created

@@ -8,14 +8,17 @@ SAVEPOINTS = ("SAVEPOINT", "RELEASE SAVEPOINT", "ROLLBACK TO SAVEPOINT")
 
 class Tally:
     """
-    Seconds and statements of one side of the demo.
+    Rows, seconds and statements of one contender.
 
     BEGIN and COMMIT, one of each per transaction, are not counted: most
     databases' drivers send them unseen.
     """
 
     def __init__(self):
-        self.seconds = 0.0
+        self.imported = 0  # of the source
+        self.created = 0  # in the database
+        self.since = None  # of a turn that is not over
+        self.past = 0.0  # seconds of the turns before
         self.queries = 0
         self.selects = 0
         self.savepoints = 0
@@ -23,9 +26,20 @@ class Tally:
     @contextmanager
     def running(self):
         with connection.execute_wrapper(self.count):
-            start = time.perf_counter()
+            self.since = time.perf_counter()
             yield
-            self.seconds += time.perf_counter() - start
+            self.past, self.since = self.seconds, None
+
+    @property
+    def seconds(self):
+        if self.since is None:
+            return self.past
+        return self.past + time.perf_counter() - self.since
+
+    @property
+    def rate(self):
+        """Rows created per second."""
+        return self.created / self.seconds if self.seconds else 0.0
 
     def count(self, execute, sql, params, many, context):
         if sql.startswith(SAVEPOINTS):

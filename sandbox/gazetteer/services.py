@@ -3,16 +3,19 @@ The database and the caches of the demo, from URLs as django-environ reads
 them.
 """
 
-import contextlib
 import secrets
 import warnings
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from django.apps import apps
 from django.conf import settings
-from django.core.cache import caches
+from django.core.cache import CacheHandler, caches
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError
-from django.db import Error, connections
+from django.db import Error, connection, connections
+from django.db.utils import ConnectionHandler
 from environ import Env
 
 DATABASE_FORMS = (
@@ -35,9 +38,17 @@ CACHE_EXTRAS = {
     # What django-environ makes of pymemcache:// without pymemcache.
     "PyLibMCCache": "memcached",
 }
+CACHE_TIMEOUTS = {
+    "RedisCache": ["socket_connect_timeout", "socket_timeout"],
+    "PyMemcacheCache": ["connect_timeout", "timeout"],
+}
 # The aliases that this package looks for, and `default` for its lookups.
 CACHE_ALIASES = ["default", "continent", "country", "region", "timezone", "city"]
 CONNECT_TIMEOUT = 10  # seconds
+
+
+class Unusable(Exception):
+    """Why a database or a cache can't be used, as the end of a sentence."""
 
 
 def use_database(url):
@@ -45,32 +56,82 @@ def use_database(url):
     Make `url` the default database. Raise CommandError when it isn't the URL
     of a database, or the database doesn't answer.
     """
+    try:
+        configure_database(answering_database(url))
+    except Unusable as error:
+        raise CommandError(f"--database {url!r} {error}") from error
+
+
+def answering_database(url, timeout=CONNECT_TIMEOUT):
+    """Return the settings for `url`. Raise Unusable, see use_database()."""
     config = read_url(Env.db_url_config, url)
     if config.get("ENGINE") not in DATABASE_EXTRAS or not config["NAME"]:
-        raise CommandError(
-            f"--database {url!r} is not the URL of a database that the demo knows. "
-            f"Use {DATABASE_FORMS}."
+        raise Unusable(
+            f"is not the URL of a database that the demo knows. Use {DATABASE_FORMS}."
         )
     extra = DATABASE_EXTRAS[config["ENGINE"]]
     if extra:
-        config.setdefault("OPTIONS", {}).setdefault("connect_timeout", CONNECT_TIMEOUT)
-    configure_database(config)
+        config.setdefault("OPTIONS", {}).setdefault("connect_timeout", timeout)
     try:
-        connections["default"].ensure_connection()
+        # Apart from the connections of this process.
+        with closing(ConnectionHandler({"default": config})["default"]) as connection:
+            connection.ensure_connection()
     except ImproperlyConfigured as error:
-        raise CommandError(
-            f"--database {url!r} needs a driver. "
-            f"Run: python -m pip install -e '.[sandbox,{extra}]'"
+        raise Unusable(
+            f"needs a driver. Run: python -m pip install -e '.[sandbox,{extra}]'"
         ) from error
     except (Error, UnicodeError) as error:
-        raise CommandError(
-            f"--database {url!r} does not answer: {one_line(error)}"
-        ) from error
+        raise Unusable(f"does not answer: {one_line(error)}") from error
+    return config
 
 
 def configure_database(config):
     settings.DATABASES = {"default": config}
     replace_settings(connections, settings.DATABASES)
+
+
+@contextmanager
+def chosen_database(url):
+    """Use the database of `url`, or a temporary SQLite file if it is None."""
+    with TemporaryDirectory() as directory:
+        try:
+            if url is not None:
+                use_database(url)
+            else:
+                configure_database(
+                    {
+                        "ENGINE": "django.db.backends.sqlite3",
+                        "NAME": Path(directory, "sandbox.sqlite3"),
+                    }
+                )
+            yield
+        finally:
+            connections.close_all()
+
+
+@contextmanager
+def new_database(url):
+    """Use a database made for now, on the server where `url` is another."""
+    use_database(url)
+    config = settings.DATABASES["default"]
+    name = f"getorcreateplus_sandbox_{secrets.token_hex(4)}"
+    encoding = " CHARACTER SET utf8mb4" if connection.vendor == "mysql" else ""
+    execute(f"CREATE DATABASE {name}{encoding}")
+    try:
+        configure_database(config | {"NAME": name})
+        yield
+    finally:
+        configure_database(config)
+        execute(f"DROP DATABASE {name}")
+
+
+def execute(sql):
+    """Send a statement that must not be in a transaction, and hang up."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+    finally:
+        connections.close_all()
 
 
 def use_cache(url):
@@ -81,6 +142,18 @@ def use_cache(url):
     The keys are this run's own: the tables are new, what an earlier run has
     left in the cache is about other rows.
     """
+    try:
+        settings.CACHES = answering_cache(url)
+    except Unusable as error:
+        raise CommandError(f"--cache {url!r} {error}") from error
+    replace_settings(caches, settings.CACHES)
+
+
+def answering_cache(url, timeout=None):
+    """
+    Return the settings of all aliases for `url`. Raise Unusable, see
+    use_cache(). `timeout` is in seconds, None for the client's own.
+    """
     config = read_url(Env.cache_url_config, url)
     # django-environ writes the options of Django's RedisCache in lower case,
     # TIMEOUT and KEY_PREFIX too, where Django looks for upper case.
@@ -89,29 +162,34 @@ def use_cache(url):
     if backend not in CACHE_EXTRAS or (
         CACHE_EXTRAS[backend] and config["LOCATION"] in ("", "unix://", "unix:")
     ):
-        raise CommandError(
-            f"--cache {url!r} is not the URL of a cache that the demo knows. "
-            f"Use {CACHE_FORMS}."
+        raise Unusable(
+            f"is not the URL of a cache that the demo knows. Use {CACHE_FORMS}."
         )
+    if timeout:
+        limits = dict.fromkeys(CACHE_TIMEOUTS.get(backend, ()), timeout)
+        config["OPTIONS"] = limits | config.get("OPTIONS", {})
     prefix = f"{config.get('KEY_PREFIX', 'sandbox')}:{secrets.token_hex(4)}"
-    settings.CACHES = {
+    configs = {
         alias: cache_config(config, backend, alias, prefix) for alias in CACHE_ALIASES
     }
-    replace_settings(caches, settings.CACHES)
+    if not CACHE_EXTRAS[backend]:
+        return configs
     try:
-        caches["default"].set("answers", "yes")
-        answers = caches["default"].get("answers")
+        cache = CacheHandler(configs)["default"]
+        cache.set("answers", "yes")
+        answers = cache.get("answers")
+        cache.delete("answers")
+        cache.close()
     except ImportError as error:
-        raise CommandError(
-            f"--cache {url!r} needs a driver. "
+        raise Unusable(
+            "needs a driver. "
             f"Run: python -m pip install -e '.[sandbox,{CACHE_EXTRAS[backend]}]'"
         ) from error
     except Exception as error:  # Each client has exceptions of its own.
-        raise CommandError(
-            f"--cache {url!r} does not answer: {one_line(error)}"
-        ) from error
-    if not answers and backend != "DummyCache":
-        raise CommandError(f"--cache {url!r} does not keep what it is given.")
+        raise Unusable(f"does not answer: {one_line(error)}") from error
+    if not answers:
+        raise Unusable("does not keep what it is given.")
+    return configs
 
 
 def cache_config(config, backend, alias, prefix):
@@ -138,7 +216,7 @@ def replace_settings(handler, configs):
     """Start `handler` afresh, as if `configs` had been in the settings."""
     handler.close_all()
     for alias in [*handler.settings, *configs]:
-        with contextlib.suppress(AttributeError):  # not used yet
+        with suppress(AttributeError):  # not used yet
             del handler[alias]
     handler.settings = handler.configure_settings(configs)
 
@@ -155,6 +233,14 @@ def tables(label):
 
 def create_tables(connection, models):
     """Create the tables of `models`, dropping those of an earlier run."""
+    drop_tables(connection, models)
+    with connection.schema_editor() as editor:
+        for model in models:
+            if not model._meta.auto_created:  # comes with its model
+                editor.create_model(model)
+
+
+def drop_tables(connection, models):
     existing = connection.introspection.table_names()
     with connection.schema_editor() as editor:
         for model in reversed(models):
@@ -163,7 +249,25 @@ def create_tables(connection, models):
                     editor.sql_delete_table
                     % {"table": editor.quote_name(model._meta.db_table)}
                 )
-    with connection.schema_editor() as editor:
-        for model in models:
-            if not model._meta.auto_created:  # comes with its model
-                editor.create_model(model)
+
+
+@contextmanager
+def emptied_cache():
+    """
+    Remove the keys of this run at the end, where a cache can tell which they
+    are: Redis. Those in memcached expire, those of LocMemCache end with it.
+    """
+    config = settings.CACHES["default"]
+    try:
+        yield
+    finally:
+        if config["BACKEND"].endswith("RedisCache"):
+            import redis  # an extra
+
+            location = config["LOCATION"]
+            prefix, _, _ = config["KEY_PREFIX"].rpartition(":")
+            location = location[0] if isinstance(location, list) else location
+            with suppress(redis.RedisError), redis.Redis.from_url(location) as client:
+                keys = list(client.scan_iter(f"{prefix}:*", count=1000))
+                for start in range(0, len(keys), 1000):
+                    client.unlink(*keys[start : start + 1000])

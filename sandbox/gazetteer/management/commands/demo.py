@@ -1,29 +1,17 @@
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import bulk.importer
-import plain.models
 from django import get_version
 from django.core.cache import caches
 from django.core.management import BaseCommand, CommandError
-from django.db import DatabaseError, connection, connections
+from django.db import DatabaseError, connection
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import gazetteer.models
 from gazetteer import geonames, services
-from gazetteer.comparison import Comparison
-from gazetteer.importer import batches, import_batch
-from gazetteer.measure import Tally
+from gazetteer.contest import PLAIN, Contest, contenders, equality, lines
 from getorcreateplus import __version__
 
-PLAIN = "plain Django"
-PLUS = "getorcreateplus"
-BULK = "in bulk"
-DIFFERENCES = 10  # printed per model
 DEFAULT_CITIES = 5_000
 
 
@@ -84,7 +72,7 @@ class Command(BaseCommand):
         console = Console(file=self.stdout, no_color=no_color, highlight=False)
         services.use_cache(cache)
         try:
-            with chosen_database(database):
+            with services.chosen_database(database):
                 self.demo(console, number, quiet=not verbosity, in_bulk=options["bulk"])
         except DatabaseError as error:
             raise CommandError(
@@ -94,7 +82,6 @@ class Command(BaseCommand):
             raise CommandError("Interrupted.", returncode=130) from None
 
     def demo(self, console, number, *, quiet, in_bulk):
-        names = [PLAIN, PLUS, *([BULK] if in_bulk else [])]
         times = "three times" if in_bulk else "twice"
         console.print(
             f"Django {get_version()}, getorcreateplus {__version__}, "
@@ -102,57 +89,17 @@ class Command(BaseCommand):
             f"importing {number:,} cities {times}.",
             soft_wrap=True,
         )
-        world = geonames.read(number)
-        twins, *others = [services.tables(LABELS[name]) for name in names]
-        for models in (*others, twins):
-            services.create_tables(connection, models)
-        tallies = self.import_all(console, world, names, quiet=quiet)
-
-        compared = [
-            [Comparison(twin, model) for twin, model in zip(twins, models, strict=True)]
-            for models in others
-        ]
-        rows = {
-            comparison.model._meta.object_name: comparison.count
-            for comparison in compared[0]
-        }
-        differences = [
-            comparison.differences(PLAIN, name)
-            for name, comparisons in zip(names[1:], compared, strict=True)
-            for comparison in comparisons
-        ]
-        console.print(table(sum(rows.values()), tallies))
+        contest = Contest(number, contenders(in_bulk=in_bulk))
+        contest.create_tables()
+        total = contest.total * len(contest.tallies)
+        with progress(console, total, quiet=quiet) as advance:
+            for _, imported in contest.run():
+                advance(imported)
+        rows, differences = contest.compare()
+        console.print(table(contest.measures()))
         if any(differences):
             raise CommandError("The imports differ.\n" + "\n".join(lines(differences)))
-        console.print(
-            f"{'All' if in_bulk else 'Both'} imports are equal, row by row: "
-            f"{rows['Continent']:,} continents, "
-            f"{rows['Country']:,} countries, {rows['TimeZone']:,} time zones, "
-            f"{rows['Region']:,} regions, {rows['City']:,} cities, "
-            f"{rows['AlternateName']:,} alternate names.",
-            soft_wrap=True,
-        )
-
-    def import_all(self, console, world, names, *, quiet):
-        """Return {name: tally}."""
-        tallies = {name: Tally() for name in names}
-        total = len(names) * sum(len(rows) for function, rows in batches(world))
-        order = list(names)
-        with progress(console, total, quiet=quiet) as passed:
-            for function, rows in batches(world):
-                for name in order:
-                    with tallies[name].running():
-                        IMPORTS[name](function, passed(rows))
-                order.reverse()
-        return tallies
-
-
-LABELS = {PLAIN: "sandbox_plain", PLUS: "sandbox_gazetteer", BULK: "sandbox_bulk"}
-IMPORTS = {
-    PLAIN: partial(import_batch, plain.models),
-    PLUS: partial(import_batch, gazetteer.models),
-    BULK: bulk.importer.import_batch,
-}
+        console.print(equality(rows, in_bulk=in_bulk), soft_wrap=True)
 
 
 def city_number(value):
@@ -168,28 +115,10 @@ def city_number(value):
 
 
 @contextmanager
-def chosen_database(url):
-    with TemporaryDirectory() as directory:
-        try:
-            if url is not None:
-                services.use_database(url)
-            else:
-                services.configure_database(
-                    {
-                        "ENGINE": "django.db.backends.sqlite3",
-                        "NAME": Path(directory, "sandbox.sqlite3"),
-                    }
-                )
-            yield
-        finally:
-            connections.close_all()
-
-
-@contextmanager
 def progress(console, total, *, quiet):
     """
-    Give a function that hands rows on, one by one, and moves a progress bar;
-    where there is no terminal, it prints a line at every tenth of the way.
+    Give a function that moves a progress bar by so many rows; where there is
+    no terminal, it prints a line at every tenth of the way.
     """
     if console.is_terminal and not quiet:
         with Progress(
@@ -199,63 +128,32 @@ def progress(console, total, *, quiet):
             console=console,
         ) as bar:
             task = bar.add_task("rows", total=total)
-
-            def passed(rows):
-                for row in rows:
-                    yield row
-                    bar.advance(task)
-
-            yield passed
+            yield lambda rows: bar.advance(task, rows)
     else:
         done = 0
 
-        def passed(rows):
+        def advance(rows):
             nonlocal done
-            for row in rows:
-                yield row
-                done += 1
-                if not quiet and done * 10 // total > (done - 1) * 10 // total:
-                    console.print(f"{done:,} of {total:,} rows")
+            tenths, done = done * 10 // total, done + rows
+            if not quiet and done * 10 // total > tenths:
+                console.print(f"{done:,} of {total:,} rows")
 
-        yield passed
+        yield advance
 
 
-CALLS, ANSWERED = "get_or_create() calls", "answered by the cache"
-
-
-def table(rows, tallies):
-    plain = tallies[PLAIN]
-    # Plain Django sends one SELECT per get_or_create(). A call that sent none
-    # had its row from the cache. Of a batch neither can be told.
-    calls = plain.selects
+def table(measures):
     result = Table("", collapse_padding=True)  # 80 columns
-    result.add_column(PLAIN, justify="right")
-    for name in list(tallies)[1:]:
+    _, _, numbers = measures[0]
+    for name in numbers:
         result.add_column(name, justify="right")
-        result.add_column("ratio", justify="right")
-    for title, spec, of in [
-        (CALLS, ",", lambda tally: calls),
-        (ANSWERED, ",", lambda tally: calls - tally.selects),
-        ("rows written", ",", lambda tally: rows),
-        ("seconds", ".2f", lambda tally: tally.seconds),
-        ("rows/s", ",.0f", lambda tally: rows / tally.seconds),
-        ("queries", ",", lambda tally: tally.queries),
-        ("savepoint statements", ",", lambda tally: tally.savepoints),
-    ]:
-        one = of(plain)
-        cells = [format(one, spec)]
-        for name, tally in list(tallies.items())[1:]:
-            if name == BULK and title in (CALLS, ANSWERED):
-                cells += ["", ""]
-            else:
-                ratio = f"{of(tally) / one:.2f}" if one else ""
-                cells += [format(of(tally), spec), ratio]
+        if name != PLAIN:
+            result.add_column("ratio", justify="right")
+    for title, spec, numbers in measures:
+        cells = []
+        for name, number in numbers.items():
+            cells.append("" if number is None else format(number, spec))
+            if name != PLAIN:
+                of = numbers[PLAIN]
+                cells.append(f"{number / of:.2f}" if of and number is not None else "")
         result.add_row(title, *cells)
     return result
-
-
-def lines(differences):
-    for sentences in differences:
-        yield from sentences[:DIFFERENCES]
-        if len(sentences) > DIFFERENCES:
-            yield f"… and {len(sentences) - DIFFERENCES:,} more like it"
