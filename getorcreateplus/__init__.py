@@ -28,4 +28,4 @@ __all__ = [
     "invalidate",
 ]
 
-__version__ = "0.1.0"
+__version__ = "1.0"
