@@ -31,6 +31,7 @@ from .signals import (
     ask_and_tell,
     cache_hit,
     cache_miss,
+    tell_not_asked,
     tell_savepoint_omitted,
 )
 
@@ -200,8 +201,8 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         lookup = self._lookup(kwargs)
         if lookup is None:
             # With a recording this is the SELECT of an update_or_create().
-            if self._recording is None and cache_miss.receivers:
-                self._tell_not_cacheable(kwargs)
+            if self._recording is None:
+                self._tell_not_asked(kwargs)
             return super().get_or_create(defaults, **kwargs)
         read, pk = lookup
         if cache_hit.receivers or cache_miss.receivers:
@@ -376,15 +377,10 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             if pk is not None:
                 read.publish(pk, values)
 
-    def _tell_not_cacheable(self, kwargs):
-        model = self.model._meta.concrete_model
-        cache_miss.send_robust(
-            model,
-            using=self.db,
-            lookup=kwargs,
-            reason=reason_without_lookup(model),
-            duration=0,
-        )
+    def _tell_not_asked(self, lookup):
+        if cache_miss.receivers:
+            model = self.model._meta.concrete_model
+            tell_not_asked(model, self.db, lookup, reason_without_lookup(model))
 
 
 def reason_without_lookup(model):

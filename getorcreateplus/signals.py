@@ -7,10 +7,13 @@ middle of a get_or_create() or right after a commit: be quick. What they raise
 is logged, and stops nothing.
 """
 
+import logging
 from enum import StrEnum
 from time import perf_counter
 
 from django.dispatch import Signal
+
+logger = logging.getLogger("getorcreateplus")
 
 # Arguments: using, lookup (as columns: {attname: value}), source (a Source),
 # duration (seconds that the cache took).
@@ -72,11 +75,20 @@ def ask_many_and_tell(many, rows):
         tell(many.read, row, row.values is not None, True, duration)
 
 
+def send(signal, model, **arguments):
+    try:
+        signal.send_robust(model, **arguments)
+    except Exception:
+        # Of receivers that are coroutine functions, where a loop is running.
+        logger.exception("A signal of %s was not sent to all.", model._meta.label)
+
+
 def tell(read, row, is_hit, may_hit, duration):
     sender, using = read.region.model, read.region.using
     lookup = dict(row.wanted)
     if is_hit:
-        cache_hit.send_robust(
+        send(
+            cache_hit,
             sender,
             using=using,
             lookup=lookup,
@@ -84,7 +96,8 @@ def tell(read, row, is_hit, may_hit, duration):
             duration=duration,
         )
     else:
-        cache_miss.send_robust(
+        send(
+            cache_miss,
             sender,
             using=using,
             lookup=lookup,
@@ -93,12 +106,18 @@ def tell(read, row, is_hit, may_hit, duration):
         )
 
 
+def tell_not_asked(model, using, lookup, reason):
+    """The database is asked, for the cache knows nothing of such lookups."""
+    lookup = dict(lookup)
+    send(cache_miss, model, using=using, lookup=lookup, reason=reason, duration=0)
+
+
 def tell_invalidated(region, pks):
     if cache_invalidated.receivers:
         pks = None if pks is None else tuple(pks)
-        cache_invalidated.send_robust(region.model, using=region.using, pks=pks)
+        send(cache_invalidated, region.model, using=region.using, pks=pks)
 
 
 def tell_savepoint_omitted(model, using):
     if savepoint_omitted.receivers:
-        savepoint_omitted.send_robust(model._meta.concrete_model, using=using)
+        send(savepoint_omitted, model._meta.concrete_model, using=using)

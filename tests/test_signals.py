@@ -1,5 +1,6 @@
 """What the signals tell, and to whom; and what Statistics counts of it."""
 
+import asyncio
 import logging
 import threading
 from collections import Counter
@@ -434,6 +435,44 @@ class TestReceivers:
         finally:
             SIGNALS[name].disconnect(receiver)
         assert "ZeroDivisionError" in caplog.text
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("name", ["hit", "miss", "invalidated"])
+    def test_coroutine_function_where_a_loop_runs(self, name, caplog, monkeypatch):
+        """Nobody can wait for it there, as a notebook's cell."""
+        monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+
+        async def receiver(sender, **kwargs):
+            pass
+
+        async def call():
+            try:
+                obj = warm()
+                obj.pages = 7
+                obj.save()
+                return get_or_create().pages
+            finally:
+                connection.close()
+
+        SIGNALS[name].connect(receiver)
+        try:
+            assert asyncio.run(call()) == 7
+        finally:
+            SIGNALS[name].disconnect(receiver)
+        assert "A signal of tests.Paper was not sent to all." in caplog.text
+
+    @pytest.mark.parametrize("lookup", [{"title": "b"}, {"title__in": "b"}])
+    def test_lookup_is_a_copy(self, lookup):
+        def receiver(sender, lookup, **kwargs):
+            lookup.clear()
+
+        Paper.objects.create(title="a")
+        Paper.objects.create(title="b")
+        cache_miss.connect(receiver)
+        try:
+            assert get_or_create(**lookup).title == "b"
+        finally:
+            cache_miss.disconnect(receiver)
 
     def test_async_call(self):
         assert what_is_told(async_to_sync(aget_or_create)) == [miss(Reason.NO_HINT)]
