@@ -432,6 +432,10 @@ class Run:
         """Return {key: obj} of the rows that are there."""
         many = self.queryset._read_many() if self.bulk.reads else None
         if many is None:  # also in a bypass() that has begun since
+            for key in batch if cache_miss.receivers else ():
+                self.queryset._tell_not_asked(
+                    dict(zip(self.key.attnames, key, strict=True))
+                )
             return self.select(batch)
         instance = self.bulk.instance
         sought = {key: self.sought(key) for key in batch}

@@ -130,6 +130,9 @@ class GetOrCreateBase:
     def _read_many(self):
         """Return a ReadMany of this queryset's rows, None without a cache."""
 
+    def _tell_not_asked(self, lookup):
+        """Tell that the cache is not asked, if there is one."""
+
     def _instance(self, using, values):
         """Return the instance that a SELECT would yield."""
         obj = load(self.model, using, values)

@@ -13,7 +13,7 @@ from django.core.cache.backends.base import BaseCache
 from django.db import connection, transaction
 from django.test import override_settings
 
-from getorcreateplus import bypass, coherence
+from getorcreateplus import NonAtomicQuerySet, bypass, coherence
 from getorcreateplus.invalidation import region_of
 from getorcreateplus.signals import (
     Reason,
@@ -344,6 +344,27 @@ class TestBatches:
             miss(Reason.NO_ROW, PlusItem, code="a"),
             miss(Reason.LOCKED, PlusItem, code="b"),
         ]
+
+    def test_bypass(self):
+        warm(PlusItem, code="a")
+        rows = [{"code": code} for code in "ab"]
+        with bypass():
+            told = what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows))
+        assert told[:2] == [
+            miss(Reason.BYPASS, PlusItem, code="a"),
+            miss(Reason.BYPASS, PlusItem, code="b"),
+        ]
+
+    def test_queryset_that_is_none_of_the_cache(self):
+        warm(PlusItem, code="a")
+        items = PlusItem.objects.only("code")
+        told = what_is_told(lambda: items.bulk_get_or_create([{"code": "a"}]))
+        assert told == [miss(Reason.NOT_CACHEABLE, PlusItem, code="a")]
+
+    def test_queryset_that_does_not_cache(self):
+        items = NonAtomicQuerySet(PlusItem)
+        told = what_is_told(lambda: items.bulk_get_or_create([{"code": "a"}]))
+        assert told == [("omitted", PlusItem, {})]
 
     def test_cache_that_fails(self):
         broken = {"BACKEND": "tests.test_signals.BrokenCache"}
