@@ -46,6 +46,8 @@ class bypass(ContextDecorator):  # noqa: N801 - as contextlib names its own
 
     def __call__(self, func):
         refuse_generator(func, "bypass")
+        if isinstance(func, type):
+            raise TypeError(f"{func!r} is a class: decorate its methods.")
         if not iscoroutinefunction(func):
             return super().__call__(func)
 
@@ -84,4 +86,8 @@ def concrete_model(model):
         model = apps.get_model(model)
     if not isinstance(model, type) or not issubclass(model, models.Model):
         raise TypeError(f"{model!r} is no model: give a model, or its label.")
+    if model is models.Model or model._meta.abstract:
+        raise TypeError(
+            f"{model!r} is abstract, and has no rows: give a model that has a table."
+        )
     return model._meta.concrete_model

@@ -9,6 +9,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 
 from getorcreateplus import bypass
 
+from .bulk_models import AbstractItem
 from .models import Paper, PlusItem, ProxyPlusItem, Sheet
 from .test_cached import behind_the_back, count
 
@@ -162,6 +163,18 @@ class TestBadInput:
     def test_what_is_no_model(self, value):
         with pytest.raises(TypeError, match="is no model: give a model, or its label"):
             bypass(value)
+
+    def test_abstract_model(self):
+        with pytest.raises(TypeError, match="AbstractItem'> is abstract, and has no"):
+            bypass(AbstractItem)
+
+    def test_class(self):
+        """Its name would be that of a function."""
+        with pytest.raises(TypeError, match="Tests'> is a class: decorate its"):
+
+            @bypass()
+            class Tests:
+                pass
 
     @pytest.mark.parametrize(
         ("label", "message"),

@@ -33,6 +33,7 @@ from getorcreateplus.test import (
     caching_off,
 )
 
+from .bulk_models import AbstractItem
 from .models import CachedItem, Paper, PlusItem, Sheet, Zone
 
 ROOT = Path(__file__).parent.parent
@@ -171,6 +172,9 @@ class TestLookups:
                 context(1, "Sheet")
             with pytest.raises(TypeError, match="<class 'int'> is no model"):
                 context(1, int)
+            # Not None, which is all models.
+            with pytest.raises(TypeError, match="AbstractItem'> is abstract"):
+                context(1, AbstractItem)
 
 
 @pytest.fixture
