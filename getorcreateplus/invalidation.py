@@ -36,6 +36,7 @@ from django.db.backends.signals import connection_created
 from django.db.models.signals import class_prepared, post_save
 
 from . import coherence
+from .bypassing import concrete_model
 from .inserts import READS, Conflict, begins_with
 from .keys import is_exact_pk, pk_text
 from .recording import is_exact
@@ -568,7 +569,7 @@ def invalidate(target, using=None):
         target = target.all()
     if isinstance(target, models.QuerySet):
         using = using or target._db  # type: ignore[attr-defined]
-        invalidate_rows(target.model, selected_pks(target), using)
+        invalidate_rows(target.model, selected_pks(target, using), using)
     elif isinstance(target, models.Model):
         invalidate_rows(type(target), [target], using)
     elif isinstance(target, type) and issubclass(target, models.Model):
@@ -580,13 +581,19 @@ def invalidate(target, using=None):
         )
 
 
-def selected_pks(queryset):
-    """Return the primary keys that a queryset selects; None for all rows."""
+def selected_pks(queryset, using):
+    """
+    Return the primary keys that a queryset selects; None for all rows. Of the
+    database that it names itself, or that of ``using``.
+    """
     query = queryset.query
     if not (query.where.children or query.is_sliced or query.combinator):
         return None
-    # Not of a replica, which may be behind.
-    using = queryset._db or router.db_for_write(queryset.model, **queryset._hints)
+    using = queryset._db or using
+    if using is None:
+        # Not of a replica, which may be behind.
+        using = router.db_for_write(queryset.model, **queryset._hints)
+    check_alias(using)
     selected = queryset.using(using).values_list("pk", flat=True)
     pks = list(selected[: MOST_FORGOTTEN + 1])
     return pks if len(pks) <= MOST_FORGOTTEN else None
@@ -598,12 +605,9 @@ def invalidate_rows(model, rows, using=None):
 
     Return the (region, primary keys as texts, or None) that were forgotten.
     """
-    model = model._meta.concrete_model
-    if using is not None and using not in connections:
-        raise ValueError(
-            f"using = {using!r} is not in DATABASES, which has "
-            f"{', '.join(map(repr, connections))}."
-        )
+    if using is not None:
+        check_alias(using)
+    model = concrete_model(model)
     for row in rows or ():
         check_row(model, row)
     done = []
@@ -624,6 +628,14 @@ def invalidate_rows(model, rows, using=None):
     return done
 
 
+def check_alias(using):
+    if using not in connections:
+        raise ValueError(
+            f"using = {using!r} is not in DATABASES, which has "
+            f"{', '.join(map(repr, connections))}."
+        )
+
+
 def check_row(model, row):
     opts = model._meta
     if isinstance(row, models.Model):
@@ -641,7 +653,7 @@ def check_row(model, row):
             if value is None:
                 raise ValueError(value)
             field.to_python(value)
-    except (TypeError, ValueError, ValidationError):
+    except (ArithmeticError, TypeError, ValueError, ValidationError):
         raise ValueError(f"{row!r} is no primary key of {opts.label}.") from None
 
 

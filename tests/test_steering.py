@@ -1,5 +1,6 @@
 """invalidate(): what Django does not see is forgotten by hand."""
 
+import math
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from django.template import Context, Template
 
 from getorcreateplus import CachedManager, invalidate, invalidation
 
+from .bulk_models import AbstractItem
 from .invalidation_models import CarFerry, Dinghy, Ferry, Lightship, Vessel
 from .models import Paper, PlainPaper, PlusPaper, Rack, Sheet, Slot, Ticket
 from .test_cached import behind_the_back, count
@@ -318,6 +320,15 @@ class TestDatabases:
             forget()
             assert self.both() == (0, 1)
 
+    def test_queryset_selects_from_the_database_that_is_named(self):
+        """The other one has another row of that name."""
+        Dinghy.objects.using("default").filter(pk=7).delete()
+        Dinghy.objects.using("default").create(pk=8, name="a", size=1)
+        invalidate(Dinghy.objects.filter(name="a"), using="other")
+        assert self.queries("other") == 1
+        with pytest.raises(ValueError, match="using = 'third' is not in DATABASES"):
+            invalidate(Dinghy.objects.filter(name="a"), using="third")
+
     def test_transaction_is_one_database_s(self):
         with transaction.atomic(using="other"):
             invalidate(Dinghy)
@@ -371,6 +382,11 @@ class TestBadInput:
             f"{target!r}."
         )
 
+    @pytest.mark.parametrize("model", [AbstractItem, models.Model])
+    def test_abstract_model(self, model):
+        with pytest.raises(TypeError, match="'> is abstract, and has no rows: "):
+            invalidate(model)
+
     def test_nothing(self):
         with pytest.raises(TypeError, match=r"invalidate_all\(\) forgets all rows"):
             Paper.objects.invalidate()
@@ -378,7 +394,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("model", "pk"),
         [
-            *((Paper, pk) for pk in ("x", None, {}, (1, 2), 1.5j)),
+            *((Paper, pk) for pk in ("x", None, {}, (1, 2), 1.5j, math.inf)),
             *((Slot, pk) for pk in (1, (1,), (1, 2, 3), (1, None), ("x", 2), None)),
         ],
     )
