@@ -197,10 +197,12 @@ class Listener:
     def wait(self):
         """Wait for something to be told, for INTERVAL at most."""
         connection = self.connection
-        is_owing = pay_caches()
+        seconds = 1 if pay_caches() else self.INTERVAL
+        if self.heard:  # by another query, as that of without_trigger()
+            seconds = 0
         with connection.wrap_database_errors:
             sockets = [connection.connection.fileno()]
-        select.select(sockets, [], [], 1 if is_owing else self.INTERVAL)
+        select.select(sockets, [], [], seconds)
         # The answer brings what was told; without one, the server is gone.
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -228,7 +230,7 @@ class Listener:
             # As ["shop_tag", 1], or ["shop_tag"] for all rows.
             table, *pk = json.loads(payload, parse_float=str)
             known = self.heard.setdefault(table, {})
-        except (TypeError, ValueError):
+        except (RecursionError, TypeError, ValueError):
             logger.warning("No trigger of getorcreateplus has told %r.", payload)
             return
         if known is not None:

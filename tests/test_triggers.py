@@ -57,7 +57,8 @@ def tables(transactional_db):
     """Make the triggers, and drop them."""
     with connection.cursor() as cursor:
         cursor.execute(sql_of(*LABELS))
-        yield
+    yield
+    with connection.cursor() as cursor:
         cursor.execute(sql_of(*LABELS, "--drop"))
 
 
@@ -306,13 +307,19 @@ class TestWrites:
     def test_what_no_trigger_has_told(self, listener):
         Dial.objects.create(name="a", value=1)
         warm(Dial.objects, name="a")
-        for payload in ("", "{", "7", "[]", "[[1]]", '["tests_nothing", 1]'):
+        strange = "", "{", "7", "[]", "[[1]]", "[" * 7000
+        for payload in (
+            *strange,
+            '["tests_nothing", 1]',
+            '["tests_dial", Infinity]',
+            '["tests_dial", {}]',
+        ):
             execute("SELECT pg_notify('getorcreateplus', %s)", [payload])
         execute("UPDATE tests_dial SET value = 2")
         becomes(2, Dial.objects, name="a")
         assert listener.logged().splitlines() == [
             f"No trigger of getorcreateplus has told {payload!r}."
-            for payload in ("", "{", "7", "[]", "[[1]]")
+            for payload in strange
         ]
 
     def test_write_of_django(self, listener):
@@ -366,6 +373,23 @@ class TestListening:
         process = listen("tests.Dial")
         assert process.told == "Listening to 'default' for tests_dial.\n"
         assert get(Dial.objects, name="a")[0].value == 2
+
+    @pytest.mark.usefixtures("tables")
+    def test_what_a_query_has_brought(self):
+        """As that which looks for the triggers: the socket has nothing then."""
+        Dial.objects.create(name="a", value=1)
+        listener = triggers.Listener({"tests_dial": Dial}, "default")
+        try:
+            listener.begin()
+            warm(Dial.objects, name="a")
+            execute("UPDATE tests_dial SET value = 2")
+            eventually(lambda: list(listener.without_trigger()) or listener.heard)
+            start = time.monotonic()
+            listener.wait()
+            assert time.monotonic() - start < 10
+            assert get(Dial.objects, name="a")[0].value == 2
+        finally:
+            connection.close()
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_end(self, listener, number):
