@@ -380,6 +380,20 @@ class TestPermissions:
         post(client, f"{PAPERS}{row.pk}/forget-cached-row/")
         assert not is_hit(title="a")
 
+    def test_row_that_may_not_be_changed(self, client, monkeypatch):
+        """As of packages with a permission for each row."""
+
+        def has_change_permission(self, request, obj=None):
+            return obj is None or obj.title != "a"
+
+        monkeypatch.setattr(PaperAdmin, "has_change_permission", has_change_permission)
+        for title, status in (("a", 403), ("b", 302)):
+            url = f"{PAPERS}{paper(title).pk}/"
+            may = "Forget the cached row" in text(client.get(f"{url}change/"))
+            assert may == (status == 302)
+            assert client.post(f"{url}forget-cached-row/").status_code == status
+            assert is_hit(title=title) != may
+
     def test_user_who_is_not_logged_in(self):
         row = paper()
         response = Client().post(f"{PAPERS}{row.pk}/forget-cached-row/")

@@ -565,6 +565,25 @@ class TestStatistics:
             send()
         assert statistics.total.hits == (1 if own_context else 2)
 
+    def test_thread_that_has_stopped(self):
+        statistics = Statistics(own_context=True)
+        with statistics:
+            pass
+        begun, done = threading.Event(), threading.Event()
+
+        def count():
+            with statistics:
+                begun.set()
+                done.wait(60)
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        begun.wait(60)
+        get_or_create()
+        done.set()
+        thread.join()
+        assert statistics.models == {}
+
     def test_several(self):
         with Statistics(own_context=True) as outer:
             get_or_create()

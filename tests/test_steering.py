@@ -7,6 +7,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.db import connections, models, transaction
 from django.template import Context, Template
+from django.test import override_settings
 
 from getorcreateplus import CachedManager, invalidate, invalidation
 
@@ -328,6 +329,16 @@ class TestDatabases:
         assert self.queries("other") == 1
         with pytest.raises(ValueError, match="using = 'third' is not in DATABASES"):
             invalidate(Dinghy.objects.filter(name="a"), using="third")
+
+    def test_queryset_does_not_select_from_a_replica(self):
+        """It may be behind, and have no such row yet."""
+        from .test_multi_db import Replica
+
+        Dinghy.objects.using("other").filter(pk=7).update(name="b")
+        assert self.queries("default") == 0
+        with override_settings(DATABASE_ROUTERS=[Replica()]):
+            invalidate(Dinghy.objects.filter(name="a"))
+        assert self.queries("default") == 1
 
     def test_transaction_is_one_database_s(self):
         with transaction.atomic(using="other"):
