@@ -24,6 +24,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from getorcreateplus import triggers
+from getorcreateplus.signals import cache_invalidated
 
 from . import trigger_models
 from .models import DayDial, Dial, OddDial, Reading, SignalBox
@@ -375,8 +376,30 @@ class TestListening:
         assert get(Dial.objects, name="a")[0].value == 2
 
     @pytest.mark.usefixtures("tables")
+    def test_what_is_written_while_it_begins(self):
+        """It listens by then, and not only once it has forgotten all."""
+        dial = Dial.objects.create(name="a", value=1)
+        listener, told = triggers.Listener({"tests_dial": Dial}, "default"), []
+
+        def write(sender, pks, **kwargs):
+            if not told:
+                execute("UPDATE tests_dial SET value = 2")
+            told.append(pks)
+
+        cache_invalidated.connect(write, sender=Dial)
+        try:
+            listener.begin()
+            start = time.monotonic()
+            listener.wait()
+            assert time.monotonic() - start < 10
+            assert told == [None, (str(dial.pk),)]
+        finally:
+            cache_invalidated.disconnect(write, sender=Dial)
+            connection.close()
+
+    @pytest.mark.usefixtures("tables")
     def test_what_a_query_has_brought(self):
-        """As that which looks for the triggers: the socket has nothing then."""
+        """As that which looks for triggers: the socket has nothing left."""
         Dial.objects.create(name="a", value=1)
         listener = triggers.Listener({"tests_dial": Dial}, "default")
         try:
