@@ -26,7 +26,13 @@ from django.db.models.sql import InsertQuery
 from django.db.models.utils import resolve_callables
 
 from . import keys
-from .inserts import can_guard, is_multi_table, locking_read, set_rollback
+from .inserts import (
+    can_guard,
+    is_deferrable,
+    is_multi_table,
+    locking_read,
+    set_rollback,
+)
 from .invalidation import batch_of_inserts
 from .many import Sought
 from .payload import freeze, layout
@@ -110,11 +116,10 @@ def can_insert(connection, model):
     """Tell whether rows of the model can be inserted by one statement."""
     opts = model._meta.concrete_model._meta
     return (
-        can_guard(connection.alias)
+        can_guard(connection)
         and connection.features.has_bulk_insert
         and not is_multi_table(model)
-        # PostgreSQL refuses ON CONFLICT on such a table.
-        and not any(getattr(each, "deferrable", None) for each in opts.constraints)
+        and not is_deferrable(model)
         # In 5.2 save() alone knows the place of a new row.
         and not opts.order_with_respect_to
     )

@@ -307,10 +307,11 @@ def check_databases(model):
     if not names or not model._meta.managed:
         return
     for alias in connections:
-        if not can_guard(alias) and router.allow_migrate_model(alias, model):
+        connection = connections[alias]
+        if not can_guard(connection) and router.allow_migrate_model(alias, model):
             yield checks.Warning(
                 f"{model._meta.label}.{min(names)} is to create without a savepoint, "
-                f"which on the database {alias!r} ({connections[alias].vendor}) it "
+                f"which on the database {alias!r} ({connection.vendor}) it "
                 "cannot: there it is Django's.",
                 hint="Nothing is wrong. PostgreSQL, MySQL, MariaDB and SQLite can.",
                 obj=model,

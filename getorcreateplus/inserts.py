@@ -41,14 +41,23 @@ READS = ("SELECT", "(SELECT", "BEGIN")
 SAVEPOINTS = ("SAVEPOINT", "RELEASE", "ROLLBACK")
 
 
-def can_guard(using):
+def can_guard(connection):
     """Return whether a conflict can be made to fail alone on the database."""
-    return connections[using].vendor in {"mysql", "postgresql", "sqlite"}
+    return connection.vendor in {"mysql", "postgresql", "sqlite"}
 
 
 def is_multi_table(model):
     """Return whether a row of the model has a part in a parent's table."""
     return bool(model._meta.concrete_model._meta.parents)
+
+
+def is_deferrable(model):
+    """
+    Return whether a constraint is checked at the commit: PostgreSQL refuses ON
+    CONFLICT on such a table.
+    """
+    constraints = model._meta.concrete_model._meta.constraints
+    return any(getattr(each, "deferrable", None) for each in constraints)
 
 
 def is_doomed(connection):
@@ -112,9 +121,9 @@ class UpdateGuard:
     it. When nothing was written, the transaction stays usable.
     """
 
-    def __init__(self, using):
-        self.using = using
-        self.connection = connections[using]
+    def __init__(self, connection):
+        self.connection = connection
+        self.using = connection.alias
         self.wrote = False
         self.rejected = False  # The last statement failed, and failed alone.
 
@@ -171,22 +180,17 @@ class InsertGuard(UpdateGuard):
     hidden whether PostgreSQL kept the reason of a conflict to itself.
     """
 
-    def __init__(self, using, model):
-        super().__init__(using)
+    def __init__(self, connection, model):
+        super().__init__(connection)
         self.model = model
-        opts = model._meta
-        self.table = self.connection.ops.quote_name(opts.db_table)
-        # PostgreSQL refuses ON CONFLICT on such a table.
-        self.deferrable = any(
-            getattr(constraint, "deferrable", None)
-            for constraint in opts.concrete_model._meta.constraints
-        )
+        self.table = connection.ops.quote_name(model._meta.db_table)
+        self.insert = f"INSERT INTO {self.table} "
         self.armed = False
         self.busy = False  # A savepoint of this guard's own is on its way.
         self.savepoint = None
         self.atomic = None
-        self.omits_savepoint = self.connection.in_atomic_block
-        hooks = self.connection.run_on_commit
+        self.omits_savepoint = connection.in_atomic_block
+        hooks = connection.run_on_commit
         self.last_hook = hooks[-1] if hooks else None
         self.intact = True
         self.hidden = False
@@ -244,7 +248,7 @@ class InsertGuard(UpdateGuard):
         if (
             self.wrote
             or is_doomed(self.connection)  # Django refuses the statement.
-            or any(guard.busy for guard in guards)
+            or [guard for guard in guards if guard.busy]
         ):
             return execute(sql, params, many, context)
         self.rejected = False
@@ -253,7 +257,10 @@ class InsertGuard(UpdateGuard):
             and self is guards[-1]  # Not a get_or_create() inside of create().
             and not many
             and isinstance(sql, str)
-            and sql.startswith(f"INSERT INTO {self.table} ", end_of_comments(sql))
+            and (
+                sql.startswith(self.insert)
+                or sql.startswith(self.insert, end_of_comments(sql))
+            )
         ):
             result = self.send(execute, sql, params, context)
             self.wrote = True
@@ -283,7 +290,7 @@ class InsertGuard(UpdateGuard):
     def send(self, execute, sql, params, context):
         if self.connection.vendor != "postgresql":
             return self.try_to(execute, sql, params, False, context)
-        ignoring = None if self.deferrable else ignore_conflict(sql)
+        ignoring = None if is_deferrable(self.model) else ignore_conflict(sql)
         if ignoring is None:
             return self.send_in_savepoint(execute, sql, params, context)
         result = self.try_to(execute, ignoring, params, False, context)

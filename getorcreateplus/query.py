@@ -694,14 +694,14 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
     def _get_or_create_row(self, defaults, kwargs):
         # As QuerySet.get_or_create(), with InsertGuard for atomic().
         self._for_write = True
-        using = self.db
-        if not can_guard(using) or is_multi_table(self.model):
+        connection = connections[self.db]
+        if not can_guard(connection) or is_multi_table(self.model):
             return super()._get_or_create_row(defaults, kwargs)
         try:
             return self._find_row(kwargs), False
         except self.model.DoesNotExist:
             params = self._extract_model_params(defaults, **kwargs)
-            guard = InsertGuard(using, self.model)
+            guard = InsertGuard(connection, self.model)
             try:
                 with guard:
                     params = dict(resolve_callables(params))
@@ -725,10 +725,10 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
         return super()._get_or_create_row(defaults, kwargs)
 
     def _bulk_atomic(self):
-        using = self.db
-        if can_guard(using) and connections[using].in_atomic_block:
-            tell_savepoint_omitted(self.model, using)
-            return UpdateGuard(using)
+        connection = connections[self.db]
+        if can_guard(connection) and connection.in_atomic_block:
+            tell_savepoint_omitted(self.model, connection.alias)
+            return UpdateGuard(connection)
         return super()._bulk_atomic()
 
     def _find_row(self, kwargs):
@@ -780,13 +780,14 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
         # transaction for rollback on errors that left it usable.)
         self._for_write = True
         using = self.db
-        if not can_guard(using):
+        connection = connections[using]
+        if not can_guard(connection):
             return super()._update_or_create_row(defaults, create_defaults, kwargs)
         update_defaults = defaults or {}
         if create_defaults is None:
             create_defaults = update_defaults
 
-        in_transaction = connections[using].in_atomic_block
+        in_transaction = connection.in_atomic_block
         if in_transaction:
             tell_savepoint_omitted(self.model, using)
         with nullcontext() if in_transaction else transaction.atomic(using=using):
@@ -797,7 +798,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             )
             if created:
                 return obj, created
-            with UpdateGuard(using):
+            with UpdateGuard(connection):
                 for k, v in resolve_callables(update_defaults):
                     setattr(obj, k, v)
 
