@@ -13,7 +13,7 @@ no listener it never hears: whenever it begins to listen, it then forgets all.
 
 import json
 import logging
-import select
+import selectors
 import time
 from contextlib import suppress
 
@@ -201,8 +201,10 @@ class Listener:
         if self.heard:  # by another query, as that of without_trigger()
             seconds = 0
         with connection.wrap_database_errors:
-            sockets = [connection.connection.fileno()]
-        select.select(sockets, [], [], seconds)
+            socket = connection.connection.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(socket, selectors.EVENT_READ)
+            selector.select(seconds)
         # The answer brings what was told; without one, the server is gone.
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")

@@ -13,6 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait as Wait
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -40,10 +44,6 @@ pytestmark = [
         "apt-get install chromium chromium-driver",
     ),
 ]
-webdriver = pytest.importorskip("selenium.webdriver", reason="tox -e browser has it")
-By = pytest.importorskip("selenium.webdriver.common.by").By
-Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
-Wait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
 
 @contextmanager

@@ -4,7 +4,7 @@ process that listens forgets it.
 """
 
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -115,7 +115,9 @@ class Process:
         )
 
     def wait(self):
-        assert select.select([self.popen.stdout], [], [], 60)[0], "It does not begin."
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.popen.stdout, selectors.EVENT_READ)
+            assert selector.select(60), "It does not begin."
         self.told = self.popen.stdout.readline()
         assert self.told, self.logged()
 
@@ -345,6 +347,7 @@ class TestListening:
         # It hears again, and does not only forget all.
         execute("UPDATE tests_dial SET value = 7")
         becomes(7, Dial.objects, name="a")
+        eventually(lambda: listener.logged().count("is heard again") == 2)
         first, second, third, fourth = listener.logged().splitlines()
         for line in (first, third):
             assert line.startswith(
@@ -364,6 +367,7 @@ class TestListening:
             time.sleep(1)  # it tries several times
             assert get(Dial.objects, name="a")[0].value == 1
         becomes(2, Dial.objects, name="a")
+        eventually(lambda: "is heard again" in listener.logged())
         assert len(listener.logged().splitlines()) == 2
 
     def test_what_was_written_before_is_forgotten(self, listen):
