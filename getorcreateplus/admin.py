@@ -213,7 +213,7 @@ def time_in_words(timeout, alias=None):
 def answer_in_words(alias):
     try:
         coherence.stores[alias].get_many(["getorcreateplus"])
-    except coherence.Unavailable:
+    except (coherence.Unavailable, coherence.Garbage):
         return _("does not answer: the database is asked")
     return _("answers")
 

@@ -610,6 +610,8 @@ def invalidate_rows(model, rows, using=None):
     model = concrete_model(model)
     for row in rows or ():
         check_row(model, row)
+    if rows is not None and not rows:
+        return []  # a queryset that selects none
     done = []
     for alias in connections if using is None else [using]:
         connection, forgotten = connections[alias], {}

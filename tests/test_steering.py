@@ -10,6 +10,7 @@ from django.template import Context, Template
 from django.test import override_settings
 
 from getorcreateplus import CachedManager, invalidate, invalidation
+from getorcreateplus.test import CaptureCacheCommands
 
 from .bulk_models import AbstractItem
 from .invalidation_models import CarFerry, Dinghy, Ferry, Lightship, Vessel
@@ -161,6 +162,14 @@ def test_many_rows_of_a_queryset(monkeypatch):
     assert are_forgotten(Paper, *"abcd") == [True, True, False, False]
     invalidate(Paper.objects.filter(title__in="abc"))
     assert are_forgotten(Paper, *"abcd") == [True] * 4
+
+
+def test_queryset_without_rows():
+    warm()
+    with CaptureCacheCommands() as commands:
+        invalidate(Paper.objects.filter(title="z"))
+    assert commands == []
+    assert queries() == 0
 
 
 def test_related_manager():
