@@ -321,10 +321,20 @@ def test_url_of_no_known_service_says_what_is_one(client, monkeypatch):
     ) in text(response)
 
 
-def test_password_of_a_service_is_not_shown(client, monkeypatch):
-    monkeypatch.setenv("CACHE_URL", "redis://me:secret@127.0.0.1:1/0?password=secret")
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://me:secret@127.0.0.1:1/0?password=secret", "redis://me@127.0.0.1:1/0"),
+        ("redis://127.0.0.1:1/0?password=secret", "redis://127.0.0.1:1/0"),
+        # Not quoted, as they should be.
+        ("redis://me:secret/@127.0.0.1:1/0", "redis://me@127.0.0.1:1/0"),
+        ("redis://me:secret?@127.0.0.1:1/0", "redis://me"),
+    ],
+)
+def test_password_of_a_service_is_not_shown(client, monkeypatch, url, shown):
+    monkeypatch.setenv("CACHE_URL", url)
     page = client.get("/").content.decode()
-    assert "redis://me@127.0.0.1:1/0" in page
+    assert f"<small>{shown}</small>" in page
     assert "secret" not in page
 
 

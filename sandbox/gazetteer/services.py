@@ -159,12 +159,13 @@ def answering_cache(url, timeout=None):
     # TIMEOUT and KEY_PREFIX too, where Django looks for upper case.
     config = {name.upper(): value for name, value in config.items()}
     backend = config.get("BACKEND", "").rpartition(".")[2]
+    unknown = Unusable(
+        f"is not the URL of a cache that the demo knows. Use {CACHE_FORMS}."
+    )
     if backend not in CACHE_EXTRAS or (
         CACHE_EXTRAS[backend] and config["LOCATION"] in ("", "unix://", "unix:")
     ):
-        raise Unusable(
-            f"is not the URL of a cache that the demo knows. Use {CACHE_FORMS}."
-        )
+        raise unknown
     if timeout:
         limits = dict.fromkeys(CACHE_TIMEOUTS.get(backend, ()), timeout)
         config["OPTIONS"] = limits | config.get("OPTIONS", {})
@@ -185,6 +186,8 @@ def answering_cache(url, timeout=None):
             "needs a driver. "
             f"Run: python -m pip install -e '.[sandbox,{CACHE_EXTRAS[backend]}]'"
         ) from error
+    except ValueError as error:  # its text has the part, maybe of a password
+        raise unknown from error
     except Exception as error:  # Each client has exceptions of its own.
         raise Unusable(f"does not answer: {one_line(error)}") from error
     if not answers:

@@ -60,9 +60,11 @@ def new_at(url):
 
 def shown(url):
     """Return a URL without its password, nor options that may be one."""
-    address = url.partition("?")[0]
+    address, _, options = url.partition("?")
     scheme, slashes, rest = address.rpartition("://")
     user, at, host = rest.rpartition("@")
+    if not at and "@" in options:  # a password with a "?", perhaps
+        host = host.partition(":")[0]
     return f"{scheme}{slashes}{user.partition(':')[0]}{at}{host}"
 
 
