@@ -90,9 +90,9 @@ class Run:
             self.on_failed(f"The process of the import has ended: {last[0]}")
 
     def on_start(self, **values):
-        self.start = values
         self.imported = dict.fromkeys(values["names"], 0)
         self.points = {name: Points() for name in values["names"]}
+        self.start = values  # last: whoever sees it looks at the others
         if self.state == "starting":
             self.state = "importing"
 
@@ -121,7 +121,7 @@ class Run:
         self.state = "stopped"
 
     def on_failed(self, message):
-        self.state, self.message = "failed", message
+        self.message, self.state = message, "failed"
 
     def on_answer(self, **values):
         self.answers.put(values)

@@ -139,7 +139,7 @@ async function poll() {
     const response = await fetch(address, { cache: "no-store" });
     const run = await response.json();
     const isNew = !byId("bar-plain") && run.contenders && run.contenders.length && run.table.length;
-    if (!run.is_going_on || isNew) return replace();
+    if (!run.is_going_on || isNew) return await replace();
     show(run);
   } catch {
     write("status", "The server does not answer. Is it still running?");
