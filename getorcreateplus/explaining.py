@@ -132,7 +132,7 @@ def as_json(value):
 
 def explain(source, /, **kwargs):
     """
-    Return an Explanation of what source.get_or_create(**kwargs) would do now;
+    Return an Explanation of what ``source.get_or_create(**kwargs)`` would do;
     ``source`` is a queryset or a manager.
 
     Raise TypeError for anything else.

@@ -95,18 +95,21 @@ class Statistics:
         return total
 
     def start(self):
+        """Count from now on, until stop()."""
         if self.own_context:
             counting.set((*counting.get(), self))
         for signal, receiver in self.receivers:
             signal.connect(receiver, weak=False)
 
     def stop(self):
+        """Count no more, and keep what was counted."""
         for signal, receiver in self.receivers:
             signal.disconnect(receiver)
         if self.own_context:
             counting.set(tuple(each for each in counting.get() if each is not self))
 
     def reset(self):
+        """Forget what was counted, and go on."""
         with self.lock:
             self.by_model.clear()
 
