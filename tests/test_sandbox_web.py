@@ -247,7 +247,8 @@ def test_import_that_dies_is_told(client, runs):
     assert "The import failed. The process" in text(client.get("/"))
 
 
-def test_worker_ends_with_its_server(runs, tmp_path):
+@pytest.mark.parametrize("rest", ["", '{"model": "ci'])
+def test_worker_ends_with_its_server(runs, tmp_path, rest):
     """Whatever ends the server ends the input of the worker."""
     worker = subprocess.Popen(
         [sys.executable, "-W", "error", SANDBOX / "manage.py", "worker"],
@@ -261,7 +262,7 @@ def test_worker_ends_with_its_server(runs, tmp_path):
     worker.stdin.write(json.dumps(order) + "\n")
     worker.stdin.flush()
     assert json.loads(worker.stdout.readline())["event"] == "start"
-    output, errors = worker.communicate(timeout=SECONDS)
+    output, errors = worker.communicate(rest, timeout=SECONDS)
     assert errors == ""
     assert json.loads(output.splitlines()[-1]) == {"event": "stopped"}
     assert worker.returncode == 0

@@ -50,8 +50,13 @@ class Command(BaseCommand):
             self.emit("failed", message=message)
 
     def read(self):
-        # Without a buffer, whose lock a daemon thread would take to its grave.
-        with open(0, "rb", buffering=0, closefd=False) as lines:
+        with (
+            # Half a line is the last one, of a server that was killed.
+            suppress(json.JSONDecodeError),
+            # Without a buffer, whose lock a daemon thread would take to its
+            # grave.
+            open(0, "rb", buffering=0, closefd=False) as lines,
+        ):
             for line in lines:
                 self.questions.put(json.loads(line))
         self.stopped.set()
