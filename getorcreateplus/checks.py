@@ -221,8 +221,8 @@ def check_forever(model):
             yield checks.Warning(
                 f"Rows of {model._meta.label} stay in the cache {alias!r} for ever: "
                 "what other programs write is never seen.",
-                hint="Set a cache_timeout or a TIMEOUT; or have them drop what they "
-                f"write by caches[{alias!r}].delete(pk), and silence this check.",
+                hint="Set a cache_timeout or a TIMEOUT; or have invalidate() called "
+                "for what they write, and silence this check.",
                 obj=model,
                 id="getorcreateplus.W006",
             )

@@ -184,8 +184,8 @@ def test_rows_that_never_expire(timeout, cls, expires):
         expected = django_checks.Warning(
             "Rows of tests.Book stay in the cache 'default' for ever: what other "
             "programs write is never seen.",
-            hint="Set a cache_timeout or a TIMEOUT; or have them drop what they write "
-            "by caches['default'].delete(pk), and silence this check.",
+            hint="Set a cache_timeout or a TIMEOUT; or have invalidate() called for "
+            "what they write, and silence this check.",
             obj=book,
             id="getorcreateplus.W006",
         )
