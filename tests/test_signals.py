@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.core.cache import caches
+from django.core.cache import caches, close_caches
 from django.core.cache.backends.base import BaseCache
 from django.db import connection, transaction
 from django.test import override_settings
@@ -474,6 +474,7 @@ class TestReceivers:
                 return get_or_create().pages
             finally:
                 connection.close()
+                close_caches()
 
         SIGNALS[name].connect(receiver)
         try:
