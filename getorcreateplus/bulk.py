@@ -685,8 +685,7 @@ class Run:
     def fill_inserted(self, rows, fields):
         opts = self.bulk.model._meta
         # Not one that was looked up in a block that has ended since.
-        asked = self.missed.keys() & rows.keys()
-        rows = {key: tuple(rows[key].values()) for key in rows if key in asked}
+        rows = {k: tuple(row.values()) for k, row in rows.items() if k in self.missed}
         made_pk = is_generated(opts) and opts.pk not in fields
         if (many := self.queryset._read_many()) is not None:
             many.fill_created(self.fillable(rows, self.missed), made_pk)

@@ -700,7 +700,7 @@ class Read:
         if row.seen is None:
             return Reason.NO_HINT if row.pk is None else Reason.TRANSACTION
         payload, version, epoch = row.seen
-        if LOCK in (str(version)[-len(LOCK) :], str(epoch)[-len(LOCK) :]):
+        if is_locked(str(version)) or is_locked(str(epoch)):
             return Reason.LOCKED
         if (
             payload is None

@@ -26,7 +26,7 @@ from django.utils import timezone
 
 from . import keys, memory
 from .checks import queryset_classes
-from .coherence import LOCK, Garbage, Read, Store, Unavailable, is_token
+from .coherence import LOCK, Garbage, Read, Store, Unavailable, is_locked, is_token
 from .conf import conf
 from .invalidation import end_of_relation, region_of
 from .payload import layout
@@ -367,7 +367,7 @@ def token_at(read, key):
     def say(value):
         if not is_token(value, read.place):
             return f"{value!r}, which is no token of this database's"
-        return LOCK if value.endswith(LOCK) else f"token {value}"
+        return LOCK if is_locked(value) else f"token {value}"
 
     return read.store.words(key, say)
 
@@ -415,7 +415,7 @@ def error_of(read):
 
 def locks_all(read):
     """Tell whether it is a write by query that holds the lock."""
-    return str(read.seen[2]).endswith(LOCK)
+    return is_locked(str(read.seen[2]))
 
 
 def why_missed(reason, read):

@@ -84,26 +84,16 @@ def send(signal, model, **arguments):
 
 
 def tell(read, row, is_hit, may_hit, duration):
-    sender, using = read.region.model, read.region.using
-    lookup = dict(row.wanted)
+    told = {
+        "using": read.region.using,
+        "lookup": dict(row.wanted),
+        "duration": duration,
+    }
     if is_hit:
-        send(
-            cache_hit,
-            sender,
-            using=using,
-            lookup=lookup,
-            source=row.source,
-            duration=duration,
-        )
+        send(cache_hit, read.region.model, source=row.source, **told)
     else:
-        send(
-            cache_miss,
-            sender,
-            using=using,
-            lookup=lookup,
-            reason=read.reason(row) if may_hit else Reason.FORCED,
-            duration=duration,
-        )
+        reason = read.reason(row) if may_hit else Reason.FORCED
+        send(cache_miss, read.region.model, reason=reason, **told)
 
 
 def tell_not_asked(model, using, lookup, reason):

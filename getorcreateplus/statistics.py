@@ -16,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from django.dispatch import Signal
@@ -84,7 +85,7 @@ class Statistics:
     def models(self):
         """A copy of the Counts, by the model's label ("shop.Tag")."""
         with self.lock:
-            return {label: copy(counts) for label, counts in self.by_model.items()}
+            return deepcopy(self.by_model)
 
     @property
     def total(self):
@@ -140,9 +141,3 @@ class Statistics:
 
     def _savepoint_omitted(self, sender, **kwargs):
         self._count(sender, savepoints_saved=1)
-
-
-def copy(counts):
-    copied = Counts()
-    copied.add(counts)
-    return copied
