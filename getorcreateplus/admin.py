@@ -8,8 +8,6 @@ are forgotten there.
 from django.contrib import admin, messages
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.admin.utils import quote, unquote
-from django.core.cache import caches
-from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import PermissionDenied
 from django.db import router
 from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
@@ -176,7 +174,7 @@ def caches_in_words(watch, using):
         yield _("Rows are cached in “%(alias)s” (%(answer)s), %(time)s.") % {
             "alias": alias,
             "answer": answer_in_words(alias),
-            "time": time_in_words(region.timeout, alias),
+            "time": time_in_words(region.seconds),
         }
     for alias in sorted(watch.key_cache_aliases - set(rows)):
         yield _("Lookups are cached in “%(alias)s” (%(answer)s).") % {
@@ -202,9 +200,7 @@ def row_in_words(watch, using, obj):
             }
 
 
-def time_in_words(timeout, alias=None):
-    if timeout is DEFAULT_TIMEOUT:
-        timeout = caches[alias].default_timeout
+def time_in_words(timeout):
     if timeout is None:
         return _("for ever")
     return ngettext("for %(n)s second", "for %(n)s seconds", timeout) % {"n": timeout}

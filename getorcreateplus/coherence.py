@@ -91,7 +91,7 @@ from functools import cached_property
 
 from django.conf import settings
 from django.core.cache import caches
-from django.core.cache.backends.base import memcache_key_warnings
+from django.core.cache.backends.base import DEFAULT_TIMEOUT, memcache_key_warnings
 from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
@@ -366,6 +366,13 @@ class Region:
         self.all = f"{self.name}@version"
         # Of the rows in this process's memory: what tells it of its writes.
         self.writes = self.generation = 0
+
+    @property
+    def seconds(self):
+        """The timeout in seconds, the cache's own where none is set."""
+        if self.timeout is DEFAULT_TIMEOUT:
+            return caches[self.store.alias].default_timeout
+        return self.timeout
 
     def payload(self, pk):
         return key(pk if self.own_cache else f"{self.name}:{pk}")

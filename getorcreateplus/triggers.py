@@ -18,7 +18,7 @@ import time
 from contextlib import suppress
 
 from django.core.management import CommandError
-from django.db import Error, connections, router
+from django.db import DEFAULT_DB_ALIAS, Error, connections, router
 
 from . import coherence, invalidation
 from .bypassing import concrete_model
@@ -69,6 +69,21 @@ SELECT prosrc FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_proc
 """
 
 logger = logging.getLogger("getorcreateplus")
+
+
+def add_arguments(parser):
+    """Add the arguments of both commands: labels of models, and a database."""
+    parser.add_argument(
+        "labels",
+        nargs="*",
+        metavar="app_label.ModelName",
+        help="Cached models; all without any.",
+    )
+    parser.add_argument(
+        "--database",
+        default=DEFAULT_DB_ALIAS,
+        help='The database of the models. Defaults to "default".',
+    )
 
 
 def tables_of(labels, using):

@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from django.apps import apps
 from django.conf import settings
 from django.core.cache import caches
-from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
@@ -376,13 +375,10 @@ def manager_facts(manager):
 
 
 def region_facts(region):
-    timeout = region.timeout
-    if timeout is DEFAULT_TIMEOUT:
-        timeout = caches[region.store.alias].default_timeout
     return {
         "database": region.using,
         "cache": region.store.alias,
-        "timeout": timeout,
+        "timeout": region.seconds,
         "version_per_row": region.version_per_row,
     }
 

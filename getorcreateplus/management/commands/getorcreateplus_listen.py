@@ -2,9 +2,9 @@ import signal
 import sys
 
 from django.core.management import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS, Error, connections
+from django.db import Error, connections
 
-from getorcreateplus.triggers import Listener, tables_of
+from getorcreateplus.triggers import Listener, add_arguments, tables_of
 
 
 class Command(BaseCommand):
@@ -16,17 +16,7 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser):
-        parser.add_argument(
-            "labels",
-            nargs="*",
-            metavar="app_label.ModelName",
-            help="Cached models; all without any.",
-        )
-        parser.add_argument(
-            "--database",
-            default=DEFAULT_DB_ALIAS,
-            help='The database to listen to. Defaults to "default".',
-        )
+        add_arguments(parser)
 
     def handle(self, *, labels, database, **options):
         tables = tables_of(labels, database)

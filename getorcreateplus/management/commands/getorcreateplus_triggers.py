@@ -1,7 +1,7 @@
 from django.core.management import BaseCommand
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import connections
 
-from getorcreateplus.triggers import create_sql, drop_sql, tables_of
+from getorcreateplus.triggers import add_arguments, create_sql, drop_sql, tables_of
 
 
 class Command(BaseCommand):
@@ -13,19 +13,9 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser):
-        parser.add_argument(
-            "labels",
-            nargs="*",
-            metavar="app_label.ModelName",
-            help="Cached models; all without any.",
-        )
+        add_arguments(parser)
         parser.add_argument(
             "--drop", action="store_true", help="Print the SQL that drops them."
-        )
-        parser.add_argument(
-            "--database",
-            default=DEFAULT_DB_ALIAS,
-            help='The database of the models. Defaults to "default".',
         )
 
     def handle(self, *, labels, drop, database, **options):
