@@ -4,19 +4,15 @@ this package, and why. What isn't there is not created.
 """
 
 import time
-from contextlib import ExitStack, contextmanager
 from statistics import median
 
 import plain.models
-from django.core.cache import caches
 from django.db import connection
 
 import gazetteer.models
 from getorcreateplus.explaining import explain
+from getorcreateplus.test import CaptureCacheCommands
 
-from .services import CACHE_ALIASES
-
-COMMANDS = ["get", "set", "add", "delete", "get_many", "set_many", "delete_many"]
 SUGGESTIONS = 5
 CHOICES = 20
 REPEATED = 25  # calls, for the time of one
@@ -75,7 +71,7 @@ class Lookup:
             steps.append(("query", sql % tuple(map(repr, params or ()))))
             return execute(sql, params, many, context)
 
-        with connection.execute_wrapper(note), noted_commands(steps):
+        with connection.execute_wrapper(note), NotedCommands(steps):
             seconds = self.call()
         queries = sum(kind == "query" for kind, _ in steps)
         if is_same_again or not queries:
@@ -90,34 +86,19 @@ class Lookup:
         }
 
 
-@contextmanager
-def noted_commands(steps):
-    """Note what the caches of this thread are given, by whoever calls them."""
-    inside = False
+class NotedCommands(CaptureCacheCommands):
+    """Note what the caches are given among the other steps of a call."""
 
-    def noting(alias, name, method):
-        def call(keys, *args, **kwargs):
-            nonlocal inside
-            if inside:  # a command that is done by others
-                return method(keys, *args, **kwargs)
-            number = 1 if isinstance(keys, str) else len(keys)
-            entries = "1 entry" if number == 1 else f"{number} entries"
-            steps.append(("cache", f"{name}: {entries} in {alias!r}"))
-            inside = True
-            try:
-                return method(keys, *args, **kwargs)
-            finally:
-                inside = False
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
 
-        return call
-
-    with ExitStack() as stack:
-        for alias in CACHE_ALIASES:
-            cache = caches[alias]
-            for name in COMMANDS:
-                setattr(cache, name, noting(alias, name, getattr(cache, name)))
-                stack.callback(delattr, cache, name)
-        yield
+    def note(self, command):
+        number = len(command.keys)
+        entries = "1 entry" if number == 1 else f"{number} entries"
+        self.steps.append(
+            ("cache", f"{command.method}: {entries} in {command.alias!r}")
+        )
 
 
 def look_up(kind, text):
