@@ -1,0 +1,181 @@
+"""
+Which tables show, or hold, the rows of others: partitions, inheritance, views.
+
+Read from the catalog of a database once in each process, by the driver, so
+that it is no query of the user's; and again after a statement that changes it.
+"""
+
+import re
+from contextlib import closing
+
+from django.db import connections
+
+from . import drivers
+from .statements import Names, fold, words_of
+
+# What depends, on what, whether it is a child, whether it shows rows. A rule
+# of a table writes what it names. A materialized view shows other rows when it
+# is refreshed.
+POSTGRESQL = """
+SELECT child.relname, parent.relname, TRUE, TRUE
+FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class child ON child.oid = i.inhrelid
+JOIN pg_catalog.pg_class parent ON parent.oid = i.inhparent
+WHERE parent.relkind IN ('r', 'p', 'f')
+UNION
+SELECT view.relname, source.relname, FALSE, view.relkind = 'v'
+FROM pg_catalog.pg_depend d
+JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+JOIN pg_catalog.pg_class view ON view.oid = r.ev_class
+JOIN pg_catalog.pg_class source ON source.oid = d.refobjid
+JOIN pg_catalog.pg_namespace n ON n.oid = view.relnamespace
+WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+AND view.oid <> source.oid
+AND view.relkind IN ('r', 'p', 'v')
+AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+"""
+# These say what a view selects by its text alone. The text of a table is NULL.
+MYSQL = """
+SELECT TABLE_NAME, VIEW_DEFINITION FROM information_schema.VIEWS
+WHERE TABLE_SCHEMA = DATABASE()
+UNION ALL
+SELECT TABLE_NAME, NULL FROM information_schema.TABLES
+WHERE TABLE_SCHEMA = DATABASE() AND TABLE_TYPE <> 'VIEW'
+"""
+SQLITE = """
+SELECT name, CASE type WHEN 'view' THEN sql END FROM sqlite_master
+WHERE type IN ('table', 'view')
+UNION ALL
+SELECT name, CASE type WHEN 'view' THEN sql END FROM sqlite_temp_master
+WHERE type IN ('table', 'view')
+"""
+# The tables that a statement writes.
+TARGET = re.compile(
+    r"\b(?:UPDATE|INTO|FROM|TABLE|TRUNCATE|COPY|VIEW|ONLY|EXISTS|CONCURRENTLY)\s+"
+    r'((?:[\w."`$-]|"[^"]*"|`[^`]*`)+)',
+    re.IGNORECASE,
+)
+
+
+MOST_UNRELATED = 1000
+
+
+class Relations:
+    """The relations between the tables of a database, by folded names."""
+
+    def __init__(self, edges):
+        self.written = {}  # a table: those whose rows a write of it may change
+        self.shown = {}  # a table: those that show its rows
+        self.reached = {}  # a table: affected()
+        self.unrelated = set()  # targets of statements that are not among them
+        for names in edges:
+            depends, on = map(fold, names[:2])
+            _, _, is_child, shows = names
+            if is_child:
+                self.written.setdefault(on, set()).add(depends)
+                self.shown.setdefault(depends, set()).add(on)
+            else:
+                self.written.setdefault(depends, set()).add(on)
+                if shows:
+                    self.shown.setdefault(on, set()).add(depends)
+        self.names = Names(
+            {*self.written, *self.shown, *ends(self.written), *ends(self.shown)}
+        )
+
+    def affected(self, name):
+        """Return the tables that may show other rows after a write of one."""
+        try:
+            return self.reached[name]
+        except KeyError:
+            found = closure({name}, self.written)
+            found = closure(found, self.shown) - {name}
+            return self.reached.setdefault(name, found)
+
+    def knows(self, text, names):
+        """
+        Tell whether each table that a statement may write is among these Names
+        or known here, or was looked for in the catalog.
+        """
+        targets = {fold(target) for target in TARGET.findall(text)} - self.unrelated
+        return all(
+            names.mentioned(words) or self.names.mentioned(words)
+            for words in map(words_of, targets)
+        )
+
+    def settle(self, text):
+        """Take what is not known now for unrelated."""
+        if len(self.unrelated) > MOST_UNRELATED:
+            self.unrelated.clear()
+        self.unrelated.update(fold(target) for target in TARGET.findall(text))
+
+
+def closure(names, edges):
+    """Return what can be reached along the edges, and these names."""
+    found, new = set(), set(names)
+    while new:
+        found |= new
+        new = {end for name in new for end in edges.get(name, ())} - found
+    return found
+
+
+def ends(edges):
+    return {end for found in edges.values() for end in found}
+
+
+NO_RELATIONS = Relations(())
+known = {}  # database alias: (NAME of the database, Relations)
+
+
+def relations_of(connection, tables, fresh=False):
+    """
+    Return the Relations of a connection's database, None if it cannot be asked
+    now. ``tables`` are the names of tables that a view's text may mention.
+    """
+    name = connection.settings_dict["NAME"]
+    found = known.get(connection.alias)
+    if found is not None and found[0] == name and not fresh:
+        return found[1]
+    relations = read(connection, tables)
+    if relations is not None:
+        known[connection.alias] = name, relations
+    return relations
+
+
+def read(connection, tables):
+    """Ask the database for its Relations; None if that cannot be done."""
+    if connection.vendor == "postgresql":
+        rows = ask(connection, POSTGRESQL)
+        return None if rows is None else Relations(rows)
+    sql = {"mysql": MYSQL, "sqlite": SQLITE}.get(connection.vendor)
+    if sql is None:
+        return NO_RELATIONS
+    rows = ask(connection, sql)
+    if rows is None:
+        return None
+    names = Names({fold(table) for table in tables} | {fold(row[0]) for row in rows})
+    return Relations(
+        (view, source, False, True)
+        for view, text in rows
+        for source in names.mentioned(words_of(text or ""))
+        if source != fold(view)
+    )
+
+
+def ask(connection, sql):
+    if not drivers.can_ask(connection):
+        return None
+    with (
+        connection.wrap_database_errors,
+        closing(connection.connection.cursor()) as cursor,
+    ):
+        cursor.execute(sql)
+        return cursor.fetchall()
+
+
+def discard(connection):
+    """Ask again, because the schema has changed."""
+    if connection.alias in connections:
+        known.pop(connection.alias, None)
+    else:  # Django makes, and drops, databases on a connection of none
+        known.clear()
