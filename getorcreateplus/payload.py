@@ -8,12 +8,11 @@ import functools
 import pickle
 from decimal import Decimal
 
-import django
-from django.conf import settings
 from django.core.signals import setting_changed
-from django.db import connections
 from django.db.models.signals import class_prepared
 
+from .fingerprints import fingerprint
+from .interruptions import reraise
 from .keys import PLAIN, NotCanonical, digest, pk_text, plain
 
 # Of a payload's values, in this release of the package: to be raised with any
@@ -31,24 +30,21 @@ class Layout:
         self.attnames = tuple(field.attname for field in fields)
         self.index = {field.attname: i for i, field in enumerate(fields)}
         self.pks = [(f.attname, self.index[f.attname]) for f in self.opts.pk_fields]
-        # A payload of another release, with other fields, is a miss.
-        self.fingerprint = digest(
-            FORMAT,
-            self.opts.concrete_model._meta.label_lower,
-            django.VERSION[:2],
-            settings.USE_TZ,
-            sorted((a, connections.settings[a]["TIME_ZONE"]) for a in connections),
-            [
-                (
-                    f.attname,
-                    f.column,
-                    type(f).__module__,
-                    type(f).__qualname__,
-                    getattr(f, "decimal_places", None),
-                )
-                for f in fields
-            ],
-        )
+        self.fingerprints = {}  # (vendor, time zone): fingerprint
+
+    def fingerprint(self, connection):
+        """
+        Return what marks the payloads of a row of this connection's database:
+        a payload of another release, with other fields, is a miss.
+        """
+        # Looked at each time, because tests and tenants change the time zone.
+        about = connection.vendor, connection.timezone_name
+        try:
+            return self.fingerprints[about]
+        except KeyError:
+            return self.fingerprints.setdefault(
+                about, fingerprint(FORMAT, self.opts, connection)
+            )
 
     def pk_text(self, values):
         """Return the text of a row's primary key, None where it has none."""
@@ -74,6 +70,64 @@ def is_same(value, wanted):
     except NotCanonical:
         return False
     return type(value) is type(wanted) and value == wanted
+
+
+# Of a serializer that has no tuples
+
+SURE = frozenset((bool, int, str, type(None)))  # as JSON and msgpack have them
+OTHER = "*"  # marks a value of another type
+LONGEST_MARK = 40
+
+
+def mark(values):
+    """
+    Return what tells of column values that come back from a serializer whether
+    they are the ones that it was given, beside their types in JSON.
+    """
+    if SURE.issuperset(map(type, values)):
+        return ""
+    found = "".join(map(mark_of, values))
+    if OTHER in found:
+        return OTHER
+    return found if len(found) <= LONGEST_MARK else digest(found)
+
+
+def mark_of(value):
+    kind = type(value)
+    if kind in SURE:
+        return ""
+    if kind is float:
+        return f"{value.hex()} "
+    if kind is bytes:
+        return "b"
+    if kind is list:
+        return f"[{''.join(map(mark_of, value))}]"
+    if kind is dict and {str}.issuperset(map(type, value)):
+        return f"{{{''.join(map(mark_of, value.values()))}}}"
+    return OTHER
+
+
+def revive(payload):
+    """
+    Return a payload that comes back as a list as the tuple that it was, if all
+    of its values are the ones that were put there; otherwise as it is.
+
+    A serializer may have made a text of a date, or a shorter float.
+    """
+    if len(payload) != PARTS:
+        return payload
+    stamp, fingerprint, values, marked = payload
+    if (
+        type(stamp) is list
+        and type(values) is list
+        and marked != OTHER
+        and mark(values) == marked
+    ):
+        return tuple(stamp), fingerprint, tuple(values), marked
+    return payload
+
+
+PARTS = 4  # of a payload: stamp, fingerprint, values and their mark
 
 
 @functools.cache
@@ -104,7 +158,8 @@ def freeze(values):
     """
     try:
         return tuple(v if type(v) in IMMUTABLE else copy(v) for v in values)
-    except Exception:  # noqa: BLE001 - whatever a type of the user's raises
+    except Exception as error:  # noqa: BLE001 - whatever a type of the user's raises
+        reraise(error)
         return None
 
 

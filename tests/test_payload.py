@@ -40,6 +40,10 @@ def select(model):
     return obj, recording.selected(obj)
 
 
+def mark(model):
+    return layout(model).fingerprint(connection)
+
+
 def through_cache(values):
     return pickle.loads(pickle.dumps(values, pickle.HIGHEST_PROTOCOL))
 
@@ -139,7 +143,7 @@ def test_row_is_loaded_by_the_class_that_asks():
     again = load(ProxyOrdinary, "default", values)
 
     assert type(again) is ProxyOrdinary
-    assert layout(Ordinary).fingerprint == layout(ProxyOrdinary).fingerprint
+    assert mark(Ordinary) == mark(ProxyOrdinary)
 
 
 @pytest.mark.django_db
@@ -252,7 +256,7 @@ def test_value_without_a_canonical_form_does_not_match():
 def fingerprint(bases=(models.Model,), label="Release", **fields):
     meta = type("Meta", (), {"app_label": "tests"})
     model = type(label, bases, {"__module__": __name__, "Meta": meta, **fields})
-    return Layout(model).fingerprint
+    return Layout(model).fingerprint(connection)
 
 
 class Char(models.CharField):
@@ -289,21 +293,20 @@ def test_fingerprint_changes_with_the_digits_of_a_decimal():
 
 
 def test_fingerprint_changes_with_what_changes_values(settings, monkeypatch):
-    first = layout(Target).fingerprint
-    assert layout(Target).fingerprint == first
+    first = mark(Target)
+    assert mark(Target) == first
 
     settings.USE_TZ = False
-    naive = layout(Target).fingerprint
+    naive = mark(Target)
     settings.USE_TZ = True
-    monkeypatch.setitem(connection.settings_dict, "TIME_ZONE", "Europe/Berlin")
-    payload.forget()
-    berlin = layout(Target).fingerprint
+    monkeypatch.setitem(vars(connection), "timezone_name", "Europe/Berlin")
+    berlin = mark(Target)
     monkeypatch.undo()
     monkeypatch.setattr(django, "VERSION", (9, 9, 9, "final", 0))
     payload.forget()
-    django_9 = layout(Target).fingerprint
+    django_9 = mark(Target)
     monkeypatch.undo()
     payload.forget()
 
     assert len({first, naive, berlin, django_9}) == 4
-    assert layout(Target).fingerprint == first
+    assert mark(Target) == first

@@ -289,3 +289,21 @@ class Made(models.Model):
             Made._base_manager.filter(pk=self.pk).update(size=9)
         if self.name == "gone":
             del self.size
+
+
+class Survivor(models.Model):
+    """A column of each kind, of which a serializer may lose some."""
+
+    name = models.CharField(max_length=8, unique=True)
+    flag = models.BooleanField(null=True)
+    number = models.BigIntegerField(null=True)
+    ratio = models.FloatField(null=True)
+    price = models.DecimalField(max_digits=8, decimal_places=2, null=True)
+    moment = models.DateTimeField(null=True)
+    day = models.DateField(null=True)
+    hour = models.TimeField(null=True)
+    span = models.DurationField(null=True)
+    code = models.UUIDField(null=True)
+    data = models.JSONField(null=True)
+    blob = models.BinaryField(null=True)
+    objects = PlusManager()
