@@ -1,5 +1,6 @@
 import pytest
 from django.conf import settings
+from django.core.cache import CacheHandler
 from django.db import connection, connections, transaction
 from django.test import TransactionTestCase, override_settings
 
@@ -89,6 +90,28 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True)
+def closed_caches(monkeypatch):
+    """
+    Close every cache that the test has made, in whichever thread or task.
+
+    Django closes those of the thread that ends a request. A client of
+    memcached that nobody closes warns whenever Python collects it, and another
+    test fails.
+    """
+    made = []
+    create = CacheHandler.create_connection
+
+    def create_connection(handler, alias):
+        made.append(create(handler, alias))
+        return made[-1]
+
+    monkeypatch.setattr(CacheHandler, "create_connection", create_connection)
+    yield
+    for cache in made:
+        cache.close()
+
+
+@pytest.fixture(autouse=True)
 def fresh_caches(request):
     """
     Give the test keys of its own.
@@ -102,3 +125,14 @@ def fresh_caches(request):
     }
     with override_settings(CACHES=config):
         yield
+
+
+@pytest.fixture
+def second_alias():
+    """Make the second alias one of the first one's database."""
+    database = connections["other"].settings_dict
+    connections["other"].close()
+    name, database["NAME"] = database["NAME"], connection.settings_dict["NAME"]
+    yield "other"
+    connections["other"].close()
+    database["NAME"] = name

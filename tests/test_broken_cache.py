@@ -1,6 +1,7 @@
 """A cache that fails costs speed: never an exception, never a wrong row."""
 
 import logging
+import time
 import uuid
 
 import pytest
@@ -138,6 +139,7 @@ def test_server_that_refuses():
 def test_one_warning_per_outage(caplog):
     caplog.set_level(logging.INFO, "getorcreateplus")
     with override_settings(CACHES=one_broken()):
+        place = settings.CACHES["default"]["LOCATION"]
         for _ in range(2):
             Switch.failure = ConnectionError("refused")
             for _ in range(3):
@@ -145,8 +147,8 @@ def test_one_warning_per_outage(caplog):
             Switch.failure = None
             Paper.objects.get_or_create(title="a")
     assert [record.getMessage() for record in caplog.records] == 2 * [
-        "Cache 'default' failed and is left alone for a while: "
-        "ConnectionError('refused')",
+        f"Cache 'default' ({place}) failed and is left alone for a while: "
+        "ConnectionError: refused",
         "Cache 'default' is back.",
     ]
 
@@ -173,13 +175,18 @@ def test_writers_go_on_where_other_servers_are_read(location, monkeypatch):
     One of several servers failed, and the alias is left alone by readers.
     """
     monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 100)
+    monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 100)
     config = backend(SwitchedCache)
     with override_settings(CACHES={"default": config}):
         paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         coherence.stores["default"].down(ConnectionError("refused"))
         monkeypatch.setitem(settings.CACHES["default"], "LOCATION", location)
         paper.pages = 2
-        paper.save()
+        with transaction.atomic():
+            paper.save()
+            region = paper_region()
+            assert caches["default"].get(region.version(f"{paper.pk}")) == "LOCK"
+        assert coherence.stores["default"].down_until > time.monotonic() + 50
         # Another process, where the alias is up.
         monkeypatch.setattr(coherence, "stores", coherence.Stores())
         monkeypatch.setitem(settings.CACHES["default"], "LOCATION", config["LOCATION"])
@@ -229,7 +236,7 @@ def test_debt_that_cannot_be_paid_stays():
 
 @pytest.mark.parametrize("write", ["save", "update"])
 def test_transaction_by_hand_owes_a_lock(write):
-    """Nobody tells its commit: until the timeout readers ask the database."""
+    """The lock is paid before its release, which follows the commit."""
     with override_settings(CACHES=one_broken()):
         paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         store = coherence.stores["default"]
@@ -250,7 +257,7 @@ def test_transaction_by_hand_owes_a_lock(write):
             transaction.rollback()
             transaction.set_autocommit(True)
         assert pages() == (2, 1)
-        assert pages() == (2, 1)
+        assert pages() == (2, 0)
         assert store.owed_locks == {}
 
 
@@ -327,6 +334,7 @@ def test_garbage_in_place_of_a_token(name, entry):
     for _ in range(3):
         assert pages()[0] == 1
     caches["paper"].delete(keys[name])
+    region.asking.rests_until = 0  # after LOCK
     pages()
     assert pages() == (1, 0)
 
@@ -344,8 +352,8 @@ def test_garbage_in_place_of_the_version_of_a_row_that_is_found(entry):
 
 def test_payload_with_other_fields_is_a_miss(monkeypatch):
     paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
-    (epoch, version), fingerprint, values = caches["paper"].get(paper.pk)
-    caches["paper"].set(paper.pk, ((epoch, version), fingerprint + "0", values))
+    stamp, fingerprint, *rest = caches["paper"].get(paper.pk)
+    caches["paper"].set(paper.pk, (stamp, fingerprint + "0", *rest))
     assert pages() == (1, 1)
 
 
@@ -451,3 +459,35 @@ def test_listener_pays_what_a_cache_is_owed():
         assert pay_caches() is False
         assert caches["default"].get(paper_region().epoch) != epoch
         assert pages() == (1, 1)
+
+
+class Vanishing(LocMemCache):
+    """Loses what is added at once."""
+
+    added, stored = [], []
+
+    def add(self, key, *args, **kwargs):
+        self.added.append(key)
+        return False
+
+    def set(self, key, *args, **kwargs):
+        self.stored.append(key)
+
+
+def test_token_that_goes_at_once_is_not_set():
+    """A writer may have set LOCK since, which only add() leaves alone."""
+    with override_settings(CACHES={"default": backend(Vanishing)}):
+        region = paper_region()
+        with pytest.raises(coherence.Unavailable):
+            region.observe({}, [region.epoch], "")
+    assert Vanishing.added == [region.epoch] * coherence.MOST_ADDS
+    assert Vanishing.stored == []
+
+
+def test_alias_that_is_gone_at_the_commit():
+    """As in a test that overrides CACHES inside a transaction."""
+    region = paper_region()
+    with override_settings(CACHES={"other": settings.CACHES["default"]}):
+        region.lock(connection, ["1"])
+        region.release(connection, ["1"])
+        assert region.store.owed == {region: {"1"}}

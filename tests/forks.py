@@ -1,0 +1,37 @@
+"""A child of this process, as Gunicorn and Celery make them."""
+
+import os
+import signal
+import traceback
+import warnings
+
+from django.db import connections
+
+PATIENCE = 20  # seconds
+
+
+def in_child(call):
+    """
+    Run a call in a fork, which must not raise, nor wait for ever.
+
+    Call it before a database is asked, or after connections are closed: Django
+    leaves it to the project not to share them.
+    """
+    connections.close_all()
+    with warnings.catch_warnings():
+        # Python warns of other threads, which are what is tested.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it ends the child
+            signal.alarm(PATIENCE)
+            call()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
