@@ -58,7 +58,8 @@ class CachedCat(CachedAnimal):
 
 
 class WorkQuerySet(PlusMixin, PolymorphicQuerySet):
-    pass
+    # What PolymorphicQuerySet translates is no field of the model's own table.
+    lookups_as_written = True
 
 
 class WorkManager(PlusManager.from_queryset(WorkQuerySet), PolymorphicManager):
