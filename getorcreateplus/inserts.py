@@ -9,12 +9,13 @@ a row whose foreign key is missing, without a word.)
 
 create() sends its INSERT through the base manager, somewhere among whatever a
 project's create(), save() and signal handlers do. So the guards below watch
-the statements of a connection, through its execute_wrapper().
+the statements of a connection, through its execute_wrapper(). In autocommit
+the connection looks to that code as inside of the atomic() that Django has.
 """
 
 import re
-from contextlib import contextmanager, nullcontext
-from functools import lru_cache
+from contextlib import contextmanager
+from functools import lru_cache, partial
 
 from django.db import (
     DatabaseError,
@@ -24,10 +25,13 @@ from django.db import (
     transaction,
 )
 
+from . import drivers
+from .drivers import last_result
+from .recognizing import COMMENT, is_row_of
+from .refusals import Refused, refuses, try_clause
 from .signals import tell_savepoint_omitted
-
-COMMENT = r"/\*(?:(?!\*/).)*\*/"
-LEADING_COMMENTS = re.compile(rf"(?:\s|{COMMENT})*", re.DOTALL)
+from .statements import READING, statement_of
+from .wrappers import Wrapper
 
 # The list of columns that Django has PostgreSQL return, if it does, and the
 # comments that another wrapper appended.
@@ -35,10 +39,6 @@ COLUMN = r'"[^"]+"(?:\."[^"]+")*'
 RETURNING = re.compile(
     rf"(?: RETURNING {COLUMN}(?:, {COLUMN})*)?(?:\s|;|{COMMENT})*\Z", re.DOTALL
 )
-
-# SQLite begins a transaction by a statement like any other.
-READS = ("SELECT", "(SELECT", "BEGIN")
-SAVEPOINTS = ("SAVEPOINT", "RELEASE", "ROLLBACK")
 
 
 def can_guard(connection):
@@ -51,13 +51,9 @@ def is_multi_table(model):
     return bool(model._meta.concrete_model._meta.parents)
 
 
-def is_deferrable(model):
-    """
-    Return whether a constraint is checked at the commit: PostgreSQL refuses ON
-    CONFLICT on such a table.
-    """
-    constraints = model._meta.concrete_model._meta.constraints
-    return any(getattr(each, "deferrable", None) for each in constraints)
+def is_by_hand(connection):
+    """Return whether the project begins and ends its transactions itself."""
+    return not connection.in_atomic_block and not connection.get_autocommit()
 
 
 def is_doomed(connection):
@@ -69,19 +65,6 @@ def set_rollback(rollback, using):
     """As transaction.set_rollback(), except that it may be autocommit."""
     if connections[using].in_atomic_block:
         transaction.set_rollback(rollback, using)
-
-
-def end_of_comments(sql):
-    """Return where the statement behind any comments begins."""
-    return LEADING_COMMENTS.match(sql).end()  # type: ignore[union-attr]  # or ""
-
-
-def begins_with(sql, words):
-    """Return whether the statement behind any comments is one of words."""
-    if not isinstance(sql, str):
-        return False  # psycopg's Composed: it may be anything.
-    start = end_of_comments(sql)
-    return sql[start : start + 10].upper().startswith(words)
 
 
 @lru_cache(maxsize=1000)  # the search takes 30 us, and a model's INSERTs are alike
@@ -111,7 +94,7 @@ class Conflict(IntegrityError):
     """PostgreSQL did not insert the row, which is no error to it."""
 
 
-class UpdateGuard:
+class UpdateGuard(Wrapper):
     """
     Tell the transaction what an error in save() leaves behind.
 
@@ -122,18 +105,19 @@ class UpdateGuard:
     """
 
     def __init__(self, connection):
-        self.connection = connection
+        super().__init__(connection)
         self.using = connection.alias
         self.wrote = False
         self.rejected = False  # The last statement failed, and failed alone.
 
-    def __enter__(self):
-        # As connection.execute_wrapper() does, without a context manager.
-        self.connection.execute_wrappers.append(self)
-        return self
+    def remove(self):
+        was_there = super().remove()
+        if not was_there:
+            self.wrote = True  # It may have, unseen.
+        return was_there
 
     def __exit__(self, exc_type, exc_value, traceback):
-        self.connection.execute_wrappers.pop()
+        self.remove()
         if exc_type is None:
             return
         if self.wrote:
@@ -141,11 +125,12 @@ class UpdateGuard:
         elif self.rejected:
             set_rollback(False, self.using)
 
-    def __call__(self, execute, sql, params, many, context):
+    def on_statement(self, execute, sql, params, many, context):
         if is_doomed(self.connection):
             return execute(sql, params, many, context)  # Django refuses it.
         self.rejected = False
-        if many or not begins_with(sql, READS + SAVEPOINTS):
+        statement = statement_of(sql, self.connection)
+        if many or not (statement.is_read() or statement.is_of_savepoint()):
             result = self.try_to(execute, sql, params, many, context)
             self.wrote = True
             return result
@@ -165,6 +150,62 @@ class UpdateGuard:
             raise
 
 
+class PendingTransaction:
+    """
+    An atomic() block whose transaction has not begun in the database.
+
+    To all who ask Django it is a transaction: on_commit() waits for its end,
+    select_for_update() is allowed, a block inside it makes a savepoint. The
+    next statement either begins it, or goes without it.
+    """
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.atomic = transaction.atomic(using=connection.alias)
+        # As Atomic.__enter__() and set_autocommit() in 5.2 to 6.1.
+        connection.close_if_health_check_failed()
+        connection.ensure_connection()
+        connection.commit_on_exit = True
+        connection.needs_rollback = False
+        connection.autocommit = False
+        connection.in_atomic_block = True
+        connection.atomic_blocks.append(self.atomic)
+        self.hooks = len(connection.run_on_commit)
+
+    def is_used(self):
+        """Tell whether anything relies on it."""
+        connection = self.connection
+        return (
+            connection.needs_rollback
+            or len(connection.run_on_commit) > self.hooks
+            or connection.atomic_blocks[-1] is not self.atomic
+        )
+
+    def begin(self):
+        """Begin it in the database, as the atomic() block would."""
+        connection = self.connection
+        blocks, connection.atomic_blocks = connection.atomic_blocks, []
+        connection.in_atomic_block = False
+        connection.autocommit = True
+        try:
+            connection.set_autocommit(
+                False, force_begin_transaction_with_broken_autocommit=True
+            )
+        finally:
+            connection.in_atomic_block = True
+            connection.atomic_blocks = blocks
+
+    def drop(self):
+        """Go back to autocommit."""
+        connection = self.connection
+        if connection.closed_in_transaction:
+            connection.connection = None
+        connection.atomic_blocks.remove(self.atomic)
+        connection.needs_rollback = False
+        connection.in_atomic_block = False
+        connection.autocommit = True
+
+
 class InsertGuard(UpdateGuard):
     """
     Make a conflict of the INSERT in create() harmless to the transaction.
@@ -172,8 +213,9 @@ class InsertGuard(UpdateGuard):
     A context manager for all that runs between the two SELECTs of
     get_or_create(); call watch() when it comes to create(). What is written
     before that INSERT, by a callable in defaults or an overridden save(), has
-    to be undone when the race is lost: a savepoint is made just before it, and
-    in autocommit a transaction is begun. Most models write nothing, and get
+    to be undone when the race is lost: a savepoint is made just before it. In
+    autocommit a transaction begins before any other statement than the INSERT,
+    and before an on_commit() hook has to wait for its end. Most models need
     neither.
 
     Afterwards intact tells whether the transaction is as it was before, and
@@ -185,25 +227,43 @@ class InsertGuard(UpdateGuard):
         self.model = model
         self.table = connection.ops.quote_name(model._meta.db_table)
         self.insert = f"INSERT INTO {self.table} "
-        self.armed = False
+        self.params = None  # those of create(), when it comes to it
+        self.is_own = False  # The statement on its way is create()'s INSERT.
         self.busy = False  # A savepoint of this guard's own is on its way.
         self.savepoint = None
+        self.pending = None
         self.atomic = None
         self.omits_savepoint = connection.in_atomic_block
         hooks = connection.run_on_commit
         self.last_hook = hooks[-1] if hooks else None
         self.intact = True
         self.hidden = False
+        self.foresight = Foresight(self)
 
-    def watch(self):
-        """Take the next INSERT into the model's table for create()'s."""
-        self.armed = True
+    def __enter__(self):
+        if not self.connection.in_atomic_block:
+            self.pending = PendingTransaction(self.connection)
+        self.foresight.__enter__()
+        return super().__enter__()
+
+    def watch(self, params):
+        """Look out for the INSERT of create(**params)."""
+        self.params = params
 
     def __exit__(self, exc_type, exc_value, traceback):
         connection = self.connection
-        self.connection.execute_wrappers.pop()
+        if not (self.foresight.remove() & self.remove()):
+            self.wrote = True  # Nobody knows: it has not seen all statements.
         if self.omits_savepoint:
             tell_savepoint_omitted(self.model, self.using)
+        if self.pending:
+            is_kept = exc_type is None and not is_doomed(connection)
+            self.pending.drop()
+            if is_kept:
+                connection.run_and_clear_commit_hooks()
+            else:
+                self.drop_hooks()
+            return
         if self.atomic:
             self.atomic.__exit__(exc_type, exc_value, traceback)
             return
@@ -238,12 +298,12 @@ class InsertGuard(UpdateGuard):
             # A new list, as Django makes one when it drops hooks.
             self.connection.run_on_commit = hooks[:count]
 
-    def __call__(self, execute, sql, params, many, context):
-        connection = self.connection
+    def foresee(self, execute, sql, params, many, context):
+        """Prepare the transaction for a statement, before other wrappers."""
         guards = [
-            wrapper
-            for wrapper in connection.execute_wrappers
-            if isinstance(wrapper, InsertGuard)
+            wrapper.guard
+            for wrapper in self.connection.execute_wrappers
+            if isinstance(wrapper, Foresight) and wrapper.is_open
         ]
         if (
             self.wrote
@@ -252,22 +312,51 @@ class InsertGuard(UpdateGuard):
         ):
             return execute(sql, params, many, context)
         self.rejected = False
-        if (
-            self.armed
-            and self is guards[-1]  # Not a get_or_create() inside of create().
+        statement = statement_of(sql, self.connection)
+        was_own = self.is_own
+        self.is_own = (
+            self is guards[-1]  # Not a get_or_create() inside of create().
             and not many
-            and isinstance(sql, str)
-            and (
-                sql.startswith(self.insert)
-                or sql.startswith(self.insert, end_of_comments(sql))
+            and statement.text.startswith(self.insert)
+            and self.params is not None
+            and is_row_of(
+                self.connection,
+                self.model,
+                self.params,
+                statement.text,
+                statement.own_params(params),
             )
-        ):
-            result = self.send(execute, sql, params, context)
-            self.wrote = True
-            return result
-        if many or not begins_with(sql, READS):
+        )
+        if self.pending:
+            if self.is_own and not self.pending.is_used():
+                self.pending.drop()
+                self.pending = None
+            else:
+                self.begin()
+        elif not self.is_own and (many or not statement.is_read()):
             self.hold()
-        return execute(sql, params, many, context)
+        try:
+            return execute(sql, params, many, context)
+        finally:
+            # Another wrapper may send a statement in the middle of one.
+            self.is_own = was_own
+
+    def on_statement(self, execute, sql, params, many, context):
+        if not self.is_own or self.busy:
+            return execute(sql, params, many, context)
+        result = self.send(execute, sql, params, context)
+        self.wrote = True
+        return result
+
+    def begin(self):
+        """Begin the transaction that is pending."""
+        self.busy = True
+        try:
+            self.atomic = self.pending.atomic
+            self.pending.begin()
+        finally:
+            self.pending = None
+            self.busy = False
 
     def hold(self):
         """Be ready to undo what is written before the INSERT."""
@@ -288,33 +377,63 @@ class InsertGuard(UpdateGuard):
             self.busy = False
 
     def send(self, execute, sql, params, context):
-        if self.connection.vendor != "postgresql":
+        if self.connection.vendor != "postgresql" or drivers.is_pipelined(
+            self.connection
+        ):
             return self.try_to(execute, sql, params, False, context)
-        ignoring = None if is_deferrable(self.model) else ignore_conflict(sql)
+        from . import tables  # which needs this module
+
+        statement, ignoring = statement_of(sql, self.connection), None
+        if (
+            not refuses(self.connection, self.model)
+            # A row that a trigger puts elsewhere would look like a conflict.
+            and tables.table_of(self.connection, self.model).is_plain
+        ):
+            ignoring = ignore_conflict(statement.text + statement.after)
         if ignoring is None:
-            return self.send_in_savepoint(execute, sql, params, context)
-        result = self.try_to(execute, ignoring, params, False, context)
-        if context["cursor"].rowcount == 0:
+            return self.send_plainly(execute, sql, params, context)
+        ignoring = statement.before + ignoring
+        attempt = partial(try_clause, self.connection, self.model, execute)
+        try:
+            result = self.try_to(attempt, ignoring, params, False, context)
+        except Refused:
+            return self.send_plainly(execute, sql, params, context)
+        with last_result(context["cursor"]) as cursor:
+            inserted = cursor.rowcount
+        if inserted == 0:
             self.rejected = self.hidden = True
+            tables.forget(self.connection, self.model)
             raise Conflict(
                 f"The new row of {self.table} conflicts with another one. (With ON "
                 "CONFLICT DO NOTHING PostgreSQL doesn't name the constraint.)"
             )
         return result
 
-    def send_in_savepoint(self, execute, sql, params, context):
+    def send_plainly(self, execute, sql, params, context):
         # A single statement is its own transaction in autocommit.
-        autocommit = self.connection.get_autocommit()
-        self.omits_savepoint = False
-        self.busy = True
-        try:
-            with nullcontext() if autocommit else transaction.atomic(self.using):
-                return execute(sql, params, False, context)
-        except (DataError, IntegrityError):
-            self.rejected = True
-            raise
-        finally:
-            self.busy = False
+        if self.connection.in_atomic_block:
+            self.hold()
+        return self.try_to(execute, sql, params, False, context)
+
+
+class Foresight(Wrapper):
+    """The execute wrapper by which an InsertGuard comes before all others."""
+
+    def __init__(self, guard):
+        super().__init__(guard.connection)
+        self.guard = guard
+
+    def __enter__(self):
+        # Before the wrapper that tells the cache what a transaction writes,
+        # and behind those of the guards around this one.
+        wrappers = self.connection.execute_wrappers
+        others = sum(isinstance(wrapper, Foresight) for wrapper in wrappers)
+        wrappers.insert(others, self)
+        self.is_open = True
+        return self
+
+    def on_statement(self, *args):
+        return self.guard.foresee(*args)
 
 
 @contextmanager
@@ -342,9 +461,13 @@ def share_lock(using):
     with the shared lock of its duplicate key, would deadlock.
     """
 
-    def lock(execute, sql, params, many, context):
-        locking = " LOCK IN SHARE MODE" if begins_with(sql, READS) else ""
-        return execute(sql + locking, params, many, context)
-
-    with locking_read(using), connections[using].execute_wrapper(lock):
+    with locking_read(using), ShareLock(connections[using]):
         yield
+
+
+class ShareLock(Wrapper):
+    def on_statement(self, execute, sql, params, many, context):
+        before, text, after = statement = statement_of(sql, self.connection)
+        if statement.begins_with(READING):
+            sql = f"{before}{text} LOCK IN SHARE MODE{after}"
+        return execute(sql, params, many, context)

@@ -5,7 +5,12 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
 from django.db.models.functions import Now, Upper
 
-from getorcreateplus import NonAtomicManager, NonAtomicQuerySet
+from getorcreateplus import (
+    CachedManager,
+    NonAtomicManager,
+    NonAtomicQuerySet,
+    PlusManager,
+)
 
 
 class Audit(models.Model):
@@ -195,6 +200,67 @@ class PlainDeferrable(Deferrable):
 
 class NonAtomicDeferrable(Deferrable):
     objects = NonAtomicManager()
+
+
+class PlainRefusing(models.Model):
+    """Its table, which refuses ON CONFLICT, is made by tests."""
+
+    name = models.CharField(max_length=20, unique=True)
+    place = models.IntegerField(default=0)
+
+    class Meta:
+        managed = False
+        db_table = "refusing"
+
+
+class CachedRefusing(PlainRefusing):
+    objects = CachedManager()
+
+    class Meta:
+        proxy = True
+
+
+class NonAtomicRefusing(PlainRefusing):
+    objects = NonAtomicManager()
+
+    class Meta:
+        proxy = True
+
+
+class PlusRefusing(PlainRefusing):
+    objects = PlusManager()
+
+    class Meta:
+        proxy = True
+
+
+class Step(models.Model):
+    """A row whose save() does something first: ``before``, which tests set."""
+
+    name = models.CharField(max_length=20, unique=True)
+    rank = models.IntegerField(default=0)
+    counter = models.ForeignKey("self", models.CASCADE, null=True)
+    before = None
+
+    class Meta:
+        abstract = True
+
+    def save(self, **kwargs):
+        if self.before:
+            self.before()
+        super().save(**kwargs)
+
+
+class PlainStep(Step):
+    pass
+
+
+class NonAtomicStep(Step):
+    objects = NonAtomicManager()
+
+
+class PlusStep(Step):
+    objects = PlusManager()
 
 
 class NonAtomicTag(models.Model):

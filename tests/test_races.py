@@ -22,6 +22,7 @@ from .models import (
     NonAtomicSpecialEntry,
     NonAtomicUUIDKey,
 )
+from .threads import own_connections, start
 
 # SQLite has one writer at a time: there the second one waits, or is refused.
 pytestmark = [
@@ -77,6 +78,7 @@ class Winner(threading.Thread):
         self.selected = threading.Event()
         self.written = threading.Event()
 
+    @own_connections()
     def run(self):
         try:
             wait_or_fail(self.selected, "The loser did not select")
@@ -88,7 +90,6 @@ class Winner(threading.Thread):
                     self.end()
         finally:
             self.written.set()
-            connection.close()
 
     def hold(self):
         never = threading.Event()
@@ -236,15 +237,13 @@ def test_winner_that_gives_up(end):
 @pytest.mark.database("postgresql")  # InnoDB's loser has locked the row.
 def test_winner_that_deletes_before_the_loser_looks():
     class Deleter(Winner):
+        @own_connections()
         def run(self):
-            try:
-                wait_or_fail(self.selected, "The loser did not select")
-                write_entry()
-                self.written.set()
-                wait_or_fail(looks, "The loser did not look")
-                delete_entry()
-            finally:
-                connection.close()
+            wait_or_fail(self.selected, "The loser did not select")
+            write_entry()
+            self.written.set()
+            wait_or_fail(looks, "The loser did not look")
+            delete_entry()
 
     looks = threading.Event()
     winner = Deleter(write_entry)
@@ -408,27 +407,19 @@ def test_deadlock_dooms_its_victim():
     first = threading.Barrier(2, timeout=TIMEOUT)
 
     def create(one, two):
-        try:
-            with transaction.atomic():
-                one.objects.get_or_create(name="a")
-                first.wait()
-                try:
-                    two.objects.get_or_create(name="a")
-                except OperationalError:
-                    outcomes.append(("lost", connection.get_rollback()))
-                else:
-                    outcomes.append(("survived", connection.get_rollback()))
-        finally:
-            connection.close()
+        with transaction.atomic():
+            one.objects.get_or_create(name="a")
+            first.wait()
+            try:
+                two.objects.get_or_create(name="a")
+            except OperationalError:
+                outcomes.append(("lost", connection.get_rollback()))
+            else:
+                outcomes.append(("survived", connection.get_rollback()))
 
     # Two tables: InnoDB locks the gaps between the rows of one.
     models = NonAtomicEntry, NonAtomicNaturalKey
-    threads = [
-        threading.Thread(target=create, args=models),
-        threading.Thread(target=create, args=models[::-1]),
-    ]
-    for thread in threads:
-        thread.start()
+    threads = [start(create, *models), start(create, *models[::-1])]
     for thread in threads:
         thread.join(TIMEOUT)
     assert sorted(outcomes) == [("lost", True), ("survived", False)]
@@ -456,16 +447,12 @@ def test_locked_row(method):
     locked, failed = threading.Event(), threading.Event()
 
     def lock():
-        try:
-            with transaction.atomic():
-                NonAtomicEntry.objects.select_for_update().get()
-                locked.set()
-                wait_or_fail(failed, "The row is not waited for")
-        finally:
-            connection.close()
+        with transaction.atomic():
+            NonAtomicEntry.objects.select_for_update().get()
+            locked.set()
+            wait_or_fail(failed, "The row is not waited for")
 
-    thread = threading.Thread(target=lock)
-    thread.start()
+    thread = start(lock)
     try:
         wait_or_fail(locked, "The row is not locked")
         with session("LOCAL lock_timeout = '50ms'", "innodb_lock_wait_timeout = 1"):

@@ -1,0 +1,119 @@
+"""
+Whether the row of an INSERT is the one that create() was called for.
+
+save(), or what it calls, may insert other rows of the same table before its
+own. An execute wrapper sees no model, but the names and the values of columns.
+Where save() changes what create() was given, the row is not recognized; that
+costs a savepoint, and is right.
+"""
+
+import datetime
+import re
+from decimal import Decimal
+from functools import lru_cache
+from uuid import UUID
+
+from django.core.exceptions import FieldDoesNotExist
+from django.db import models
+
+COMMENT = r"/\*(?:(?!\*/).)*\*/"
+# "--" ends at a carriage return on PostgreSQL, "#" begins a comment on MySQL.
+LEADING_COMMENTS = re.compile(rf"(?:\s|--[^\r\n]*|#[^\r\n]*|{COMMENT})*", re.DOTALL)
+
+# An INSERT, as Django writes it.
+NAME = r'"[^"]+"(?:\."[^"]+")*|`[^`]+`'
+NAMES = re.compile(NAME)
+ROW = re.compile(rf"INSERT INTO (?:{NAME}) \(((?:{NAME})(?:, (?:{NAME}))*)\) VALUES \(")
+TOKEN = re.compile(r"""%[%s]|'[^']*'|"[^"]*"|`[^`]*`|[(),]|[^%'"`(),]+|.""", re.DOTALL)
+
+# Values of these types are sent as they are, or as a text that is the same
+# each time.
+COMPARABLE = (
+    *(str, bytes, int, float, Decimal, datetime.date, datetime.time),
+    *(datetime.timedelta, UUID, type(None)),
+)
+
+
+def end_of_comments(sql):
+    """Return where the statement behind any comments begins."""
+    return LEADING_COMMENTS.match(sql).end()  # type: ignore[union-attr]  # or ""
+
+
+def is_row_of(connection, model, arguments, sql, params):
+    """Tell whether an INSERT of one row has the values of the arguments."""
+    places = places_of(sql)
+    if places is None or not isinstance(params, (list, tuple)):
+        return False
+    for column, value in columns_of(connection, model, arguments):
+        name = connection.ops.quote_name(column)
+        if name not in places:
+            return False
+        place = places[name]
+        if place is not None and params[place] != value:
+            return False
+    return True
+
+
+@lru_cache(maxsize=1000)
+def places_of(sql):
+    """
+    Return the columns of an INSERT of one row, quoted, and the place of the
+    parameter of each, None for an expression. Return None for other SQL.
+    """
+    row = ROW.match(sql, end_of_comments(sql))
+    if row is None:
+        return None
+    values, depth, count = [[]], 0, 0
+    for token in TOKEN.finditer(sql, row.end()):
+        text = token[0]
+        if depth == 0 and text == ")":
+            break
+        if depth == 0 and text == ",":
+            values.append([])
+        elif text == "%s":
+            values[-1].append(count)
+            count += 1
+        elif not text.isspace():
+            depth += (text == "(") - (text == ")")
+            values[-1].append(None)
+    else:
+        return None
+    columns = NAMES.findall(row[1])
+    if sql.startswith(", (", token.end()) or len(columns) != len(values):
+        return None
+    return {
+        column: value[0] if len(value) == 1 else None
+        for column, value in zip(columns, values, strict=True)
+    }
+
+
+def columns_of(connection, model, arguments):
+    """Yield (column, value), as they are sent, of arguments of create()."""
+    for field, given in fields_of(model._meta, arguments):
+        value = given
+        if field.is_relation and isinstance(value, models.Model):
+            value = getattr(value, field.target_field.attname)
+        if hasattr(value, "resolve_expression"):
+            continue
+        if value is None and field in model._meta.pk_fields:
+            continue  # The database makes one.
+        try:
+            sent = field.get_db_prep_save(value, connection)
+        except Exception:  # noqa: BLE001 - of any kind; create() raises it as well
+            continue
+        if isinstance(sent, COMPARABLE):
+            yield field.column, sent
+
+
+def fields_of(opts, arguments):
+    """Yield (field, value) of those arguments that are columns."""
+    for name, value in arguments.items():
+        if name == "pk" and len(opts.pk_fields) > 1:
+            yield from zip(opts.pk_fields, value, strict=False)
+            continue
+        try:
+            field = opts.pk if name == "pk" else opts.get_field(name)
+        except FieldDoesNotExist:
+            continue  # a property, or an argument of the project's create()
+        if field.concrete and not field.many_to_many and not field.generated:
+            yield field, value
