@@ -10,37 +10,55 @@ InnoDB may still pick a victim, by its locks on the primary key.
 
 Whatever that cannot be trusted to do, get_or_create() does row by row: NULL in
 a key, a key that may compare otherwise in Python than in the database,
-multi-table inheritance, deferrable constraints, a conflict with another row.
+multi-table inheritance, a table that refuses the clause, a conflict with
+another row.
 """
 
+from bisect import bisect
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
 from itertools import islice
+from sqlite3 import SQLITE_LIMIT_EXPR_DEPTH
 
-from django.core.exceptions import FieldDoesNotExist, FieldError
-from django.db import IntegrityError, connections, models
+from django.core.exceptions import (
+    EmptyResultSet,
+    FieldDoesNotExist,
+    FieldError,
+    FullResultSet,
+)
+from django.db import IntegrityError, connections, models, transaction
 from django.db.models import Q
 from django.db.models.expressions import DatabaseDefault
 from django.db.models.query import ModelIterable
 from django.db.models.sql import InsertQuery
 from django.db.models.utils import resolve_callables
+from django.utils.functional import cached_property
 
-from . import keys
+from . import keys, tables
+from .conf import conf
 from .inserts import (
     can_guard,
-    is_deferrable,
     is_multi_table,
     locking_read,
     set_rollback,
 )
+from .interruptions import reraise
 from .invalidation import batch_of_inserts
+from .lookup_path import batch_follows_django
 from .many import Sought
 from .payload import freeze, layout
+from .refusals import Refused, refuses, try_clause
 from .related import Relation
 from .signals import ask_many_and_tell, cache_hit, cache_miss
 
 BATCH = 1000  # rows of a statement, and of a command of the cache
-SPARE = 20  # parameters of a SELECT that are left to the queryset's filters
+# Names that get_or_create() does not take for a field.
+ARGUMENTS = {"defaults", "self"}
+PARAMETERS = 2**16 - 1  # of one statement, where PostgreSQL binds them
+SELECTS = 500  # that one statement unites
+SAMPLE = 16  # one batch of so many asks the cache, where it is no use
+NAMES = 140  # bytes of a condition that are not its value's
 
 
 class Bulk:
@@ -59,6 +77,9 @@ class Bulk:
         self.batch_size = batch_size or BATCH
         self.whole = whole
         self.key = None
+        self.room = conf.OVERLAY_ROWS  # for created rows that the cache may keep
+        self.vain = 0  # rows that the cache was asked for since it had one
+        self.left_out = 0  # batches that it was not asked for since
 
     def run(self, rows, start=0):
         """
@@ -75,10 +96,17 @@ class Bulk:
     def begin(self, row, position):
         """Return the Key, by the first row."""
         queryset = self.queryset
-        key = Key(self.model, self.relation.values, self.unique_fields)
+        key = Key(
+            self.model,
+            self.relation.values,
+            self.unique_fields,
+            self.connection.vendor,
+        )
+        self.follows_django = key.follows_django = batch_follows_django(queryset)
         key.choose(position, row)
         key.is_exact = (
             key.is_exact
+            and self.follows_django
             and issubclass(queryset._iterable_class, ModelIterable)  # not values()
             and not queryset.query.is_sliced  # Django's error
             and can_insert(self.connection, self.model)
@@ -88,7 +116,7 @@ class Bulk:
         self.filters = None
         if self.whole and key.is_exact:
             with suppress(keys.NotCanonical):
-                self.filters = keys.from_query(queryset.query)
+                self.filters = keys.from_query(queryset.query, self.connection.vendor)
         self.reads = self.filters is not None and queryset._read_many() is not None
         # Where a SELECT would ask for a column in another form, of geometries,
         # RETURNING does not tell it.
@@ -98,18 +126,119 @@ class Bulk:
         )
         return key
 
+    @cached_property
+    def table(self):
+        return tables.table_of(self.connection, self.model)
+
+    @cached_property
+    def most_params(self):
+        """How many parameters a statement may have; None for any number."""
+        most = self.connection.features.max_query_params
+        if most is None and self.connection.vendor == "postgresql":
+            return PARAMETERS  # Django 5.2 does not tell
+        return most
+
+    @cached_property
+    def most_bytes(self):
+        # Of SQLite, which has no such limit, nothing is asked so early.
+        is_local = self.connection.vendor == "sqlite"
+        return (tables.Table() if is_local else self.table).most_bytes
+
+    @cached_property
+    def most_groups(self):
+        """How many conditions a statement may connect by OR; None for any."""
+        if self.connection.vendor != "sqlite":
+            return None
+        self.connection.ensure_connection()
+        try:
+            depth = self.connection.connection.getlimit(SQLITE_LIMIT_EXPR_DEPTH)
+        except AttributeError:  # of another driver
+            depth = 1000
+        # Half of it, for the conditions have a depth, and so have the filters.
+        return max(depth // 2, 1) if depth else None
+
+    @cached_property
+    def own_params(self):
+        """How many parameters the queryset has by itself."""
+        query = self.queryset.query
+        if not (query.where.children or query.annotations or query.extra):
+            return 0
+        try:
+            return len(query.get_compiler(self.using).as_sql()[1])
+        except (EmptyResultSet, FullResultSet):
+            return 0
+
     def batches(self, wanted, width):
         """Yield the keys in batches of what a SELECT can take."""
-        # In 6.1 SQLite is asked for it, by a connection.
-        size, limit = self.batch_size, self.connection.features.max_query_params
-        if limit:
-            size = max(min(size, (limit - SPARE) // width), 1)
-        for start in range(0, len(wanted), size):
-            yield wanted[start : start + size]
+        size = self.batch_size
+        if self.most_params:
+            size = min(size, max((self.most_params - self.own_params) // width, 1))
+        for batch in cut(wanted, size, self.most_bytes):
+            if width > 1 and self.has_many_groups(batch):
+                yield from cut(batch, self.most_groups, self.most_bytes)
+            else:
+                yield batch
+
+    def has_many_groups(self, batch):
+        most = self.most_groups
+        return most and len(batch) > most and len(grouped(batch)[1]) > most
+
+    def asks(self):
+        """
+        Tell whether to ask the cache for the next batch: after many rows
+        without a hit for one batch of sixteen. (Not asking is always right.)
+        """
+        if not self.reads:
+            return False
+        if self.vain < conf.OVERLAY_ROWS or cache_miss.receivers:
+            return True
+        self.room = 0  # of such rows the cache has more than enough
+        self.left_out += 1
+        return self.left_out % SAMPLE == 0
 
     def instance(self, values):
         """Return the instance that a SELECT would yield."""
         return self.queryset._instance(self.using, values)
+
+
+def cut(wanted, size, most_bytes):
+    """Yield lists of at most so many keys, and of so many bytes."""
+    start = end = total = 0
+    for key in wanted:
+        length = length_of(key) + NAMES * len(key)
+        total += length
+        if end > start and (end - start == size or total > most_bytes):
+            yield wanted[start:end]
+            start, total = end, length
+        end += 1
+    if end > start:
+        yield wanted[start:end]
+
+
+def length_of(values):
+    """Return how many bytes of a statement these values take, at most."""
+    return sum(
+        4 * len(value) + 10  # as UTF-8, or quoted
+        if (kind := type(value)) is str or kind is bytes
+        else length_of(value)
+        if kind is list  # Django's, for UNNEST
+        else 60
+        for value in values
+    )
+
+
+def grouped(batch):
+    """
+    Return the place of the column with the most values, and {values of the
+    other columns: [its values]}.
+    """
+    columns = list(zip(*batch, strict=True))
+    longest = max(range(len(columns)), key=lambda i: len(set(columns[i])))
+    groups = {}
+    for key in batch:
+        rest = key[:longest] + key[longest + 1 :]
+        groups.setdefault(rest, []).append(key[longest])
+    return longest, groups
 
 
 def can_insert(connection, model):
@@ -119,7 +248,7 @@ def can_insert(connection, model):
         can_guard(connection)
         and connection.features.has_bulk_insert
         and not is_multi_table(model)
-        and not is_deferrable(model)
+        and not refuses(connection, model)
         # In 5.2 save() alone knows the place of a new row.
         and not opts.order_with_respect_to
     )
@@ -129,10 +258,12 @@ class Key:
     """The fields that identify a row, and what a row gives for them."""
 
     allows_pk = False
+    follows_django = True
 
-    def __init__(self, model, given, unique_fields):
+    def __init__(self, model, given, unique_fields, vendor):
         """``given`` are the values of a related manager, by field."""
         self.model = model
+        self.vendor = vendor
         self.opts = model._meta
         self.given = given
         self.unique_fields = unique_fields
@@ -151,7 +282,7 @@ class Key:
             set(names) for names in unique_constraints(self.opts)
         ]
         self.allows_pk = self.opts.pk in self.fields
-        known = keys.columns(self.opts)
+        known = keys.columns(self.opts, self.vendor)
         self.is_exact = all(
             field.name in known
             and field.get_lookup("exact") in keys.EXACT
@@ -218,8 +349,9 @@ class Key:
         try:
             return self.opts.pk if name == "pk" else self.opts.get_field(name)
         except FieldDoesNotExist:
-            # As create(): a property will do, if it has a setter.
-            if not (
+            # As create(): a property will do, if it has a setter. What else a
+            # neighbour's get_or_create() takes, that tells.
+            if self.follows_django and not (
                 name in self.opts._property_names and getattr(self.model, name).fset
             ):
                 raise FieldError(
@@ -230,17 +362,20 @@ class Key:
 
     def of(self, position, row):
         """
-        Return the plain values that identify a row, None where get_or_create()
-        has to find it. Raise an error where nothing can.
+        Return the plain values that identify a row, None where it is not known
+        what it may be equal to. Raise an error where nothing can be.
         """
         values = self.values(position, row)
         if self.is_exact:
             try:
-                key = tuple(map(plain, self.fields, self.kinds, values))
+                key = tuple(
+                    plain(*each, self.vendor)
+                    for each in zip(self.fields, self.kinds, values, strict=True)
+                )
             except keys.NotCanonical:
                 pass
             else:
-                return None if None in key else key
+                return key
         for field, value in zip(self.fields, values, strict=True):
             self.check(position, field, value)
         return None
@@ -322,6 +457,7 @@ class Key:
         try:
             field.get_prep_value(value)
         except Exception as error:
+            reraise(error)
             raise ValueError(f"{where}: {error}") from error
 
 
@@ -353,12 +489,12 @@ def prepares_as_django(field):
         field = field.target_field
 
 
-def plain(field, kind, value):
+def plain(field, kind, value, vendor):
     if type(value) is kind and kind in keys.PLAIN:
         return value
     if callable(value):
         raise keys.NotCanonical(value)
-    return keys.prepare(field, value)
+    return keys.prepare(field, value, vendor)
 
 
 def value_of(instance, field):
@@ -373,7 +509,7 @@ class Run:
     """One batch of rows, step by step."""
 
     def __init__(self, bulk, rows, wanted):
-        """``wanted`` are the keys of the rows, None for row by row."""
+        """``wanted`` are the keys of the rows, as Key.of() returns them."""
         self.bulk = bulk
         self.key = bulk.key
         self.queryset = bulk.queryset
@@ -381,14 +517,21 @@ class Run:
         self.rows = rows
         self.wanted = wanted
         self.first = {}  # key: index of the first row that has it
+        self.unknown = []  # indexes of rows that may be equal to any other
+        self.nulls = []  # indexes of rows that are equal to none
         for index, key in enumerate(wanted):
-            if key is not None:
+            if key is None:
+                self.unknown.append(index)
+            elif None in key:
+                self.nulls.append(index)
+            else:
                 self.first.setdefault(key, index)
         self.found = {}  # key: obj
         self.created = set()  # keys
         self.single = {}  # index: (obj, created), of rows without a key
         self.unclaimed = set()  # primary keys that were inserted, of some row
-        self.missed = {}  # key: its Sought, of those that were asked for
+        self.ambiguous = set()  # keys that are for get_or_create()
+        self.unasked = set()  # keys for which the cache was not asked
 
     def results(self):
         wanted = sorted(self.first)
@@ -396,11 +539,12 @@ class Run:
             batch = wanted[start : start + self.bulk.batch_size]
             self.found |= self.look_up(batch)
         missing = [key for key in wanted if key not in self.found]
-        if missing or len(self.first) < len(self.rows):
+        del wanted
+        if missing or self.unknown or self.nulls:
             self.complete(missing)
         return [
             self.single[index]
-            if key is None
+            if index in self.single
             else (
                 self.found[key],
                 key in self.created and self.first[key] == index,
@@ -410,37 +554,113 @@ class Run:
 
     def complete(self, missing):
         """Create what is missing, all or nothing."""
-        alone = [index for index, key in enumerate(self.wanted) if key is None]
-        if not (missing or alone):
-            return
+        if len(missing) > self.bulk.room:
+            self.bulk.room = 0  # the transaction would forget all of them
+        parts = [*self.parts(missing)]
         with self.queryset._bulk_atomic():
-            self.insert(missing)
-            lost = [key for key in missing if key not in self.found]
-            if lost:
-                self.read_winners(lost)
-            # Of a collation, mostly, that finds equal what Python does not.
-            for key in lost:
-                if key not in self.found:
-                    obj, created = self.get_or_create(self.rows[self.first[key]])
-                    self.found[key] = obj
-                    if created:
-                        self.created.add(key)
-            for index in alone:
+            for number, (part, index) in enumerate(parts):
+                if number and not self.key.is_unique:
+                    # The parts before it may have made one of these.
+                    self.found |= self.select(part)
+                self.create([key for key in part if key not in self.found])
+                if index is not None:
+                    self.single[index] = self.get_or_create(self.rows[index])
+            for index in self.nulls:
                 self.single[index] = self.get_or_create(self.rows[index])
             objs = [self.found[key] for key in missing if key in self.created]
             objs += (obj for obj, created in self.single.values() if created)
             self.bulk.relation.add(objs)
 
+    def parts(self, missing):
+        """
+        Yield (keys, index): the keys can be created together, and before the
+        row of that index, as it may be equal to one of them.
+        """
+        parts = [[] for _ in range(len(self.unknown) + 1)]
+        for key in missing:
+            parts[bisect(self.unknown, self.first[key])].append(key)
+        is_doubtful = missing and self.bulk.table.is_plain and self.doubtful(missing)
+        for part, index in zip(parts, [*self.unknown, None], strict=True):
+            if is_doubtful and len(part) > SELECTS:
+                # What is equal to the rows of an earlier part is lost to it.
+                part.sort(key=self.first.get)
+                pieces = [sorted(p) for p in cut(part, SELECTS, self.bulk.most_bytes)]
+                yield from ((piece, None) for piece in pieces[:-1])
+                yield pieces[-1], index
+            else:
+                yield part, index
+
+    def create(self, part):
+        """Create what nobody else creates, and find the rest."""
+        if not part:
+            return
+        repeated = self.repeated(part)
+        together = [k for k in part if not (k in self.ambiguous or k in repeated)]
+        self.insert(together)
+        lost = [key for key in together if key not in self.found]
+        if lost:
+            self.read_winners(lost)
+        # As a loop does: the first of them may be equal to the others.
+        rest = [k for k in part if not (k in self.found or k in repeated)]
+        for key in sorted(rest, key=self.first.get):
+            obj, created = self.get_or_create(self.rows[self.first[key]])
+            self.found[key] = obj
+            if created:
+                self.created.add(key)
+        for key, first in repeated.items():
+            self.found[key] = self.found[first]
+
+    def doubtful(self, part):
+        """
+        Return {place: texts} of a key's columns in which the database may find
+        some of these texts equal.
+        """
+        doubtful = {}
+        for place, field in enumerate(self.key.fields):
+            texts = {key[place] for key in part if type(key[place]) is str}
+            if len(texts) > 1 and not tables.are_distinct(
+                self.bulk.table, field.column, texts
+            ):
+                doubtful[place] = sorted(texts)
+        return doubtful
+
+    def repeated(self, part):
+        """Return {key: the first one that the database finds equal to it}."""
+        equals = {
+            place: tables.first_equals(
+                self.connection,
+                self.bulk.model,
+                self.key.fields[place].column,
+                texts,
+            )
+            for place, texts in self.doubtful(part).items()
+        }
+        if not equals:
+            return {}
+        first, repeated = {}, {}
+        for key in sorted(part, key=self.first.get):
+            same = tuple(
+                equals[place][value] if place in equals else value
+                for place, value in enumerate(key)
+            )
+            if same in first:
+                repeated[key] = first[same]
+            else:
+                first[same] = key
+        return repeated
+
     # Looking up
 
     def look_up(self, batch):
         """Return {key: obj} of the rows that are there."""
-        many = self.queryset._read_many() if self.bulk.reads else None
+        many = self.queryset._read_many() if self.bulk.asks() else None
         if many is None:  # also in a bypass() that has begun since
             for key in batch if cache_miss.receivers else ():
                 self.queryset._tell_not_asked(
                     dict(zip(self.key.attnames, key, strict=True))
                 )
+            if self.keeps():
+                self.unasked.update(batch)
             return self.select(batch)
         instance = self.bulk.instance
         sought = {key: self.sought(key) for key in batch}
@@ -453,28 +673,28 @@ class Run:
             for key, row in sought.items()
             if row.values is not None
         }
+        self.bulk.vain = 0 if found else self.bulk.vain + len(batch)
         rest = [key for key in batch if key not in found]
         if rest:
             rows = self.select_values(rest)
             found |= {key: instance(values) for key, values in rows.items()}
-            many.fill(self.fillable(rows, sought))
-            self.missed |= {key: sought[key] for key in rest if key not in rows}
+            many.fill(self.fillable(rows, sought.get))
         return found
 
     def sought(self, key):
         values = dict(zip(self.key.attnames, key, strict=True))
         values |= self.bulk.filters
         pk = keys.pk_text(self.bulk.model._meta, values)
-        return Sought(values, tuple(sorted(values.items())) if pk is None else None, pk)
+        return Sought(values, keys.lookup_of(values) if pk is None else None, pk)
 
-    def fillable(self, rows, sought):
+    def fillable(self, rows, sought_of):
         """Return (row, pk, values) of {key: values} that can be kept."""
         pk_text, kept = layout(self.bulk.model).pk_text, []
         for key, values in rows.items():
             pk = pk_text(values)
             frozen = freeze(values)
             if pk is not None and frozen is not None:
-                kept.append((sought[key], pk, frozen))
+                kept.append((sought_of(key), pk, frozen))
         return kept
 
     def select(self, wanted):
@@ -520,22 +740,20 @@ class Run:
                 )
             else:
                 found[key] = row
-        # Where nothing is unique, the row that Python takes for another one
-        # may be one more for get() to complain of.
-        return {} if others and not self.key.is_unique else found
+        if others and not self.key.is_unique:
+            # The row that Python takes for another one may be one more for
+            # get() to complain of, and no constraint keeps out another copy.
+            self.ambiguous |= batch
+            return {}
+        return found
 
     def condition(self, batch):
         """Return the Q that finds these rows, and no others."""
-        columns = list(zip(*batch, strict=True))
         names = self.key.attnames
         if len(names) == 1:
             return Q((f"{names[0]}__in", [key[0] for key in batch]))
         # One condition for each combination of the other columns.
-        longest = max(range(len(names)), key=lambda i: len(set(columns[i])))
-        groups = {}
-        for key in batch:
-            rest = key[:longest] + key[longest + 1 :]
-            groups.setdefault(rest, []).append(key[longest])
+        longest, groups = grouped(batch)
         others = names[:longest] + names[longest + 1 :]
         return Q(
             *(
@@ -592,26 +810,56 @@ class Run:
         objs = [obj for _, obj in pairs]
         most = max(self.connection.ops.bulk_batch_size(fields, objs), 1)
         size = min(self.bulk.batch_size, most)
-        inserted = []
+        tells = self.tells_inserted()
+        inserted = {}
         for start in range(0, len(pairs), size):
             batch = dict(pairs[start : start + size])
-            if self.connection.features.can_return_rows_from_bulk_insert:
-                inserted += self.insert_returning(batch, fields).items()
-            else:
-                self.insert_and_select(batch, fields)
-        if self.bulk.reads and self.bulk.returns_all:
+            for piece, insert in self.statements(batch, fields):
+                if tells:
+                    inserted |= self.insert_returning(piece, insert)
+                else:
+                    self.insert_and_select(piece, insert)
             # A statement may have had fewer rows.
-            for start in range(0, len(inserted), self.bulk.batch_size):
-                batch = dict(inserted[start : start + self.bulk.batch_size])
-                self.fill_inserted(batch, fields)
+            if len(inserted) >= self.bulk.batch_size:
+                self.fill_inserted(inserted, fields)
+                inserted = {}
+        self.fill_inserted(inserted, fields)
 
-    def insert_returning(self, batch, fields):
+    def tells_inserted(self):
+        """Tell whether an INSERT may tell which rows were inserted."""
+        table = self.bulk.table
+        return (
+            self.connection.features.can_return_rows_from_bulk_insert
+            # Or else it does not tell of rows that a trigger puts elsewhere.
+            and table.is_plain
+            and (self.connection.vendor != "mysql" or table.takes_updates)
+        )
+
+    def statements(self, batch, fields):
+        """Yield ({key: obj}, its Insert), each as large as it may be."""
+        insert = Insert(self.connection, self.bulk.model, batch.values(), fields)
+        most = self.bulk.most_params
+        if len(batch) > 1 and (
+            # An expression has any number of parameters.
+            (most and len(insert.params) > most)
+            or len(insert.sql) + length_of(insert.params) > self.bulk.most_bytes
+        ):
+            pairs, half = list(batch.items()), len(batch) // 2
+            yield from self.statements(dict(pairs[:half]), fields)
+            yield from self.statements(dict(pairs[half:]), fields)
+        else:
+            yield batch, insert
+
+    def keeps(self):
+        """Tell whether the cache is to have what is created."""
+        return self.bulk.reads and self.bulk.returns_all and self.bulk.room > 0
+
+    def insert_returning(self, batch, insert):
         """Return {key: columns} of the rows that were inserted."""
         opts = self.bulk.model._meta
-        insert = Insert(self.connection, self.bulk.model, batch.values(), fields)
         returned = list(opts.concrete_fields)
-        tells_others = self.connection.vendor == "mysql"  # MariaDB
-        if not ((self.bulk.reads or tells_others) and self.bulk.returns_all):
+        tells_others = self.connection.vendor == "mysql" and self.bulk.returns_all
+        if not (self.keeps() or tells_others):
             wanted = {*opts.pk_fields, *self.key.fields, *opts.db_returning_fields}
             returned = [field for field in returned if field in wanted]
         attnames = [field.attname for field in returned]
@@ -625,7 +873,7 @@ class Run:
             self.note_inserted(key, batch[key], row)
         if self.bulk.returns_all:
             self.note_others(batch, others)
-        return rows
+        return rows if self.keeps() else {}
 
     def note_others(self, batch, others):
         """
@@ -683,31 +931,47 @@ class Run:
         self.created.add(key)
 
     def fill_inserted(self, rows, fields):
+        """Let the transaction keep {key: columns}, while there is room."""
+        if not (rows and self.keeps()):
+            return
+        self.bulk.room -= len(rows)
         opts = self.bulk.model._meta
         # Not one that was looked up in a block that has ended since.
-        rows = {k: tuple(row.values()) for k, row in rows.items() if k in self.missed}
+        rows = {k: tuple(v.values()) for k, v in rows.items() if k not in self.unasked}
         made_pk = is_generated(opts) and opts.pk not in fields
         if (many := self.queryset._read_many()) is not None:
-            many.fill_created(self.fillable(rows, self.missed), made_pk)
+            many.fill_created(self.fillable(rows, self.sought), made_pk)
 
-    def insert_and_select(self, batch, fields):
-        """As insert_returning(), of MySQL and SQLite before 3.35."""
-        insert = Insert(self.connection, self.bulk.model, batch.values(), fields)
+    def insert_and_select(self, batch, insert):
+        """As insert_returning(), where no conflict can be left alone."""
+        using = self.bulk.using
+        # PostgreSQL undoes more than the statement.
+        has_savepoint = self.connection.vendor == "postgresql"
         try:
-            insert.send_plainly()
+            with transaction.atomic(using) if has_savepoint else nullcontext():
+                insert.send_plainly()
         except IntegrityError:
-            # It undid just that statement. get_or_create() tells which.
-            set_rollback(False, self.bulk.using)
+            # get_or_create() tells of which row.
+            set_rollback(False, using)
             return
+        opts = self.bulk.model._meta
         columns = layout(self.bulk.model).attnames
         for keys_ in self.bulk.batches(list(batch), self.key.width):
-            selected = self.bulk.model._base_manager.using(self.bulk.using)
+            selected = self.bulk.model._base_manager.using(using)
             rows = selected.filter(self.condition(keys_)).values_list(*columns)
             for values in rows:
                 row = dict(zip(columns, values, strict=True))
                 key = plain_key([row[attname] for attname in self.key.attnames])
                 if key in batch:
                     self.note_inserted(key, batch[key], row)
+        for key, obj in batch.items():
+            # It was sent without an error, as by save(): a trigger has left it
+            # out, or changed its key.
+            if key not in self.created and obj._is_pk_set():
+                known = (*opts.pk_fields, *opts.db_returning_fields)
+                self.note_inserted(
+                    key, obj, {f.attname: getattr(obj, f.attname) for f in known}
+                )
 
     # Row by row
 
@@ -722,10 +986,16 @@ class Run:
             name = next((name for name in names if name in params), None)
             # A field may have the name of an argument.
             value = params[name] if name else value_of(row, field)
-            lookup[f"{field.name}__exact"] = value
-        obj, created = self.queryset.get_or_create(params, **lookup)
+            if self.bulk.follows_django or name in ARGUMENTS:
+                lookup[f"{field.name}__exact"] = value
+            else:
+                # What is overridden may know the name alone, and may replace
+                # the value: defaults would win.
+                lookup[name or field.attname] = value
+                params.pop(name, None)
+        obj, created = self.queryset.get_or_create(defaults=params, **lookup)
         created = self.claim(obj) if self.unclaimed and not created else created
-        if created and isinstance(row, models.Model):
+        if created and all(isinstance(each, models.Model) for each in (row, obj)):
             # As bulk_create(): it is that instance that has been saved.
             row.__dict__.update(obj.__dict__)
             obj = row
@@ -793,10 +1063,13 @@ class Insert:
                 column = quote(opts.pk_fields[0].column)
                 rows, others = self.send_counting(cursor, column, columns)
             else:
-                cursor.execute(
-                    f"{self.sql} ON CONFLICT DO NOTHING RETURNING {columns}",
-                    self.params,
-                )
+                attempt = partial(try_clause, self.connection, self.model)
+                sql = f"{self.sql} ON CONFLICT DO NOTHING RETURNING {columns}"
+                try:
+                    with self.connection.execute_wrapper(attempt):
+                        cursor.execute(sql, self.params)
+                except Refused:
+                    return [], []  # get_or_create() inserts them.
                 rows = cursor.fetchall()
         if self.connection.vendor == "sqlite":
             rows = self.as_stored(rows, returned)

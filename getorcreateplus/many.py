@@ -15,12 +15,16 @@ from .coherence import (
     Garbage,
     Unavailable,
     in_transaction,
+    is_aborted,
+    is_apart,
+    is_autocommit,
     is_locked,
     is_token,
     journal,
     situation,
     token,
 )
+from .payload import PARTS, mark
 from .signals import Source
 
 MOST_ADDED = 100  # versions, of one batch; 5,000 took Redis 4 s, loaded
@@ -76,7 +80,7 @@ class ReadMany:
             if self.connection.needs_rollback:
                 return  # Django says that no query may be run
             if self.in_transaction:
-                if journal(self.connection).is_aborted:
+                if is_aborted(self.connection):
                     return  # PostgreSQL says so
                 rows = [row for row in rows if not self._is_own(row)]
         self.read.asked = in_cache
@@ -93,18 +97,18 @@ class ReadMany:
         """
         Look into the overlay. Return whether nothing else needs to be asked.
         """
-        own, connection, region = journal(self.connection), self.connection, self.region
-        if not own.read(connection):
+        own, region = journal(self.connection), self.region
+        if not own.is_in_use():
             return False
         pk = row.pk
         if pk is None:
-            pk = own.find(connection, region, row.lookup)
+            pk = own.find(region, row.lookup)
         if pk is not None:
-            values = own.values(connection, region, pk)
+            values = own.values(region, pk)
             if values is not None and self.layout.matches(row.wanted, values):
                 row.values, row.source = values, Source.TRANSACTION
                 return True
-        return own.is_written(connection, region, pk)
+        return own.is_written(region, pk)
 
     def _ask(self, rows, may_hit, may_fill):
         region, entries = self.region, None
@@ -176,7 +180,7 @@ class ReadMany:
         if (
             may_hit
             and type(payload) is tuple
-            and len(payload) == 3
+            and len(payload) == PARTS
             and payload[0] == (epoch, version)
             and row.version is not None
             and is_token(epoch, place)
@@ -196,7 +200,7 @@ class ReadMany:
         if row.lookup is not None and row.remembered != pk:
             memory.hints.put((self.region, row.lookup), pk)
         if self.read.local_timeout != 0:
-            memory.rows.keep(self.region, self.place, pk, values, self.read.writes)
+            memory.rows.keep(self.region, self.place, pk, values, self.read)
 
     def _sweep(self, rows):
         """
@@ -214,16 +218,24 @@ class ReadMany:
         """Keep the rows of (row, pk, values) that a SELECT returned."""
         if self.in_transaction:
             found = self._keep_own(found)
-        if self.fills and found:
+        if (
+            self.fills
+            and found
+            and (self.in_transaction or is_autocommit(self.connection))
+        ):
             with suppress(Unavailable, Garbage):
-                self._fill(self._vouched_for(found))
+                kept = self._vouched_for(found)
+                if self.in_transaction:
+                    self._fill_later(kept)
+                else:
+                    self._fill(kept)
 
     def _keep_own(self, found):
         """Give the overlay what is its. Return the other rows."""
         own, connection, region = journal(self.connection), self.connection, self.region
         others = []
         for row, pk, values in found:
-            if own.is_written(connection, region, pk):
+            if own.is_written(region, pk):
                 own.keep(connection, region, pk, values, row.lookup, selected=True)
             else:
                 others.append((row, pk, values))
@@ -274,7 +286,8 @@ class ReadMany:
         payloads, hints = {}, {}
         for row, pk, values, version in kept:
             stamp = self.epoch, version
-            payloads[region.payload(pk)] = stamp, self.read.fingerprint, values
+            payload = stamp, self.read.fingerprint, values, mark(values)
+            payloads[region.payload(pk)] = payload
             if row.lookup is not None and row.pk != pk:
                 hints[row.hint or region.hint(row.lookup)] = pk
         if self.key_store is region.store:
@@ -286,6 +299,21 @@ class ReadMany:
         for row, pk, values, _ in kept:
             self._remember(row, pk, values)
 
+    def _fill_later(self, kept):
+        own = journal(self.connection)
+        for row, pk, values, version in kept:
+            read = self._read_of(row, self.epoch, self.clock, version)
+            own.fill_later(self.connection, read, pk, memory.pack(values))
+
+    def _read_of(self, row, epoch, clock, version):
+        """Return a Read of the row, with what was observed of it."""
+        read = self.read.of(row.lookup)
+        if row.hint is not None:
+            read.hint = row.hint
+        read.pk, read.remembered = row.pk, row.remembered
+        read.epoch, read.clock, read.version = epoch, clock, version
+        return read
+
     def fill_created(self, created, made_pk):
         """
         Keep the rows of (row, pk, values) that this transaction inserted;
@@ -294,8 +322,8 @@ class ReadMany:
         connection, region = self.connection, self.region
         own = journal(connection)
         created = [(row, pk, memory.pack(values)) for row, pk, values in created]
-        own.keep_inserted(connection, region, created)
-        if own.is_written_by_query(connection, region):
+        own.keep_inserted(region, created)
+        if own.is_written_by_query(region) or is_apart(connection):
             return
         with suppress(Unavailable, Garbage):
             # As in Read.fill_created(): nobody else sees the rows yet.
@@ -311,11 +339,7 @@ class ReadMany:
                 region.store.set(entries, region.timeout)
             else:
                 versions = self._versions(pks)
-            writes = own.current(connection)
             for (row, pk, values), version in zip(created, versions, strict=True):
                 if version is not None and not is_locked(version):
-                    read = self.read.of(row.lookup)
-                    if row.hint is not None:
-                        read.hint = row.hint
-                    read.epoch, read.clock, read.version = epoch, clock, version
-                    writes.created[region, pk] = read, values
+                    read = self._read_of(row, epoch, clock, version)
+                    own.fill_later(connection, read, pk, values)

@@ -141,6 +141,32 @@ class KeyedByName(models.Model):
     objects = PlusManager()
 
 
+class AbstractSlot(models.Model):
+    """Django gives the primary key: an INSERT returns nothing."""
+
+    key = models.CharField(max_length=20, primary_key=True)
+    number = models.IntegerField(default=0)
+
+    class Meta:
+        abstract = True
+
+
+class PlainSlot(AbstractSlot):
+    pass
+
+
+class CachedSlot(AbstractSlot):
+    objects = CachedManager()
+
+
+class NonAtomicSlot(AbstractSlot):
+    objects = NonAtomicManager()
+
+
+class PlusSlot(AbstractSlot):
+    objects = PlusManager()
+
+
 class KeyedByBoth(models.Model):
     pk = models.CompositePrimaryKey("room", "hour")
     room = models.IntegerField()
