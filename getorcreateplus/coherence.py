@@ -9,7 +9,7 @@ entry    value                                                        cache
 =======  ===========================================================  ======
 hint     the primary key that a lookup found; checked at every hit,   key
          so it never needs to be invalidated
-payload  (stamp, fingerprint of the fields, column values)            object
+payload  (stamp, fingerprint of the fields, column values, mark)      object
 version  a random token per row, or LOCK                              object
 epoch    a random token per model, or LOCK: for writes by query       object
 clock    a random token per model, moved by every release             object
@@ -30,10 +30,10 @@ statement, gets or adds the version, and looks at the clock again (rule
 A **writer** sets the version to LOCK before its statement (rule *lock*). After
 the commit it moves the clock (rule *clock*), then the version, then deletes
 the payload (rule *drop*). Writes by query do so with the epoch in the
-version's place. In a transaction all of that follows the commit, in one
-on_commit() hook, the first one; after a rollback nothing does, and LOCK goes
-by its timeout. A statement that fails may end the transaction on the server
-without Django knowing: then the hook only releases.
+version's place. In a transaction all of that follows the commit, before any
+on_commit() hook; and the rollback as well, because nothing is wrong with the
+release of a row that was not written. A statement that fails may end the
+transaction on the server without Django knowing: then nothing is filled.
 
 A writer that holds the row's lock in the database may **publish**: set the
 payload before its commit, with the version that its release is going to set.
@@ -44,14 +44,32 @@ version is observed after the INSERT, which is before the commit, and so before
 anybody else can see the row: that vouches for it, as for a reader that knew
 the key, and the commit needs no command per row.
 
-**Inside a transaction** what it wrote is its own business: it is served from
-an overlay while the transaction holds the row's lock in the database, so that
-nobody else writes it; or else asked of the database, and never put into the
-cache before the commit. Rows that it did not write are hits as elsewhere; they
-are filled in only where a SELECT sees the latest commits. The transaction
-around a TestCase counts as the outside world, with tokens of its own. Of one
-that is managed by hand nobody tells the end: nothing in it is a hit or a fill,
-and what it writes stays under LOCK.
+**Inside a transaction** the rows that it wrote are served from an overlay,
+while the transaction holds the row's lock in the database, so that no other
+connection writes it; otherwise they are read from the database. What a
+savepoint has written ends when it is rolled back. A transaction that locks
+very many rows of a model locks all of them instead, by the epoch.
+
+A transaction that has written or locked anything has no hits until it ends
+(rule *waited*). It may have waited for the commit of another writer, whose
+release is still on its way; and a third writer's release may have replaced
+that writer's LOCK, because a release replaces the LOCKs of others, too. A LOCK
+that only its own writer may replace would need compare-and-set, which Django's
+caches do not have; and it would protect one writer of several, because the
+next LOCK replaces it as well. The cost is a SELECT for each lookup of a row
+that this transaction did not write itself.
+
+A transaction fills the rows that it has read after its commit (rule *commit*),
+with the tokens that it observed before its SELECTs. Before the commit it would
+fill what a trigger, a function or COPY has written in the same transaction,
+and nothing tells of the rollback. Until then it reads these rows from its own
+memory, as long as their tokens are those of now.
+
+There are hits and fills only where a SELECT sees the latest commits. The
+transaction around a TestCase counts as the outside world, with tokens of its
+own. In a transaction that is managed by hand, or begun by SQL or the driver,
+nothing is a hit or a fill; what it writes stays under LOCK until its end is
+seen (drivers.py), or until LOCK times out.
 
 What saves commands, and why it may:
 
@@ -78,31 +96,29 @@ The rules are named as in the model of this protocol (tests/coherence_model.py)
 which explores every interleaving of it.
 """
 
-import logging
 import math
-import pickle
 import re
 import secrets
-import threading
 import time
 import weakref
 from contextlib import closing, suppress
-from functools import cached_property
+from functools import partial, wraps
+from typing import NamedTuple
 
-from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, memcache_key_warnings
-from django.core.cache.backends.db import DatabaseCache
-from django.core.cache.backends.filebased import FileBasedCache
-from django.core.cache.backends.locmem import LocMemCache
-from django.core.cache.backends.memcached import BaseMemcachedCache
-from django.core.cache.backends.redis import RedisCache
-from django.db import connections
+from django.db import Error, connections
+from django.utils.functional import cached_property
 
-from . import memory
+from . import drivers, memory
+from .asking import Asking
 from .conf import conf
+from .identity import Keys, aliases_of_database
 from .keys import digest, text
+from .payload import PARTS, mark
 from .signals import Reason, Source, tell_invalidated
+from .statements import OF_SAVEPOINT, READING, statement_of
+from .stores import Garbage, Store, Stores, Unavailable, stores  # noqa: F401
 
 LOCK = "LOCK"
 
@@ -112,229 +128,18 @@ LOCK = "LOCK"
 SINGLE = 2
 BATCH = 16
 
-logger = logging.getLogger("getorcreateplus")
+# Times that a token is added which goes again at once.
+MOST_ADDS = 3
 
-
-class Unavailable(Exception):
-    """The cache does not answer, or is left alone because it did not."""
-
-
-class Garbage(Exception):
-    """The cache holds what cannot be unpickled."""
-
-
-# What unpickling raises for an entry that this release of the code cannot
-# read.
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    ImportError,
-    IndexError,
-    KeyError,
-    pickle.PickleError,
-    TypeError,
-    ValueError,
-)
-
-
-KEEP_ORDER = (
-    BaseMemcachedCache,
-    DatabaseCache,
-    FileBasedCache,
-    LocMemCache,
-    RedisCache,
-)
-
-
-class Store:
-    """
-    One cache alias, which may fail: that costs speed, never an exception.
-
-    A cache that failed is left alone for a second, and for twice as long each
-    time that it fails again. Releases that it missed are owed, and paid before
-    it is used again.
-    """
-
-    FIRST_PAUSE = 1  # seconds
-    LONGEST_PAUSE = 60  # seconds
-    MOST_OWED = 1000  # rows; more are owed as a write of their whole model
-
-    def __init__(self, alias):
-        self.alias = alias
-        self.lock = threading.Lock()
-        self.down_until = None
-        self.pause = 0
-        # Region: primary keys, or None for the whole model.
-        self.owed, self.owed_locks = {}, {}
-
-    def get_many(self, keys):
-        """Raise Garbage where an entry cannot be unpickled."""
-        if self.down_until is not None:
-            self.wait()
-        cache = caches[self.alias]  # an alias that is not there is no outage
-        try:
-            return cache.get_many(keys)
-        except UNREADABLE as error:
-            raise Garbage from error
-        except Exception as error:
-            self.down(error)
-            raise Unavailable from error
-
-    def add(self, key, value, timeout):
-        self.wait()
-        return self.call("add", key, value, timeout)
-
-    def set(self, entries, timeout):
-        """
-        Set what others must see. Raise Unavailable where one was not set.
-        """
-        self.wait()
-        self.set_now(entries, timeout)
-
-    def set_now(self, entries, timeout):
-        # Not set(), which does not tell: of a memcached server that is gone,
-        # it returns as if it had done it.
-        if failed := self.call("set_many", entries, timeout):
-            error = Unavailable(f"set_many() did not store {failed}")
-            self.down(error)
-            raise error
-
-    def set_in_order(self, *steps, timeout):
-        """Set these entries, none before those of an earlier step."""
-        if self.keeps_order():
-            # In one command.
-            self.set_now({k: v for step in steps for k, v in step.items()}, timeout)
-        else:
-            for step in filter(None, steps):
-                self.set_now(step, timeout)
-
-    def get_in_order(self, keys):
-        """Return the entries, none as it was before that of an earlier key."""
-        if self.keeps_order():
-            return self.get_many(keys)
-        return {k: v for key in keys for k, v in self.get_many([key]).items()}
-
-    def keeps_order(self):
-        """
-        Tell whether a command for several entries does them in their order, or
-        all at once, for everybody to see.
-
-        As each of Django's backends does with one server: a loop, a pipeline
-        on one connection, a transaction.
-        """
-        return not self.has_several_servers() and isinstance(
-            caches[self.alias], KEEP_ORDER
-        )
-
-    def try_set(self, entries, timeout):
-        """
-        Set what is only good for speed, and may be too large for the cache.
-        """
-        self.wait()
-        try:
-            caches[self.alias].set_many(entries, timeout)
-        except Exception as error:  # noqa: BLE001 - of whatever client
-            logger.debug("Cache %r did not take a row: %r", self.alias, error)
-
-    def delete(self, keys):
-        self.wait()
-        self.delete_now(keys)
-
-    def delete_now(self, keys):
-        self.call("delete_many", keys)
-
-    def wait(self):
-        if self.down_until is not None:
-            self.try_again()
-
-    def wait_to_write(self):
-        # Where one of several servers has failed, others are still read.
-        if self.down_until is not None and not self.has_several_servers():
-            self.wait()
-
-    def has_several_servers(self):
-        location = settings.CACHES[self.alias].get("LOCATION", "")
-        if isinstance(location, str):
-            return ";" in location or "," in location
-        return len(location) > 1
-
-    def call(self, method, *args):
-        cache = caches[self.alias]
-        try:
-            return getattr(cache, method)(*args)
-        except Exception as error:
-            self.down(error)
-            raise Unavailable from error
-
-    def down(self, error):
-        with self.lock:
-            if self.down_until is None:
-                logger.warning(
-                    "Cache %r failed and is left alone for a while: %r",
-                    self.alias,
-                    error,
-                )
-            self.pause = min(2 * self.pause or self.FIRST_PAUSE, self.LONGEST_PAUSE)
-            self.down_until = time.monotonic() + self.pause
-
-    def try_again(self):
-        """
-        Pay what is owed. Raise Unavailable while the cache is left alone.
-        """
-        with self.lock:
-            if self.down_until is None:
-                return
-            if time.monotonic() < self.down_until:
-                raise Unavailable
-            # This thread tries; the others go on leaving the cache alone.
-            self.down_until = time.monotonic() + self.LONGEST_PAUSE
-            owed, self.owed = self.owed, {}
-            locks, self.owed_locks = self.owed_locks, {}
-        try:
-            self.call("get", "getorcreateplus")
-            for region, pks in owed.items():
-                region.release_now(pks)
-            for region, pks in locks.items():  # last: they may be the same rows
-                region.lock_now(pks)
-        except (Unavailable, Garbage):
-            for region, pks in owed.items():
-                self.owe(region, pks)
-            for region, pks in locks.items():
-                self.owe_lock(region, pks)
-            raise Unavailable from None
-        with self.lock:
-            if self.owed or self.owed_locks:  # more, since: at the next command
-                self.down_until = time.monotonic()
-            else:
-                self.down_until = None
-                self.pause = 0
-                logger.info("Cache %r is back.", self.alias)
-
-    def owe(self, region, pks):
-        """Release these rows later; None for all rows of the model."""
-        with self.lock:
-            self._add(self.owed, region, pks)
-
-    def owe_lock(self, region, pks):
-        """Lock these rows later, for there will be no release of them."""
-        with self.lock:
-            self._add(self.owed_locks, region, pks)
-
-    def _add(self, owed, region, pks):
-        known = owed.get(region, set())
-        if known is not None and pks is not None:
-            known = known | set(pks)
-        if pks is None or (known and len(known) > self.MOST_OWED):
-            known = None
-        owed[region] = known
-
-
-class Stores(dict):
-    def __missing__(self, alias):
-        return self.setdefault(alias, Store(alias))
-
-
-stores = Stores()
+# Rows of a model that a transaction locks one by one; with more, it locks all.
+# So no command of its release has more than some thousand entries.
+MOST_LOCKED = 2000
+# Savepoints that are open at once. What is written since a later one counts as
+# a part of the last of these; rolled back, it is doubted together with it.
+MOST_LEVELS = 64
+OVERLAY_BYTES = 16 * 2**20  # beside the setting OVERLAY_ROWS
+# What a transaction fills after its commit by one command.
+FILL_ROWS, FILL_BYTES = 1000, 2**20
 
 
 class Region:
@@ -346,10 +151,21 @@ class Region:
     """
 
     def __init__(
-        self, model, using, alias, *, own_cache, timeout, version_per_row, one_table
+        self,
+        model,
+        using,
+        alias,
+        *,
+        database,
+        own_cache,
+        timeout,
+        version_per_row,
+        one_table,
     ):
+        """``database`` are the parts that name the database in keys."""
         self.model = model  # that signals are sent by
         self.using = using
+        self.keys = Keys(alias)
         self.store = stores[alias]
         self.own_cache = own_cache
         self.timeout = timeout  # seconds, of payloads, versions and hints
@@ -360,10 +176,12 @@ class Region:
         self.one_table = one_table
         # Short, for Django looks at each character of a key, and pymemcache
         # hashes each. (Two models of one name would be misses to each other.)
-        self.name = f"goc{digest(model._meta.label_lower, using)[:10]}"
+        self.name = f"goc{digest(model._meta.label_lower, *database)[:10]}"
         self.epoch = f"{self.name}@epoch"
         self.clock = f"{self.name}@clock"
         self.all = f"{self.name}@version"
+        self.remember_keys([self.epoch, self.clock, self.all])
+        self.asking = Asking()
         # Of the rows in this process's memory: what tells it of its writes.
         self.writes = self.generation = 0
 
@@ -385,69 +203,80 @@ class Region:
     def version(self, pk):
         return key(f"{self.name}!{pk}") if self.version_per_row else self.all
 
+    def entries(self, pks):
+        """Return the keys of what a write of these rows changes."""
+        if pks is None:
+            return [self.clock, self.epoch]
+        names = [f(pk) for pk in pks for f in (self.version, self.payload)]
+        return [self.clock, *names]
+
+    def remember_keys(self, names):
+        """Have the cache's keys of these, where they cannot be made later."""
+        if self.keys.are_lost_later and self.keys.is_current():
+            self.keys.remember(names)
+
     # Writing
 
-    def lock(self, pks, has_release=True):
+    def lock(self, connection, pks, has_release=True):
         """
         Rule lock: nobody fills, nor trusts, these rows until the release; None
         for all rows of the model.
         """
-        memory.rows.forget(self, world(self.using), pks)
-        try:
-            self.store.wait_to_write()
-            self.lock_now(pks)
-        except Unavailable:
-            # The release is owed if the cache is still down by then.
-            if not has_release:
-                self.store.owe_lock(self, pks)
+        place = world_of(connection)
+        memory.rows.forget(self, place, pks)
+        self.remember_keys([self.epoch, *self.entries(pks)])
+        self.store.lock_rows(self, pks, has_release, place)
 
-    def lock_now(self, pks):
-        lock = world(self.using) + LOCK
+    def lock_now(self, pks, place=""):
         keys = [self.epoch] if pks is None else map(self.version, pks)
-        self.store.set_now(dict.fromkeys(keys, lock), conf.LOCK_TIMEOUT)
+        with self.keys.again():
+            self.store.set_now(dict.fromkeys(keys, place + LOCK), conf.LOCK_TIMEOUT)
 
-    def release(self, pks, published=(), all_rows=False):
+    def release(self, connection, pks, published=(), all_rows=False, written=True):
         """
         Let readers fill these rows again; None for all rows of the model, or
         both, where both were locked.
 
-        Of the published rows, {pk: version}, the payload stays.
+        Of the published rows, {pk: version}, the payload stays. Nobody is told
+        of rows that were not written, but rolled back.
         """
-        written = None if all_rows else pks
+        place = world_of(connection)
+        changed = None if all_rows else pks
+        self.remember_keys(self.entries(pks))
         try:
-            self.store.wait_to_write()
-            self.release_now(pks, published, all_rows)
-        except Unavailable:
-            self.store.owe(self, written)
-        # Last: what was read until now may be what there was before.
-        memory.rows.forget(self, world(self.using), written)
-        tell_invalidated(self, written)
+            self.store.release_rows(self, pks, published, all_rows, place)
+        finally:
+            # Last: what was read until now may be what there was before.
+            memory.rows.forget(self, place, changed)
+            self.asking.rests_until = 0.0
+        if written:
+            tell_invalidated(self, changed)
 
-    def release_now(self, pks, published=(), all_rows=False):
+    def release_now(self, pks, published=(), all_rows=False, place=""):
         # In this order. A cold reader that saw the old row and sees the new
         # version must find the clock moved. Who read the old payload before
         # must find the version moved; and the payload itself gone, should the
         # version be evicted.
-        place = world(self.using)
         clock = {self.clock: token(place)}  # rule clock
-        if pks is None:
-            self.store.set_in_order(clock, {self.epoch: token(place)}, timeout=None)
-            return
-        versions = {
-            self.version(pk): published[pk] if pk in published else token(place)
-            for pk in pks
-        }
-        if all_rows:
+        versions, dropped = {}, {}
+        if pks is not None:
+            versions = {
+                self.version(pk): published[pk] if pk in published else token(place)
+                for pk in pks
+            }
+            # A payload that is no tuple is a miss. delete_many() would be a
+            # command of its own.
+            dropped = {self.payload(pk): None for pk in pks if pk not in published}
+        if pks is None or all_rows or not self.keys.are_known([*versions, *dropped]):
             versions[self.epoch] = token(place)
-        # A payload that is no tuple is none. Not delete_many(), which would be
-        # a command of its own.
-        dropped = {self.payload(pk): None for pk in pks if pk not in published}
-        self.store.set_in_order(
-            clock,
-            versions,
-            dropped,  # rule drop
-            timeout=self.timeout,
-        )
+        timeout = None if pks is None else self.timeout
+        with self.keys.again():
+            self.store.set_in_order(
+                clock,
+                versions,
+                dropped,  # rule drop
+                timeout=timeout,
+            )
 
     # Reading
 
@@ -460,19 +289,22 @@ class Region:
         return [self._observed(entries.get(key), key, place) for key in keys]
 
     def _observed(self, found, key, place):
-        if is_token(found, place):
-            return found
         timeout = None if key in (self.epoch, self.clock) else self.timeout
-        new = token(place)
-        if found is None:
+        for _ in range(MOST_ADDS):
+            if is_token(found, place):
+                return found  # perhaps another reader's, or a writer's LOCK
+            new = token(place)
+            if found is not None:
+                # A token of another test's transaction, which has ended.
+                self.store.set({key: new}, timeout)
+                return new
             if self.store.add(key, new, timeout):
                 return new
+            # It may have gone again since. Only add() leaves a LOCK alone.
             found = self.store.get_many([key]).get(key)
-            if is_token(found, place):
-                return found  # another reader's, or a writer's LOCK
-        # Of another test's transaction, which nobody shares with this one.
-        self.store.set({key: new}, timeout)
-        return new
+        if is_token(found, place):
+            return found
+        raise Unavailable(f"{key!r} does not stay in the cache")
 
 
 # memcached's 250 bytes, less room for KEY_PREFIX and VERSION.
@@ -518,9 +350,19 @@ class Read:
     wanted = seen = None
     source = Source.CACHE
     asked = failed = False
+    insists = False  # on an answer, even if asking does not pay
+    sample, omitted = "all", None  # as Asking has it, and the Reason not to ask
+    answered = None  # when, as time.monotonic() tells
 
     def __init__(
-        self, region, key_store, lookup, fingerprint, matches, local_timeout=0
+        self,
+        region,
+        key_store,
+        lookup,
+        fingerprint,
+        matches,
+        local_timeout=0,
+        connection=None,
     ):
         """
         ``lookup`` is a sorted tuple of (attname, plain value), None where it
@@ -534,9 +376,15 @@ class Read:
         self.fingerprint = fingerprint
         self.matches = matches
         self.local_timeout = local_timeout
-        self.connection = connections[region.using]
+        self.connection = connection or connections[region.using]
         self.place = world_of(self.connection)
         self.writes = region.writes
+        self.began = time.monotonic()
+
+    @property
+    def is_of_no_use(self):
+        """Tell whether nothing of what the database answers is kept."""
+        return self.omitted is not None and not in_transaction(self.connection)
 
     @cached_property
     def hint(self):
@@ -562,7 +410,7 @@ class Read:
             if connection.needs_rollback:
                 return None  # Django says that no query may be run
             if in_transaction(connection):
-                if journal(connection).is_aborted:
+                if is_aborted(connection):
                     return None  # PostgreSQL says so
                 pk = self._ask_own(pk, may_hit)
                 if (
@@ -572,7 +420,8 @@ class Read:
                 ):
                     return self.values
         self.asked = may_hit = may_hit and in_cache
-        if may_hit or may_fill:
+        if (may_hit or may_fill) and self._pays(pk, may_hit):
+            began = time.monotonic()
             try:
                 self._ask(pk, may_hit, may_fill)
             except Unavailable:
@@ -580,7 +429,26 @@ class Read:
             except Garbage:
                 self.fills, self.failed = False, True
                 self._sweep()
+            self.answered = time.monotonic()
+            if may_hit and not self.failed:
+                is_hit = self.values is not None
+                asking = self.region.asking
+                asking.note_answer(self.sample, self.answered - began, is_hit)
         return self.values
+
+    def _pays(self, pk, may_hit):
+        asking = self.region.asking
+        # What a TestCase sees under LOCK is its own. A forced SELECT mends
+        # what is in the cache.
+        if self.place or self.insists or not may_hit:
+            return True
+        if asking.is_resting():
+            self.omitted = Reason.LOCKED
+        else:
+            self.sample = asking.sample(self.lookup or pk)
+            if self.sample is None:
+                self.omitted = Reason.SELDOM
+        return self.omitted is None
 
     def observe(self):
         """
@@ -607,21 +475,23 @@ class Read:
             # It may be another row that is found.
             [self.clock] = region.observe(entries, [region.clock], self.place)
         self.fills = not is_locked(self.epoch)
+        if not self.fills and not self.place:
+            region.asking.rest()
 
     def _ask_own(self, pk, may_hit):
         """Look into the overlay. Return the primary key, where it is known."""
         own = journal(self.connection)
         if pk is None and self.lookup is not None:
-            pk = own.find(self.connection, self.region, self.lookup)
+            pk = own.find(self.region, self.lookup)
         if pk is not None and may_hit:
-            values = own.values(self.connection, self.region, pk)
+            values = own.values(self.region, pk)
             if values is not None and self.matches(values):
                 self.values, self.source = values, Source.TRANSACTION
         return pk
 
     def _is_written(self, pk):
         own = journal(self.connection)
-        return own.is_written(self.connection, self.region, pk)
+        return own.is_written(self.region, pk)
 
     def _is_probably_new(self):
         """
@@ -637,10 +507,12 @@ class Read:
 
     def _ask(self, pk, may_hit, may_fill):
         region, entries = self.region, {}
-        if self.lookup is not None:
+        if self.lookup is not None and pk is None:
             pk = memory.hints.get((region, self.lookup))
             self.remembered = pk
-        if pk is not None and self._get(pk, entries, may_hit):
+        if pk is not None and (
+            self._get(pk, entries, may_hit) or self._is_locked(entries)
+        ):
             return
         if self.lookup is not None:
             # What the process remembers may be out of date.
@@ -655,6 +527,12 @@ class Read:
                 entries |= self.store.get_many(others)
         if may_fill:
             self._observe(entries)
+
+    def _is_locked(self, entries):
+        """Tell whether neither a hit nor a fill is possible now."""
+        region = self.region
+        names = region.epoch, region.version(self.pk)
+        return any(is_locked(str(entries.get(name))) for name in names)
 
     def _get(self, pk, entries, may_hit, others=()):
         """Ask for the row. Return whether nothing else needs to be asked."""
@@ -671,10 +549,19 @@ class Read:
         payload, version = region.payload(pk), region.version(pk)
         entries |= self.store.get_many([payload, version, region.epoch, *others])
         seen = entries.get(payload), entries.get(version), entries.get(region.epoch)
+        if seen[2] == LOCK:
+            region.asking.rest()
         if may_hit and self._is_hit(*seen):
             self.values = entries[payload][2]
             self._remember(pk, self.values)
             return True
+        if may_hit and in_transaction(self.connection):
+            # What this transaction is going to fill.
+            own = journal(self.connection)
+            later = own.filled(region, pk, self.fingerprint)
+            if self._is_hit(later, *seen[1:]):
+                self.values, self.source = later[2], Source.TRANSACTION
+                return True
         self.seen = seen
         return False
 
@@ -683,12 +570,12 @@ class Read:
         if self.lookup is not None and self.remembered != pk:
             memory.hints.put((self.region, self.lookup), pk)
         if self.local_timeout != 0:
-            memory.rows.keep(self.region, self.place, pk, values, self.writes)
+            memory.rows.keep(self.region, self.place, pk, values, self)
 
     def _is_hit(self, payload, version, epoch):
         return (
             type(payload) is tuple
-            and len(payload) == 3
+            and len(payload) == PARTS
             and payload[0] == (epoch, version)
             and is_token(version, self.place)
             and is_token(epoch, self.place)
@@ -704,6 +591,8 @@ class Read:
             return Reason.ERROR
         if not self.asked:
             return Reason.TRANSACTION
+        if self.omitted is not None:
+            return self.omitted
         if row.seen is None:
             return Reason.NO_HINT if row.pk is None else Reason.TRANSACTION
         payload, version, epoch = row.seen
@@ -715,7 +604,7 @@ class Read:
             or not is_token(epoch, self.place)
         ):
             return Reason.NO_ROW
-        if type(payload) is not tuple or len(payload) != 3:
+        if type(payload) is not tuple or len(payload) != PARTS:
             return Reason.ERROR
         if payload[0] != (epoch, version):
             return Reason.STAMP
@@ -742,17 +631,30 @@ class Read:
 
     def fill(self, pk, values):
         """Keep the row that a SELECT returned."""
-        if in_transaction(self.connection):
-            own = journal(self.connection)
-            if own.is_written(self.connection, self.region, pk):
-                row = self.region, pk, values, self.lookup
-                own.keep(self.connection, *row, selected=True)
-                return
-        if self.fills:
+        if self.answered is None:
+            self._keep(pk, values)
+            return
+        began, asking = time.monotonic(), self.region.asking
+        asking.query.add(began - self.answered)
+        self._keep(pk, values)
+        asking.fill.add(time.monotonic() - began)
+
+    def _keep(self, pk, values):
+        connection = self.connection
+        own = journal(connection) if in_transaction(connection) else None
+        if own is not None and own.is_written(self.region, pk):
+            row = self.region, pk, values, self.lookup
+            own.keep(connection, *row, selected=True)
+            return
+        if self.fills and (own is not None or is_autocommit(connection)):
             with suppress(Unavailable, Garbage):
-                if self._is_vouched_for(pk):
-                    self._fill(pk, values)
-                    self._remember(pk, values)
+                if not self._is_vouched_for(pk):
+                    return
+                if own is not None:
+                    own.fill_later(connection, self, pk, memory.pack(values))
+                    return
+                self._fill(pk, values)
+                self._remember(pk, values)
 
     def fill_created(self, pk, values, made_pk=False):
         """
@@ -765,7 +667,7 @@ class Read:
         region = self.region
         own = journal(self.connection)
         own.keep(self.connection, region, pk, values, self.lookup)
-        if own.is_written_by_query(self.connection, region):
+        if own.is_written_by_query(region) or is_apart(self.connection):
             return
         with suppress(Unavailable, Garbage):
             # Nobody else sees the row before the commit, which is to this
@@ -781,8 +683,7 @@ class Read:
             else:
                 [self.version] = region.observe({}, [region.version(pk)], self.place)
             if not is_locked(self.epoch) and not is_locked(self.version):
-                current = own.current(self.connection)
-                current.created[region, pk] = self, memory.pack(values)
+                own.fill_later(self.connection, self, pk, memory.pack(values))
 
     def publish(self, pk, values):
         """
@@ -796,17 +697,20 @@ class Read:
             return
         own = journal(self.connection)
         own.keep(self.connection, region, pk, values, self.lookup)
-        if own.is_written_by_query(self.connection, region) or not own.holds_lock(
-            self.connection, region, pk
+        if (
+            own.is_written_by_query(region)
+            or is_apart(self.connection)
+            or not own.holds_lock(region, pk)
+            or drivers.has_savepoint(self.connection)
         ):
             return
         self.version = token(self.place)
         with suppress(Unavailable, Garbage):
             if self.epoch is None:
                 self.epoch, _ = own.observe(self)
-            if not is_locked(self.epoch):
-                self._fill(pk, values)
-                own.publish(self.connection, region, pk, self.version)
+            # What the cache did not take is dropped, by the release.
+            if not is_locked(self.epoch) and self._fill(pk, values):
+                own.publish(region, pk, self.version)
 
     def fill_updated(self):
         """
@@ -815,7 +719,7 @@ class Read:
         It is released already, and nobody else sees it: its version is still
         that of this update.
         """
-        if self.updated is None or not self.fills:
+        if self.updated is None or not self.fills or not is_autocommit(self.connection):
             return
         pk, values = self.updated
         region = self.region
@@ -852,6 +756,7 @@ class Read:
         return clock is not None and clock == self.clock  # rule recheck
 
     def _fill(self, pk, values):
+        """Return whether the row was stored."""
         region = self.region
         entries = {region.payload(pk): self.payload(values)}
         if self.lookup is not None and self.pk != pk:
@@ -859,48 +764,61 @@ class Read:
                 entries[self.hint] = pk
             else:
                 self.key_store.try_set({self.hint: pk}, region.timeout)
-        region.store.try_set(entries, region.timeout)
+        return region.store.try_set(entries, region.timeout)
 
     def payload(self, values):
-        return (self.epoch, self.version), self.fingerprint, values
+        return (self.epoch, self.version), self.fingerprint, values, mark(values)
 
 
-def fill_created(rows):
-    """Set the payloads and hints of (read, pk, values), in a few commands."""
-    batches = {}
-    for read, pk, values in rows:
-        region = read.region
-        objects = batches.setdefault((region.store, region.timeout), {})
+def fill_committed(rows):
+    """
+    Fill the rows of (read, pk, values frozen), which a transaction has created
+    or read, by a few commands.
+    """
+    batches, count, size = {}, 0, 0
+    for read, pk, frozen in rows:
+        region, values = read.region, memory.unpack(frozen)
+        objects = batches.setdefault((region.store, region.keys, region.timeout), {})
         objects[region.payload(pk)] = read.payload(values)
-        if read.lookup is not None:
-            hints = batches.setdefault((read.key_store, region.timeout), {})
-            hints[read.hint] = pk
-    for (store, timeout), entries in batches.items():
-        try:
+        if read.lookup is not None and read.pk != pk:
+            if read.key_store is region.store:
+                objects[read.hint] = pk
+            elif region.keys.is_current():
+                keys = read.key_store, region.keys, region.timeout
+                batches.setdefault(keys, {})[read.hint] = pk
+        read._remember(pk, values)
+        count, size = count + 1, size + memory.size_of(frozen)
+        if count >= FILL_ROWS or size >= FILL_BYTES:
+            set_batches(batches)
+            batches, count, size = {}, 0, 0
+    set_batches(batches)
+
+
+def set_batches(batches):
+    for (store, keys, timeout), entries in batches.items():
+        with suppress(Unavailable), keys.again():
             store.try_set(entries, timeout)
-        except Unavailable:
-            pass
 
 
-def vouched_for(created):
+def vouched_for(fills):
     """
     Return those rows of {(region, pk): (read, values)} whose version is in the
     cache, as it was sent or is added now; by then the clock must not have
     moved (rule recheck).
     """
-    late = {region for (region, _), (read, _) in created.items() if read.unsent}
+    late = {region for (region, _), (read, _) in fills.items() if read.unsent}
     if not late:
-        return created
+        return fills
     kept = {}
-    for (region, pk), (read, values) in created.items():
-        with suppress(Unavailable, Garbage):
+    for (region, pk), (read, values) in fills.items():
+        with suppress(Unavailable, Garbage), region.keys.again():
             if not read.unsent or region.store.add(
                 region.version(pk), read.version, region.timeout
             ):
                 kept[region, pk] = read, values
     clocks = {}
     for region in late:
-        with suppress(Unavailable, Garbage):
+        with suppress(Unavailable, Garbage), region.keys.again():
             clocks[region] = region.store.get_many([region.clock]).get(region.clock)
     return {
         (region, pk): (read, values)
@@ -912,97 +830,70 @@ def vouched_for(created):
 # Transactions
 
 
-class Writes:
-    """
-    What a transaction wrote under one set of savepoints, and owes the cache.
+class Level:
+    """What a transaction has written since it began, or since a savepoint."""
 
-    It is an entry of the connection's on_commit() hooks: Django runs it after
-    the commit, and drops it with the savepoint or the transaction that is
-    rolled back.
-    """
-
-    def __init__(self, connection, savepoints):
-        self.connection = connection
-        self.savepoints = savepoints
-        self.clear()
-        self.done = False
-
-    def clear(self):
+    def __init__(self, savepoint=None):
+        self.savepoint = savepoint  # its name as Django quotes it
         self.rows = {}  # (region, pk): (sequence, values frozen or None)
+        self.size = 0  # of these values and of the fills, in bytes
         self.held = set()  # (region, pk) of those that are locked in the database
         self.hints = {}  # (region, lookup): pk
         self.queries = {}  # region: sequence of its last write by query
-        self.locked = {}  # region: {pk: version that was published, or None}
+        self.locked = {}  # region: set of pks
         self.locked_all = set()  # regions
-        self.created = {}  # (region, pk): (read, values frozen)
+        self.published = {}  # region: {pk: version}
+        # (region, pk): (read, values frozen), of rows created or read
+        self.fills = {}
 
     def take(self, other):
-        """Take over what was written under savepoints that are released."""
-        for row, known in other.rows.items():
-            self.rows[row] = max(known, self.rows.get(row, known), key=sequence_of)
-        for region, sequence in other.queries.items():
-            self.queries[region] = max(sequence, self.queries.get(region, 0))
-        for region, pks in other.locked.items():
-            mine = self.locked.setdefault(region, {})
-            for pk, version in pks.items():
-                mine[pk] = version or mine.get(pk)
+        """Take over what was written since a savepoint that is released."""
+        self.rows.update(other.rows)
+        self.size += other.size
         self.held |= other.held
-        self.hints |= other.hints
+        self.hints.update(other.hints)
+        self.queries.update(other.queries)
+        for region, pks in other.locked.items():
+            self.locked.setdefault(region, set()).update(pks)
         self.locked_all |= other.locked_all
-        self.created |= other.created
-        other.clear()
-        other.done = True
+        for region, versions in other.published.items():
+            self.published.setdefault(region, {}).update(versions)
+        self.fills.update(other.fills)
 
     def doubt(self):
-        """
-        Trust no values any more, only that they were written.
-
-        Something was rolled back, perhaps to a savepoint by hand, which Django
-        does not know to be part of what this hook was registered in. The locks
-        of the rows in the database are gone as well.
-        """
-        for row in self.rows:
-            self.rows[row] = 0, None
         self.held.clear()
-        for pks in self.locked.values():
-            for pk in pks:
-                pks[pk] = None
-        self.created.clear()
-
-    def __call__(self):
-        if self.done:
-            return
-        own = journal(self.connection)
-        self.done = own.has_ended = True
-        if not own.is_up_to_date(self):
-            self.doubt()
-        # Before the release of other rows moves the clock.
-        created = vouched_for(self.created)
-        for region, pks in self.locked.items():
-            published = {pk: version for pk, version in pks.items() if version}
-            region.release(list(pks), published, region in self.locked_all)
-        for region in self.locked_all - self.locked.keys():
-            region.release(None)
-        fill_created(
-            (read, pk, memory.unpack(values))
-            for (_, pk), (read, values) in created.items()
-        )
-
-
-def sequence_of(row):
-    return row[0]
+        self.locked.clear()
+        self.locked_all.clear()
+        self.published.clear()
+        self.fills.clear()
 
 
 class Journal:
-    """The Writes of one connection's open transaction, and their overlay."""
+    """
+    What the open transaction of one connection has written, and what it has
+    locked in the cache.
+
+    There is one Level for the transaction, and one for each savepoint of
+    Django's that is open. Nothing here depends on how much a transaction has
+    written before: a savepoint that is rolled back takes its own Level with
+    it, and what was locked is released at the end, whatever became of it.
+    """
 
     def __init__(self):
-        self.hooks = []
+        self.block = None  # the outermost atomic() of the transaction
+        self.clear()
+
+    def clear(self):
+        self.levels = [Level()]
+        self.owed = {}  # region: {pk: None} of what was locked
+        self.owed_all = set()  # regions
+        self.in_test = False
+        # What has become of the transaction; a COMMIT may fail on its way.
+        self.is_committing = self.has_committed = self.has_ended = False
         self.is_aborted = False  # by PostgreSQL, after an error
-        self.writes = []  # one for each set of savepoints that are open
-        self.savepoint_ids = self.savepoints = None
-        self.has_ended = False  # one of the writes
         self.sequence = 0
+        self.doubted = 0  # no values of this sequence, nor of one before it
+        self.locking = None  # the block, if it has waited for locks, or has some
         self.forget()
 
     def forget(self):
@@ -1010,136 +901,268 @@ class Journal:
         self.streaks = {}  # region: rows created one after the other
         self.unsent = []  # (read, key of a version that it will have)
 
-    def read(self, connection):
-        """Return the Writes that were not rolled back, oldest first."""
-        hooks = connection.run_on_commit
-        if (
-            hooks is self.hooks
-            and connection.savepoint_ids == self.savepoint_ids
-            and not self.has_ended
-        ):
-            return self.writes
-        if hooks is not self.hooks:
-            # Another transaction; or a savepoint was rolled back, and Django
-            # keeps the hooks that survive, in a new list.
-            self.hooks = hooks
-            self.is_aborted = False
-            self.forget()
-            self.writes = [
-                hook for _, hook, _ in hooks if type(hook) is Writes and not hook.done
-            ]
-            for writes in self.writes:
-                writes.doubt()
-        self.savepoint_ids = list(connection.savepoint_ids)
-        savepoints = frozenset(sid for sid in self.savepoint_ids if sid is not None)
-        if savepoints != self.savepoints or self.has_ended:
-            self.savepoints = savepoints
-            self.writes = self._merged(savepoints)
-            self.has_ended = False
-        return self.writes
-
-    def is_up_to_date(self, writes):
-        """
-        Tell whether nothing was rolled back since these Writes were read.
-        """
-        # A hook that runs after the commit was taken out of the list, unless
-        # the list was replaced since.
-        return (
-            self.hooks is writes.connection.run_on_commit  # not after a commit
-            or all(hook is not writes for _, hook, _ in self.hooks)
+    def is_in_use(self):
+        """Tell whether the transaction has written or read anything."""
+        return bool(self.sequence or self.owed or self.owed_all) or any(
+            level.fills for level in self.levels
         )
 
-    def _merged(self, savepoints):
-        """Return one Writes for all that would be rolled back together."""
-        merged = {}
-        for writes in self.writes:
-            if not writes.done:
-                level = writes.savepoints & savepoints
-                if merged.setdefault(level, writes) is not writes:
-                    merged[level].take(writes)
-        return list(merged.values())
+    def begin(self, connection, block):
+        """Another transaction has begun than the one that is known."""
+        if self.in_test:
+            self.settle(connection)
+        # Otherwise nobody has seen the end of the last one: its connection was
+        # lost. LOCK goes by its timeout.
+        self.clear()
+        watch_end(connection)
+        self.block = block
+        self.in_test = any(map(is_around_test, connection.atomic_blocks))
 
-    def current(self, connection):
+    def forget_transaction(self, connection):
         """
-        Return the Writes that would be rolled back with the next statement.
+        Its COMMIT or ROLLBACK was left by an exception, such as Ctrl-C. What
+        it has locked goes by its timeout.
         """
-        for writes in self.read(connection):
-            if writes.savepoints >= self.savepoints:
-                return writes
-        writes = Writes(connection, self.savepoints)
-        connection.on_commit(writes, robust=True)
-        if not any(map(is_around_test, connection.atomic_blocks)):
-            # First, for a hook of other code that raises ends all after it.
-            # (Of a test, captureOnCommitCallbacks() wants the last ones.)
-            self.hooks.insert(0, self.hooks.pop())
-        self.writes.append(writes)
-        return writes
+        if not connection.in_atomic_block:  # otherwise Django has refused it
+            self.clear()
+            self.block = None
+
+    # Savepoints
+
+    def savepoint(self, name):
+        if len(self.levels) < MOST_LEVELS:
+            self.levels.append(Level(name))
+
+    def release_savepoint(self, name):
+        if (depth := self.depth_of(name)) is not None:
+            self.merge(depth)
+
+    def roll_back_to(self, name):
+        """Forget what was written since a savepoint, which stays open."""
+        depth = self.depth_of(name)
+        if depth is None:
+            self.doubt()
+        else:
+            del self.levels[depth:]
+            self.levels.append(Level(name))
+            self.forget()
+        self.is_aborted = False
+
+    def depth_of(self, name):
+        for depth in range(len(self.levels) - 1, 0, -1):
+            if self.levels[depth].savepoint == name:
+                return depth
+        return None
+
+    def merge(self, depth):
+        """Let the savepoints from this depth on be a part of what is below."""
+        for level in self.levels[depth:]:
+            self.levels[depth - 1].take(level)
+        del self.levels[depth:]
+
+    def doubt(self):
+        """
+        Trust no values any more, only that they were written.
+
+        Something was rolled back, and nobody knows what. The locks of the rows
+        in the database may be gone as well, and another writer's release may
+        have replaced the LOCKs in the cache.
+        """
+        self.doubted = self.sequence
+        for level in self.levels:
+            level.doubt()
+        self.forget()
+
+    # What was written
 
     def next(self):
         self.sequence += 1
         return self.sequence
 
-    # What was written
-
     def note(self, connection, region, pk):
         """This transaction writes, or has inserted, the row."""
-        alive = self.read(connection)
-        for writes in alive:
-            writes.created.pop((region, pk), None)
-        if sum(len(writes.rows) for writes in alive) >= conf.OVERLAY_ROWS:
-            self.forget_rows(alive)
-        writes = self.current(connection)
-        writes.rows[region, pk] = self.next(), None
-        if region.one_table:
-            writes.held.add((region, pk))
+        self.note_rows(connection, region, [pk])
 
-    def held(self, connection, region, pks):
-        """Return those rows that are locked in the database."""
-        alive = self.read(connection)
-        return {pk for pk in pks if any((region, pk) in w.held for w in alive)}
+    def note_rows(self, connection, region, pks):
+        for level in self.levels:
+            if level.fills:
+                for pk in pks:
+                    level.fills.pop((region, pk), None)
+        if sum(len(level.rows) for level in self.levels) + len(pks) > conf.OVERLAY_ROWS:
+            self.forget_rows()
+            if len(pks) > conf.OVERLAY_ROWS:
+                self.note_query(region)
+                return
+        level = self.levels[-1]
+        rows = [(region, pk) for pk in pks]
+        for row in rows:
+            level.rows[row] = self.next(), None
+        if region.one_table and not drivers.has_savepoint(connection):
+            level.held.update(rows)
 
-    def note_unmatched(self, connection, region, pks):
-        """Nobody knows whether the statement found these rows to lock them."""
-        self.current(connection).held -= {(region, pk) for pk in pks}
-
-    def note_inserted(self, connection, region, pks):
-        """This transaction has inserted these rows, in one statement."""
-        alive = self.read(connection)
-        for writes in alive:
-            for pk in pks:
-                writes.created.pop((region, pk), None)
-        if sum(len(writes.rows) for writes in alive) + len(pks) > conf.OVERLAY_ROWS:
-            self.forget_rows(alive)
-            self.note_query(connection, region)
-            return
-        writes = self.current(connection)
-        writes.rows |= {(region, pk): (self.next(), None) for pk in pks}
-        if region.one_table:
-            writes.held |= {(region, pk) for pk in pks}
-
-    def forget_rows(self, alive):
+    def forget_rows(self):
         """Keep in memory that the models were written, not which rows."""
-        for writes in alive:
-            for region, _ in writes.rows:
-                writes.queries[region] = self.next()
-            writes.rows.clear()
-            writes.held.clear()
-            writes.hints.clear()
+        for level in self.levels:
+            for region in {region for region, _ in level.rows}:
+                level.queries[region] = self.next()
+            level.rows.clear()
+            level.held.clear()
+            level.hints.clear()
+            level.size = 0
 
-    def note_query(self, connection, region):
+    def note_query(self, region):
         """This transaction writes rows that are not known."""
-        self.current(connection).queries[region] = self.next()
+        self.levels[-1].queries[region] = self.next()
 
-    def is_written(self, connection, region, pk):
+    def is_written(self, region, pk):
         return any(
-            region in writes.queries or (region, pk) in writes.rows
-            for writes in self.read(connection)
+            region in level.queries or (region, pk) in level.rows
+            for level in self.levels
         )
 
-    def is_written_by_query(self, connection, region):
-        return any(region in writes.queries for writes in self.read(connection))
+    def is_written_by_query(self, region):
+        return any(region in level.queries for level in self.levels)
 
-    # Created rows
+    def held(self, region, pks):
+        """Return those rows that are locked in the database."""
+        return {pk for pk in pks if any((region, pk) in w.held for w in self.levels)}
+
+    def note_unmatched(self, region, pks):
+        """Nobody knows whether the statement found these rows to lock them."""
+        self.levels[-1].held -= {(region, pk) for pk in pks}
+
+    # The locks
+
+    def lock(self, connection, region, pks):
+        for level in self.levels:
+            if region in level.published:
+                for pk in pks:
+                    # What was published is no longer what there is.
+                    level.published[region].pop(pk, None)
+        if self.has_locked_all(region):
+            return
+        pks = [pk for pk in pks if not self.holds_lock(region, pk)]
+        owed = self.owed.setdefault(region, {})
+        if len(owed) + len(pks) > MOST_LOCKED:
+            self.lock_all(connection, region)
+        elif pks:
+            owed.update(dict.fromkeys(pks))
+            region.lock(connection, pks)
+            self.levels[-1].locked.setdefault(region, set()).update(pks)
+
+    def holds_lock(self, region, pk):
+        return any(pk in level.locked.get(region, ()) for level in self.levels)
+
+    def lock_all(self, connection, region):
+        if not self.has_locked_all(region):
+            self.owed_all.add(region)
+            region.lock(connection, None)
+            self.levels[-1].locked_all.add(region)
+
+    def has_locked_all(self, region):
+        return any(region in level.locked_all for level in self.levels)
+
+    def publish(self, region, pk, version):
+        """The release of this row is going to set this version."""
+        self.levels[-1].published.setdefault(region, {})[pk] = version
+
+    # The overlay
+
+    def keep(self, connection, region, pk, values, lookup, *, selected=False):
+        """
+        Serve this row, which the transaction wrote, without a query: as it was
+        written, or has been selected since.
+
+        Not where the row may not be locked in the database, and others may
+        write it.
+        """
+        if drivers.has_savepoint(connection) or not self.held(region, [pk]):
+            return
+        # A write by query between the INSERT and now may have changed it.
+        sequence = self.next() if selected else self.written(region, pk)
+        self.keep_values(region, pk, sequence, memory.pack(values), lookup)
+
+    def written(self, region, pk):
+        """Return the sequence of the last write of a row."""
+        rows = (level.rows.get((region, pk)) for level in reversed(self.levels))
+        return next(sequence for sequence, _ in filter(None, rows))
+
+    def keep_inserted(self, region, inserted):
+        """As keep(), for (row, pk, packed values) that were just inserted."""
+        level = self.levels[-1]
+        for row, pk, values in inserted:
+            if (region, pk) in level.held:
+                sequence, _ = level.rows[region, pk]
+                self.keep_values(region, pk, sequence, values, row.lookup)
+
+    def keep_values(self, region, pk, sequence, values, lookup):
+        level = self.levels[-1]
+        if not self.has_room(level, values):
+            values = None
+        level.rows[region, pk] = sequence, values
+        if lookup is not None:
+            level.hints[region, lookup] = pk
+
+    def has_room(self, level, values):
+        """Tell whether the transaction may keep so much more, and count it."""
+        size = memory.size_of(values)
+        if sum(each.size for each in self.levels) + size > OVERLAY_BYTES:
+            return False
+        level.size += size
+        return True
+
+    def find(self, region, lookup):
+        """Return the pk that the lookup leads to, in the overlay."""
+        for level in reversed(self.levels):
+            if (region, lookup) in level.hints:
+                return level.hints[region, lookup]
+        return None
+
+    def values(self, region, pk):
+        """Return the values of a row that this transaction wrote, or None."""
+        known = (level.rows.get((region, pk)) for level in reversed(self.levels))
+        sequence, values = next(filter(None, known), (0, None))
+        if (
+            values is None
+            or sequence <= self.doubted
+            or any(level.queries.get(region, 0) > sequence for level in self.levels)
+        ):
+            return None
+        return memory.unpack(values)
+
+    # Rows to fill after the commit
+
+    def fill_later(self, connection, read, pk, values):
+        """
+        Fill this row after the commit, unless something rolls back what the
+        transaction does now.
+
+        Not before: a trigger, a function or COPY may have written the row in
+        this transaction, and nothing tells that it was rolled back.
+        """
+        level = self.levels[-1]
+        if (
+            drivers.has_savepoint(connection)
+            or sum(len(each.fills) for each in self.levels) >= conf.OVERLAY_ROWS
+            or not self.has_room(level, values)
+        ):
+            return
+        region = read.region
+        level.fills[region, pk] = read, values
+        if read.lookup is not None:
+            level.hints[region, read.lookup] = pk
+        if region.keys.are_lost_later:
+            hints = [] if read.lookup is None else [read.hint]
+            region.remember_keys([*region.entries([pk]), *hints])
+
+    def filled(self, region, pk, fingerprint):
+        """Return the payload that the commit is going to set, or None."""
+        for level in reversed(self.levels):
+            if (region, pk) in level.fills:
+                read, values = level.fills[region, pk]
+                if read.fingerprint == fingerprint and read.version is not None:
+                    return read.payload(memory.unpack(values))
+        return None
 
     def observe(self, read):
         """Return the epoch and the clock, as they were in this transaction."""
@@ -1174,94 +1197,57 @@ class Journal:
         for each, _ in unsent:
             each.unsent = False
 
-    # The locks
+    # The end
 
-    def lock(self, connection, region, pks):
-        alive = self.read(connection)
-        for writes in alive:
-            for pk in set(pks) & set(writes.locked.get(region, ())):
-                # What was published is no longer what there is.
-                writes.locked[region][pk] = None
-        pks = [pk for pk in pks if not self.holds_lock(connection, region, pk)]
-        if pks and not self.has_locked_all(connection, region):
-            region.lock(pks)
-            locked = self.current(connection).locked.setdefault(region, {})
-            locked.update(dict.fromkeys(pks))
+    def settle(self, connection):
+        """Release what the blocks of a TestCase wrote that have ended."""
+        if self.owed or self.owed_all or self.levels[0].fills:
+            self.merge(1)
+            self.release(connection)
 
-    def holds_lock(self, connection, region, pk):
-        return any(
-            pk in writes.locked.get(region, ()) for writes in self.read(connection)
-        )
-
-    def publish(self, connection, region, pk, version):
-        """The release of this row is going to set this version."""
-        self.current(connection).locked.setdefault(region, {})[pk] = version
-
-    def lock_all(self, connection, region):
-        if not self.has_locked_all(connection, region):
-            region.lock(None)
-            self.current(connection).locked_all.add(region)
-
-    def has_locked_all(self, connection, region):
-        return any(region in writes.locked_all for writes in self.read(connection))
-
-    # The overlay
-
-    def doubt(self, connection):
-        for writes in self.read(connection):
-            writes.doubt()
-        self.forget()
-
-    def keep(self, connection, region, pk, values, lookup, *, selected=False):
-        """
-        Serve this row, which the transaction wrote, without a query: as it was
-        written, or has been selected since.
-
-        Not where the row may not be locked in the database, and others may
-        write it.
-        """
-        if not self.held(connection, region, [pk]):
+    def end(self, connection):
+        """The transaction has ended, and the connection is in autocommit."""
+        if self.in_test:
+            self.clear()  # the outermost block, which is the test's
             return
-        writes = self.current(connection)
-        # A write by query between the INSERT and now may have changed it.
-        sequence = self.next() if selected else self.written(connection, region, pk)
-        writes.rows[region, pk] = sequence, memory.pack(values)
-        if lookup is not None:
-            writes.hints[region, lookup] = pk
+        has_committed = self.has_committed
+        if has_committed:
+            self.merge(1)
+        else:
+            self.doubt()
+        self.release(connection, has_committed)
 
-    def written(self, connection, region, pk):
-        """Return the sequence of the last write of a row."""
-        alive = self.read(connection)
-        return max(w.rows[region, pk][0] for w in alive if (region, pk) in w.rows)
+    def release(self, connection, has_committed=True):
+        """
+        Let everybody fill again what was locked, and fill what was read.
 
-    def keep_inserted(self, connection, region, inserted):
-        """As keep(), for (row, pk, packed values) that were just inserted."""
-        writes = self.current(connection)
-        for row, pk, values in inserted:
-            if (region, pk) in writes.held:
-                sequence, _ = writes.rows[region, pk]
-                writes.rows[region, pk] = sequence, values
-                if row.lookup is not None:
-                    writes.hints[region, row.lookup] = pk
-
-    def find(self, connection, region, lookup):
-        """Return the pk that the lookup leads to, in the overlay."""
-        for writes in reversed(self.read(connection)):
-            if (region, lookup) in writes.hints:
-                return writes.hints[region, lookup]
-        return None
-
-    def values(self, connection, region, pk):
-        """Return the values of a row that this transaction wrote, or None."""
-        alive = self.read(connection)
-        known = [w.rows[region, pk] for w in alive if (region, pk) in w.rows]
-        if not known:
-            return None
-        sequence, values = max(known, key=lambda row: row[0])
-        since = max((w.queries.get(region, 0) for w in alive), default=0)
-        if values is None or sequence < since:
-            return None
-        return memory.unpack(values)
+        After a rollback as well, or LOCK would stay for its timeout.
+        """
+        owed, owed_all, [level, *_] = self.owed, self.owed_all, self.levels
+        self.clear()
+        try:
+            # Before the release of other rows moves the clock.
+            fills = vouched_for(level.fills)
+            for region, pks in owed.items():
+                region.release(
+                    connection,
+                    list(pks),
+                    level.published.get(region, {}),
+                    region in owed_all,
+                    has_committed,
+                )
+            for region in owed_all - owed.keys():
+                region.release(connection, None, written=has_committed)
+            fill_committed(
+                (read, pk, values) for (_, pk), (read, values) in fills.items()
+            )
+        except BaseException:
+            # A time limit, or Ctrl-C. Release all of it later.
+            for region, pks in owed.items():
+                region.store.owe(region, None if region in owed_all else pks)
+            for region in owed_all - owed.keys():
+                region.store.owe(region, None)
+            raise
 
 
 worlds = weakref.WeakKeyDictionary()  # the atomic() around a TestCase: its prefix
@@ -1270,10 +1256,224 @@ worlds = weakref.WeakKeyDictionary()  # the atomic() around a TestCase: its pref
 def journal(connection):
     # On the connection itself, for it is asked for many times a call.
     try:
-        return connection.getorcreateplus_journal
+        own = connection.getorcreateplus_journal
     except AttributeError:
-        connection.getorcreateplus_journal = Journal()
-        return connection.getorcreateplus_journal
+        own = connection.getorcreateplus_journal = Journal()
+    block = first_block(connection)
+    if block is not own.block and block is not None:
+        own.begin(connection, block)
+    return own
+
+
+def first_block(connection):
+    """Return the outermost atomic() of a transaction, but for a test's."""
+    for block in connection.atomic_blocks:
+        if not block._from_testcase:
+            return block
+    return None
+
+
+def has_locked(connection):
+    """
+    Tell whether this transaction holds locks in the database, or has waited
+    for some.
+
+    It may have waited for the commit of another transaction, whose release is
+    still on its way, and whose LOCK the release of a third one has replaced:
+    what the cache serves then is older than what this transaction must see. So
+    it has no hits until it ends.
+    """
+    locking = journal(connection).locking
+    return locking is not None and locking is first_block(connection)
+
+
+def is_locking_elsewhere(connection):
+    """As has_locked(), of this thread by another alias of the database."""
+    if len(connections.settings) == 1:
+        return False
+    others = aliases_of_database(connection.alias, connection.settings_dict)[1:]
+    return bool(others) and any(
+        each.alias in others and has_locked(each)
+        for each in connections.all(initialized_only=True)
+    )
+
+
+# As Django sends them.
+ROLLBACK_TO = "ROLLBACK TO SAVEPOINT"
+SAVEPOINT_COMMANDS = {
+    "SAVEPOINT": Journal.savepoint,
+    "RELEASE SAVEPOINT": Journal.release_savepoint,
+    ROLLBACK_TO: Journal.roll_back_to,
+}
+DJANGO_SAVEPOINT = re.compile(
+    rf"""({"|".join(SAVEPOINT_COMMANDS)}) (["`]s\d+_x\d+["`])"""
+).fullmatch
+
+
+class Savepoint(NamedTuple):
+    """A statement of Django's."""
+
+    command: str
+    name: str  # as it is quoted
+
+
+def savepoint_of(sql):
+    """Return the Savepoint that a statement is about, or None."""
+    found = DJANGO_SAVEPOINT(sql) if type(sql) is str else None
+    return None if found is None else Savepoint(*found.groups())
+
+
+# What may be between two words of SQL.
+GAP = r"(?:\s|/\*(?:(?!\*/).)*\*/|(?:--|#)[^\r\n]*)"
+# What locks rows in a SELECT: FOR UPDATE, LOCK IN SHARE MODE, and functions
+# such as pg_advisory_xact_lock() and GET_LOCK(). And what may change the
+# isolation: a snapshot is not what the cache serves, nor what it may keep.
+LOCKING = re.compile(
+    rf"\bFOR{GAP}++(?:UPDATE|NO{GAP}++KEY|KEY{GAP}++SHARE|SHARE)\b"
+    rf"|\bLOCK{GAP}++IN\b|lock\w*\"?{GAP}*+\(|isolation",
+    re.IGNORECASE | re.DOTALL,
+)
+LOCKS_NOTHING = (
+    *READING,
+    *OF_SAVEPOINT,
+    "PRAGMA",
+    "SET ",
+    "SHOW",
+)
+
+
+def note_statement(connection, sql):
+    """Note whether a statement inside atomic() takes locks, before it does."""
+    own = journal(connection)
+    if not in_transaction(connection):
+        own.locking = None
+        return
+    if not has_locked(connection) and takes_locks(connection, sql):
+        own.locking = first_block(connection)
+    if own.is_in_use() and drivers.has_ended(connection):
+        after_rollback(connection)
+
+
+def takes_locks(connection, sql):
+    statement = statement_of(sql, connection)
+    if not statement.begins_with(LOCKS_NOTHING) or ";" in statement.text:
+        return True
+    return LOCKING.search(statement.text) is not None
+
+
+replacements = []  # (name of a connection's method, what replaces it)
+
+
+def watch_end(connection):
+    """Have the end of each transaction noted, on the connection itself."""
+    known = vars(connection)
+    count = known.get("getorcreateplus_replaced", 0)
+    # unittest.mock deletes a method that it has replaced for a while.
+    lost = {name for name, _ in replacements[:count]} - known.keys()
+    if lost or count < len(replacements):
+        connection.getorcreateplus_replaced = len(replacements)
+        for i, (name, replace) in enumerate(replacements):
+            if i >= count or name in lost:
+                replace(connection)
+
+
+def replacing(name):
+    """
+    Have a function run in the place of a method of a connection. It is given
+    the connection, and the method as others have left it.
+    """
+
+    def decorate(function):
+        def replace(connection):
+            replaced = vars(connection).get(name)
+
+            @wraps(getattr(connection, name))
+            def method(*args, **kwargs):
+                plain = replaced or partial(getattr(type(connection), name), connection)
+                return function(connection, plain, *args, **kwargs)
+
+            setattr(connection, name, method)
+
+        replacements.append((name, replace))
+        return function
+
+    return decorate
+
+
+@replacing("commit")
+def committing(connection, commit):
+    own = journal(connection)
+    own.locking = None
+    if (
+        connection.errors_occurred
+        or is_aborted(connection)
+        or drivers.has_ended(connection)
+    ):
+        # An error of the driver's own cursor, of copy() or callproc(), is seen
+        # by no execute wrapper. PostgreSQL is going to make a rollback of this
+        # COMMIT.
+        own.doubt()
+        drivers.note_rollback(connection)
+    own.is_committing = not connection.in_atomic_block
+    try:
+        commit()
+    except Error:
+        raise  # Django sends a ROLLBACK, or closes the connection
+    except BaseException:
+        own.forget_transaction(connection)
+        raise
+    own.is_committing, own.has_committed = False, True
+    drivers.release_kept(connection)
+
+
+@replacing("rollback")
+def rolling_back(connection, rollback):
+    own = journal(connection)
+    own.locking = None
+    drivers.note_rollback(connection)
+    try:
+        rollback()
+    except BaseException:
+        own.forget_transaction(connection)
+        raise
+    # A COMMIT that has failed with its connection may still be on its way.
+    own.has_ended = not own.is_committing or not drivers.is_lost(connection)
+    drivers.release_kept(connection)
+
+
+@replacing("close")
+def disconnecting(connection, close):
+    drivers.note_rollback(connection)
+    drivers.close_kept(connection, close)
+
+
+@replacing("run_and_clear_commit_hooks")
+def before_hooks(connection, run_hooks):
+    """Release before the hooks of a project and its packages read anything."""
+    own = journal(connection)
+    try:
+        if own.has_committed and not connection.in_atomic_block:
+            own.end(connection)
+    finally:
+        run_hooks()
+
+
+@replacing("set_autocommit")
+def after_autocommit(connection, set_autocommit, autocommit, *args, **kwargs):
+    set_autocommit(autocommit, *args, **kwargs)
+    # Not in rollback(), for the cache may be a table of this database.
+    own = journal(connection)
+    if own.has_ended and autocommit and not connection.in_atomic_block:
+        own.end(connection)
+
+
+def is_aborted(connection):
+    """Tell whether PostgreSQL refuses whatever this transaction sends."""
+    if connection.vendor != "postgresql":
+        return False
+    info = getattr(connection.connection, "info", None)
+    status = getattr(info, "transaction_status", None)
+    return status == drivers.IN_ERROR or journal(connection).is_aborted
 
 
 def is_around_test(block):
@@ -1326,14 +1526,18 @@ def is_autocommit(connection):
         return not in_transaction(connection) and not is_by_hand(connection)
     if connection.connection is None:
         return connection.settings_dict["AUTOCOMMIT"]
-    return connection.autocommit
+    return connection.autocommit and not drivers.is_begun(connection)
 
 
 def situation(connection):
     """Return whether a read may be a hit, and whether it may be a fill."""
+    if is_locking_elsewhere(connection) or is_apart(connection):
+        return False, False
     if not connection.in_atomic_block:
         autocommit = is_autocommit(connection)
-        return autocommit, autocommit
+        if autocommit:
+            drivers.release_kept(connection)
+        return autocommit, autocommit and not sees_uncommitted(connection)
     if connection.needs_rollback:
         return False, False
     if is_by_hand(connection):
@@ -1341,9 +1545,12 @@ def situation(connection):
     if not in_transaction(connection):
         settle(connection)
         return True, True
+    if has_locked(connection):
+        return False, False
     if connection.vendor == "sqlite":
-        # A rollback journal lets nobody commit while this transaction reads.
-        return not is_wal(connection), False
+        # With a rollback journal no other connection commits while this one
+        # reads. BEGIN IMMEDIATE may have waited for one that did.
+        return not (begins_by_lock(connection) or is_wal(connection)), False
     return (is_read_committed(connection),) * 2
 
 
@@ -1351,18 +1558,85 @@ def settle(connection):
     """
     In a TestCase, release what its atomic() blocks that ended have written.
     """
-    for writes in journal(connection).read(connection):
-        writes()
+    journal(connection).settle(connection)
+
+
+def sees_uncommitted(connection):
+    """Tell whether a SELECT in autocommit may see what is not committed."""
+    if connection.vendor != "mysql":
+        return False
+    # The connection has no isolation_level before it connects.
+    level = connection.settings_dict["OPTIONS"].get("isolation_level") or ""
+    return level.lower() == "read uncommitted"
 
 
 def is_read_committed(connection):
     if connection.vendor == "mysql":
-        return connection.isolation_level == "read committed"
+        return (
+            connection.isolation_level == "read committed"
+            and getattr(connection, "getorcreateplus_isolated", connection)
+            is not connection.connection
+        )
     return (
         connection.vendor == "postgresql"
         # The server or the role may have another default than Django's.
         and ask_once(connection, "SHOW transaction_isolation") == "read committed"
     )
+
+
+# Django itself sends READ COMMITTED whenever it connects to MySQL.
+ISOLATES = re.compile(
+    r"(?<!snapshot_)isolation(?! level read committed\b)", re.IGNORECASE
+)
+
+
+# They may change it without a word of it.
+RESETS = frozenset(("CALL", "DISCARD", "DO", "EXECUTE", "PRAGMA", "RESET"))
+
+
+def note_isolation(connection, text, starts):
+    """
+    Note whether a statement, which begins with these words, may change what is
+    known of the isolation.
+    """
+    isolates = ISOLATES.search(text) is not None
+    if connection.vendor != "mysql":
+        if isolates or not starts.isdisjoint(RESETS):
+            connection.getorcreateplus_answer = None, None
+    elif isolates:
+        # Its driver does not tell for which transactions.
+        connection.getorcreateplus_isolated = connection.connection
+
+
+# Settings of a session that change what a column's value is to it, or which
+# rows it sees.
+CONVERTS = re.compile(
+    r"time_?\s?zone|extra_float_digits|(?:date|interval)style|pad_char_to_full_length"
+    r"|versioning|uncommitted",
+    re.IGNORECASE,
+)
+
+
+def note_session(connection, text, starts):
+    """
+    Note whether a statement, which begins with these words, makes this session
+    see other values than other sessions.
+    """
+    if (
+        not starts.isdisjoint(("PRAGMA", "SET"))
+        or ("SELECT" in starts and "set_config" in text)
+    ) and CONVERTS.search(text):
+        connection.getorcreateplus_apart = connection.connection
+
+
+def is_apart(connection):
+    """Tell whether its session sees other values; until it connects anew."""
+    raw = getattr(connection, "getorcreateplus_apart", None)
+    return raw is not None and raw is connection.connection
+
+
+def begins_by_lock(connection):
+    return getattr(connection, "transaction_mode", None) in {"IMMEDIATE", "EXCLUSIVE"}
 
 
 def is_wal(connection):
@@ -1387,62 +1661,71 @@ def ask_once(connection, sql):
 # Writing
 
 
-def before_write(region, pks):
+def before_write(connection, region, pks):
     """
     A statement is going to write these rows: rule lock. None for rows of this
     model that are not known.
 
     Return those that this transaction does not hold yet, in the database.
     """
-    connection = connections[region.using]
     if not in_transaction(connection):
-        region.lock(pks, has_release=is_autocommit(connection))
+        region.lock(connection, pks, has_release=is_autocommit(connection))
         return ()
     own = journal(connection)
     if pks is None:
         own.lock_all(connection, region)
-        own.note_query(connection, region)
+        own.note_query(region)
         return ()
-    new = set(pks) - own.held(connection, region, pks)
+    new = set(pks) - own.held(region, pks)
     own.lock(connection, region, pks)
     for pk in pks:
         own.note(connection, region, pk)
     return new
 
 
-def after_unmatched(region, pks):
+def after_unmatched(connection, region, pks):
     """A statement that named these rows did not match all that it named."""
-    connection = connections[region.using]
     if in_transaction(connection):
-        journal(connection).note_unmatched(connection, region, pks)
+        journal(connection).note_unmatched(region, pks)
 
 
-def after_insert(region, pk):
+def after_insert(connection, region, pk):
     """
     This transaction inserted a row. It needs no lock: there is no older one.
     """
-    connection = connections[region.using]
     journal(connection).note(connection, region, pk)
 
 
-def after_inserts(region, pks=None):
+def after_inserts(connection, region, pks=None):
     """
     This transaction inserted rows by one statement, of these primary keys;
     None where they are not known.
     """
-    connection = connections[region.using]
     if pks is None:
-        journal(connection).note_query(connection, region)
+        journal(connection).note_query(region)
     else:
-        journal(connection).note_inserted(connection, region, pks)
+        journal(connection).note_rows(connection, region, pks)
 
 
 def after_rollback(connection):
     """A statement may have rolled back a part of this transaction, or all."""
+    drivers.note_rollback(connection)
     if in_transaction(connection):
         own = journal(connection)
-        own.doubt(connection)
+        own.doubt()
         own.is_aborted = False
+
+
+def after_savepoint(connection, savepoint):
+    """A statement of Django's about a savepoint was executed."""
+    command, name = savepoint
+    if command == ROLLBACK_TO:
+        drivers.note_rollback(connection)
+    own = journal(connection)
+    if in_transaction(connection):
+        SAVEPOINT_COMMANDS[command](own, name)
+    elif command == ROLLBACK_TO:
+        own.doubt()  # the outermost block in a TestCase
 
 
 def after_error(connection):
@@ -1452,6 +1735,7 @@ def after_error(connection):
     PostgreSQL then makes a rollback of its COMMIT, without a word; InnoDB has
     rolled back already, on a deadlock. Django runs the on_commit() hooks.
     """
+    drivers.note_rollback(connection)
     if in_transaction(connection):
         after_rollback(connection)
         journal(connection).is_aborted = connection.vendor == "postgresql"

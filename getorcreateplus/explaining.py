@@ -20,18 +20,22 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import FieldDoesNotExist, ValidationError
-from django.db import models
+from django.db import connections, models
 from django.db.models.constants import LOOKUP_SEP
 from django.utils import timezone
 
 from . import keys, memory
+from .aliases import cache_faults, object_cache_alias
 from .checks import queryset_classes
 from .coherence import LOCK, Garbage, Read, Store, Unavailable, is_locked, is_token
 from .conf import conf
+from .failures import described
 from .invalidation import end_of_relation, region_of
-from .payload import layout
+from .lookup_path import change_of, with_own_steps
+from .payload import PARTS, layout
 from .query import CachedGetOrCreateMixin, reason_without_lookup, yields_whole_rows
 from .signals import Reason, Source
+from .suitability import hiding_flaw, keeping_flaw
 
 WIDTH = 80
 
@@ -161,6 +165,7 @@ def explain(source, /, **kwargs):
             remedy=remedy,
         )
     read, pk = lookup
+    read.insists = True
     values = read.ask(pk, may_hit=not forced)
     entries, pk = entries_of(read, pk)
     found = Explanation(
@@ -179,13 +184,14 @@ def explain(source, /, **kwargs):
     if values is not None:
         return replace(found, values=by_attname(read.region.model, values))
     reason = Reason.FORCED if forced else read.reason(read)
+    flaw = flaw_of(read)
     return replace(
         found,
         reason=reason,
         source=None,
-        why=why_missed(reason, read),
+        why=why_missed(reason, read, flaw),
         next=what_next(reason, read),
-        remedy=how_to_hit(reason, read, label, pk),
+        remedy=how_to_hit(reason, read, label, pk, flaw),
     )
 
 
@@ -256,7 +262,7 @@ def queryset_of(source):
         raise TypeError(f"explain() wants a queryset or a manager, not {source!r}.")
     label, name = source.model._meta.label, getattr(source, "name", None)
     named = f"{label}.{name}" if name else f"{type(source).__name__} of {label}"
-    queryset = queryset._clone()
+    queryset = with_own_steps(queryset._clone(), queryset)
     queryset._for_write = True  # as get_or_create() does
     return queryset, named
 
@@ -294,7 +300,7 @@ class Look(Store):
         raise Unavailable
 
     def down(self, error):
-        self.error = f"It failed, {type(error).__name__}: {error}"
+        self.error = f"It failed, {described(error, self.alias)}"
         self.down_until = time.monotonic()
 
     def words(self, key, say):
@@ -373,15 +379,19 @@ def token_at(read, key):
 
 
 def payload_in_words(payload):
-    if type(payload) is not tuple or len(payload) != 3:
+    if type(payload) is not tuple or len(payload) != PARTS:
         return f"no row, but {payload!r}"
-    (epoch, version), _, _ = payload
+    (epoch, version), *_ = payload
     return f"a row, stamped {version} in {epoch}"
 
 
 def row_of(read, payload):
     """Return {attname: value} of a payload, None if its fields are others."""
-    if type(payload) is tuple and len(payload) == 3 and payload[1] == read.fingerprint:
+    if (
+        type(payload) is tuple
+        and len(payload) == PARTS
+        and payload[1] == read.fingerprint
+    ):
         return by_attname(read.region.model, payload[2])
     return None
 
@@ -399,12 +409,15 @@ HITS = {
 MISSES = {
     Reason.NO_HINT: "This lookup has led nobody to a row, or not lately.",
     Reason.NO_ROW: "The row was dropped by a write, has expired or was evicted.",
-    Reason.LOCKED: "Somebody is writing this row, was rolled back, or has died.",
+    Reason.LOCKED: "Somebody is writing this row, or has died.",
     Reason.STAMP: "The row, or the whole model, was written since it was put there.",
     Reason.FIELDS: "Another release of the code, with other fields, has put it there.",
     Reason.LOOKUP: "The row is no longer one that the lookup finds.",
     Reason.ERROR: "What the cache holds is unreadable.",
-    Reason.TRANSACTION: "In this transaction only the database may be asked.",
+    Reason.TRANSACTION: "This transaction reads from the database, because it has "
+    "written or locked something, or because of its isolation level.",
+    Reason.SELDOM: "So few reads of this model were hits that this process asks the "
+    "cache for a sample of them.",
     Reason.FORCED: "force_select=True asks the database.",
 }
 
@@ -413,16 +426,32 @@ def error_of(read):
     return read.store.error or read.key_store.error
 
 
+# What a cache leaves that keeps nothing, or not what it was given.
+MISSING = {Reason.ERROR, Reason.NO_HINT, Reason.NO_ROW}
+
+
+def flaw_of(read):
+    """Return the Flaw by which a cache may never have the row, or None."""
+    region = read.region
+    return keeping_flaw(region.model, region.store.alias, [region.timeout])
+
+
 def locks_all(read):
     """Tell whether it is a write by query that holds the lock."""
     return is_locked(str(read.seen[2]))
 
 
-def why_missed(reason, read):
+def why_missed(reason, read, flaw):
     if reason is Reason.ERROR and error_of(read):
         return f"The cache does not answer. {error_of(read)}"
+    if reason in MISSING:
+        if flaw is not None:
+            return f"The cache {read.store.alias!r} {flaw.what}"
+        for alias in dict.fromkeys((read.store.alias, read.key_store.alias)):
+            if hiding := hiding_flaw(alias):
+                return f"{MISSES[reason]} Or it failed: {alias!r} {hiding.what}"
     if reason is Reason.LOCKED and locks_all(read):
-        return "Somebody is writing rows by a query, was rolled back, or has died."
+        return "Somebody is writing rows by a query, or has died."
     return MISSES[reason]
 
 
@@ -438,7 +467,9 @@ def what_next(reason, read):
     return f"{ASKS_DATABASE}. It keeps the row in {read.store.alias!r}."
 
 
-def how_to_hit(reason, read, label, pk):
+def how_to_hit(reason, read, label, pk, flaw):
+    if flaw is not None and reason in MISSING and not error_of(read):
+        return f"{flaw.remedy} See the system check {flaw.id}."
     if reason is Reason.LOCKED:
         rows = "--all" if locks_all(read) else pk
         return (
@@ -455,8 +486,8 @@ REMEDIES = {
     Reason.NO_ROW: "None is needed: the next call knows the row. If it happens often, "
     "let the cache keep more, or longer (cache_timeout).",
     Reason.FIELDS: "None is needed once all processes run one release.",
-    Reason.TRANSACTION: "Ask outside of it; or under READ COMMITTED, where the "
-    "transaction has not written the row.",
+    Reason.TRANSACTION: "Look up before you write, or outside the transaction, or "
+    "under READ COMMITTED.",
     Reason.FORCED: "Leave force_select out.",
 }
 
@@ -477,25 +508,36 @@ def obstacle(queryset, kwargs):
             f"{name} does not cache.",
             "Give the model a CachedManager or a PlusManager.",
         )
+    declared = queryset.object_cache_alias
+    for alias in (queryset.key_cache_alias, object_cache_alias(opts, declared)):
+        if cache_faults[alias]:
+            return (
+                f"The cache {alias!r} of {name} {cache_faults[alias]}.",
+                "Run `manage.py check`: getorcreateplus.E001 says what to do.",
+            )
     if region_of(queryset) is None:
         return (
             f"No manager of {opts.label} makes a {name}, so that nobody would "
             "invalidate what it keeps.",
             f"Give the model a manager: {name}.as_manager().",
         )
+    change = change_of(queryset)
+    if change is not None:
+        return f"Its lookups may not be Django's: {change.what}.", change.remedy
     if not yields_whole_rows(queryset):
         return (
             "The queryset is more than a filter on the model's own columns.",
             "Leave out values(), annotate(), only(), select_related(), slices, "
             "locks, joins and the like.",
         )
+    vendor = connections[queryset.db].vendor
     for argument, value in kwargs.items():
         try:
-            keys.from_kwargs(opts, {argument: value})
+            keys.from_kwargs(opts, {argument: value}, vendor)
         except keys.NotCanonical:
-            return argument_obstacle(opts, argument, value)
+            return argument_obstacle(opts, argument, value, vendor)
     try:
-        keys.from_query(queryset.query)
+        keys.from_query(queryset.query, vendor)
     except keys.NotCanonical:
         return (
             "The queryset has a filter that is no equality on the model's own columns.",
@@ -509,7 +551,7 @@ def obstacle(queryset, kwargs):
     )
 
 
-def argument_obstacle(opts, argument, value):
+def argument_obstacle(opts, argument, value, vendor):
     """Return why an argument is no column of a lookup, and the remedy."""
     name, *rest = argument.split(LOOKUP_SEP)
     try:
@@ -533,18 +575,17 @@ def argument_obstacle(opts, argument, value):
         )
     if column not in opts.concrete_fields:
         return f"{argument}: it is no column of the model's own table.", equality
-    return column_obstacle(column, argument, value)
+    return column_obstacle(column, argument, value, vendor)
 
 
-def column_obstacle(column, argument, value):
+def column_obstacle(column, argument, value, vendor):
     stored = keys.stored_as(column)
     kind = type(column).__name__
     other = "Look up by another column; this one is asked of the database."
     if stored is None or stored.get_internal_type() not in keys.COMPARABLE:
         return f"{argument}: {kind} has conversions or comparisons of its own.", other
-    for vendor in keys.vendors():
-        if stored.get_internal_type() in keys.NOT_COMPARABLE.get(vendor, ()):
-            return f"{argument}: {kind} compares otherwise on {vendor}.", other
+    if stored.get_internal_type() in keys.NOT_COMPARABLE.get(vendor, ()):
+        return f"{argument}: {kind} compares otherwise on {vendor}.", other
     if column.get_lookup("exact") not in keys.EXACT:
         return f"{argument}: its exact lookup is none of Django's.", other
     return f"{argument}: {value_obstacle(column, value)}", "Pass a plain value."

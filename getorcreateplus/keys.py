@@ -19,13 +19,15 @@ from decimal import Decimal
 
 from django.conf import settings
 from django.core.signals import setting_changed
-from django.db import connections
 from django.db.models import Model
 from django.db.models.constants import LOOKUP_SEP
 from django.db.models.expressions import Col
 from django.db.models.fields.related_lookups import RelatedExact, RelatedIsNull
 from django.db.models.lookups import Exact, IntegerFieldExact, IsNull
 from django.db.models.signals import class_prepared
+
+from .interruptions import reraise
+from .lookup_path import is_foreign
 
 
 class NotCanonical(Exception):
@@ -134,11 +136,16 @@ READY = {
 PLAIN = {str, bool, uuid.UUID, datetime.date, datetime.timedelta, type(None)}
 
 
+# What a field itself may have been given, in place of its class.
+OWN_STEPS = {*CONVERSIONS, "get_lookup", "get_prep_value", "to_python"}
+
+
 def converts_as_django(field_class, *more):
     """Tell whether a field class stores and reads values as Django's does."""
     known = next(k for k in field_class.__mro__ if k.__module__ in DJANGO)
     return all(
         getattr(field_class, name, None) is getattr(known, name, None)
+        and not is_foreign(getattr(known, name, None))
         for name in (*CONVERSIONS, *more)
     )
 
@@ -151,25 +158,24 @@ def stored_as(field):
     None where one of them has conversions of its own.
     """
     while field.is_relation:
-        if not converts_as_django(type(field)):
+        if not keeps_values(field):
             return None
         field = field.target_field
-    return field if converts_as_django(type(field)) else None
+    return field if keeps_values(field) else None
+
+
+def keeps_values(field):
+    """Tell whether a field stores and reads values as Django's class does."""
+    return converts_as_django(type(field)) and OWN_STEPS.isdisjoint(vars(field))
 
 
 @functools.cache
-def vendors():
-    """Return the vendors of all databases: a lookup has to hold in each."""
-    return {connections[alias].vendor for alias in connections}
-
-
-@functools.cache
-def columns(opts):
+def columns(opts, vendor):
     """
-    Return the fields that a lookup may name, by each of their names, with the
-    type of the values that need no preparation.
+    Return the fields that a lookup of a database of this vendor may name, by
+    each of their names, with the type of the values that need no preparation.
     """
-    excluded = set().union(*(NOT_COMPARABLE.get(v, ()) for v in vendors()))
+    excluded = NOT_COMPARABLE.get(vendor, set())
     fields = {}
     for field in opts.concrete_fields:
         stored = stored_as(field)
@@ -192,18 +198,19 @@ def ready(field, stored):
 
 
 def forget(**kwargs):
-    vendors.cache_clear()
     stored_as.cache_clear()
     columns.cache_clear()
+    integer_pk.cache_clear()
 
 
 class_prepared.connect(forget)
 setting_changed.connect(forget)
 
 
-def prepare(field, value):
+def prepare(field, value, vendor):
     """
-    Return value as the field hands it to the database, of a plain type.
+    Return value as the field hands it to a database of this vendor, of a plain
+    type.
 
     Raise NotCanonical where the database may find equal what Python does not
     know to be equal, or the other way round.
@@ -220,10 +227,14 @@ def prepare(field, value):
     try:
         if kind is not int and value is not None:
             refuse_naive(field, value)
-        return plain(field.get_prep_value(value))
+        prepared = field.get_prep_value(value)
+        if vendor == "mysql":
+            refuse_other_text(prepared)
+        return plain(prepared)
     except NotCanonical:
         raise
     except Exception as error:
+        reraise(error)
         raise NotCanonical(value) from error  # Django says it in its own words
 
 
@@ -301,10 +312,13 @@ def plain_time(value):
 
 
 def plain_text(value):
-    content = str.__str__(value)  # of an enum, or a safe string
-    if content != str(value) and "mysql" in vendors():
-        raise NotCanonical(value)  # mysqlclient sent it before 2.3.2
-    return content
+    return str.__str__(value)  # of an enum, or a safe string
+
+
+def refuse_other_text(value):
+    """Refuse a text whose str() is another, which mysqlclient < 2.3.2 sent."""
+    if isinstance(value, str) and str.__str__(value) != str(value):
+        raise NotCanonical(value)
 
 
 CANONICAL = {
@@ -341,6 +355,24 @@ def digest(*parts):
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+LONG = 100  # characters, or bytes
+
+
+def lookup_of(values):
+    """
+    Return plain values by attname as a tuple, which a process remembers.
+
+    A long text is its digest there: of what a lookup leads to, each hit is
+    compared with the values themselves.
+    """
+    if any(type(v) in {str, bytes} and len(v) > LONG for v in values.values()):
+        values = {
+            name: digest(value) if type(value) in {str, bytes} else value
+            for name, value in values.items()
+        }
+    return tuple(sorted(values.items()))
+
+
 def pk_text(opts, values):
     """
     Return the text of a primary key, the same for all its spellings.
@@ -348,15 +380,15 @@ def pk_text(opts, values):
     ``values`` are by attname. Return None where the key is not set, or has no
     canonical form.
     """
-    if len(opts.pk_fields) == 1 and "pk" in (known := columns(opts)):
-        field, kind = known["pk"]
-        if field.attname not in values:
-            return None
-        value = values[field.attname]
-        if type(value) is int and kind is int and abs(value) < 2**63:
+    if (name := integer_pk(opts)) is not None:
+        value = values.get(name)
+        if type(value) is int and abs(value) < 2**63:
             return str(value)  # as below, for most keys are such
     try:
-        parts = [prepare(field, values[field.attname]) for field in opts.pk_fields]
+        # No caller knows the database: as the most careful one wants it.
+        parts = [
+            prepare(field, values[field.attname], "mysql") for field in opts.pk_fields
+        ]
     except (KeyError, NotCanonical):
         return None
     if None in parts:
@@ -365,8 +397,29 @@ def pk_text(opts, values):
     return parts[0] if len(parts) == 1 else repr(parts)
 
 
+@functools.cache
+def integer_pk(opts):
+    """Return the attname of a primary key that is an integer, or None."""
+    stored = stored_as(opts.pk) if len(opts.pk_fields) == 1 else None
+    if stored is not None and ready(opts.pk, stored) is int:
+        return opts.pk.attname
+    return None
+
+
+TEXTS = {"CharField", "SlugField", "TextField"}
+
+
+def is_text(field):
+    """Tell whether a field, or the one that it refers to, holds a text."""
+    stored = stored_as(field)
+    return stored is not None and stored.get_internal_type() in TEXTS
+
+
 def is_exact_pk(opts, vendor):
-    """Tell whether equal primary keys have equal texts, in this database."""
+    """
+    Tell whether equal primary keys have equal texts, in this database, as far
+    as the fields tell. (Of texts the columns have to be looked at as well.)
+    """
     for field in opts.pk_fields:
         stored = stored_as(field)
         if stored is None or not converts_as_django(
@@ -374,7 +427,7 @@ def is_exact_pk(opts, vendor):
         ):
             return False
         kind = stored.get_internal_type()
-        if kind in {"CharField", "SlugField", "TextField"}:
+        if kind in TEXTS:
             # A collation may find "a" and "A" equal.
             if vendor not in {"postgresql", "sqlite"} or stored.db_collation:
                 return False
@@ -383,73 +436,83 @@ def is_exact_pk(opts, vendor):
     return True
 
 
-def from_kwargs(opts, kwargs):
+def from_kwargs(opts, kwargs, vendor):
     """
-    Return the columns and values that keyword arguments name, by attname.
+    Return the columns and values that keyword arguments name, by attname, in a
+    database of this vendor.
 
     Raise NotCanonical where they are anything but equality on own columns.
     """
-    fields = columns(opts)
+    fields = columns(opts, vendor)
     values = {}
     for argument, value in kwargs.items():
         if argument not in fields:
             if argument in {"pk", "pk__exact"} and len(opts.pk_fields) > 1:
-                add_composite_pk(values, opts, value)
+                add_composite_pk(values, opts, value, vendor)
                 continue
             raise NotCanonical(argument)
         field, kind = fields[argument]
         if field.get_lookup("exact") not in EXACT:
             raise NotCanonical(argument)
-        prepared = plain(value) if type(value) is kind else prepare(field, value)
+        if type(value) is kind:
+            prepared = plain(value)
+        elif value is None and field.get_lookup("isnull") not in IS_NULL:
+            raise NotCanonical(argument)
+        else:
+            prepared = prepare(field, value, vendor)
         add(values, field.attname, prepared)
     return values
 
 
-def add_composite_pk(values, opts, key):
+def add_composite_pk(values, opts, key, vendor):
     if not isinstance(key, (tuple, list)) or len(key) != len(opts.pk_fields):
         raise NotCanonical(key)
     for field, value in zip(opts.pk_fields, key, strict=True):
         if (
             value is None  # equal to nothing, in a tuple
             or isinstance(value, Model)
-            or field.name not in columns(opts)
+            or field.name not in columns(opts, vendor)
             or field.get_lookup("exact") not in EXACT
         ):
             raise NotCanonical(key)
-        add(values, field.attname, prepare(field, value))
+        add(values, field.attname, prepare(field, value, vendor))
 
 
-def from_query(query):
+def from_query(query, vendor):
     """
-    Return the columns and values that a queryset's own filters fix.
+    Return the columns and values that a queryset's own filters fix, in a
+    database of this vendor.
 
     Raise NotCanonical where a filter is anything else.
     """
     values = {}
-    collect(query.where, query, values)
+    collect(query.where, query, vendor, values)
     return values
 
 
-def collect(node, query, values):
+def collect(node, query, vendor, values):
     if node.negated or (node.connector != "AND" and len(node.children) > 1):
         raise NotCanonical(node)
     for child in node.children:
         if hasattr(child, "children"):
-            collect(child, query, values)
+            collect(child, query, vendor, values)
         else:
-            add(values, *condition(child, query))
+            add(values, *condition(child, query, vendor))
 
 
-def condition(lookup, query):
+def condition(lookup, query, vendor):
     """Return the attname and the value of one condition of a WHERE."""
     lhs = getattr(lookup, "lhs", None)
     if (
         type(lhs) is Col
         and lhs.alias == query.base_table  # not a join
-        and columns(query.get_meta()).get(lhs.target.name, ())[:1] == (lhs.target,)
+        and columns(query.get_meta(), vendor).get(lhs.target.name, ())[:1]
+        == (lhs.target,)
         and not lookup.bilateral_transforms
     ):
         if type(lookup) in EXACT:
+            if vendor == "mysql":
+                refuse_other_text(lookup.rhs)
             return lhs.target.attname, plain(lookup.rhs)  # it is prepared
         if type(lookup) in IS_NULL and lookup.rhs is True:
             return lhs.target.attname, None

@@ -11,12 +11,13 @@ its threads wrote is not kept.
 import pickle
 import threading
 import time
-from functools import cached_property
 
 from cachetools import LRUCache
 from django.core.signals import setting_changed
+from django.utils.functional import cached_property
 
 from .conf import conf
+from .forks import renew_in_child
 from .payload import IMMUTABLE
 
 
@@ -25,7 +26,13 @@ class Memory:
 
     def __init__(self, setting):
         self.setting = setting  # its bound, in entries
+        self.begin_anew()
+        renew_in_child(self)
+
+    def begin_anew(self):
+        # Another thread may have held the lock, and been at half of a change.
         self.lock = threading.Lock()
+        self.__dict__.pop("entries", None)
 
     @cached_property
     def entries(self):
@@ -61,12 +68,13 @@ class Rows(Memory):
             return None
         return unpack(values)
 
-    def keep(self, region, place, pk, values, writes):
-        """Keep a row, unless the region was written since ``writes``."""
+    def keep(self, region, place, pk, values, read):
+        """Keep a row, unless the region was written since the Read began."""
         with self.lock:
-            if region.writes == writes and self.entries.maxsize > 0:
+            if region.writes == read.writes and self.entries.maxsize > 0:
                 key = region, region.generation, place, pk
-                self.entries[key] = time.monotonic(), pack(values)
+                # A transaction keeps it after its commit, long after its read.
+                self.entries[key] = read.began, pack(values)
 
     def forget(self, region, place, pks):
         """This process writes these rows; None for all of the region."""
@@ -89,6 +97,16 @@ def pack(values):
 def unpack(values):
     return pickle.loads(values) if type(values) is bytes else values
 
+
+def size_of(values):
+    """Return about how many bytes packed values have; the long ones count."""
+    if type(values) is bytes:
+        return len(values)
+    return sum(len(v) for v in values if type(v) in LONG) + PER_ROW
+
+
+LONG = frozenset((bytes, str))
+PER_ROW = 100  # bytes, at least
 
 hints = Memory("LOCAL_HINTS")
 rows = Rows("LOCAL_ROWS")

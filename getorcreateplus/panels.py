@@ -43,8 +43,8 @@ MISSES = {
         "where nobody writes it, raise cache_timeout or the cache's memory."
     ),
     Reason.LOCKED: _(
-        "Somebody is writing the row or its table, was rolled back or has died: keep "
-        "transactions that write short."
+        "Somebody is writing the row or its table, or has died: keep transactions "
+        "that write short."
     ),
     Reason.STAMP: _(
         "The row, or by a query its table, was written since it was put there: "
@@ -63,14 +63,19 @@ MISSES = {
         "getorcreateplus, and whether its server runs."
     ),
     Reason.TRANSACTION: _(
-        "This transaction asks the database, for it has written the row, does nothing "
-        "but create, or has an isolation that wants it: look up before you write."
+        "This transaction reads from the database, because it has written or locked "
+        "something, or because of its isolation level: look up before you write."
+    ),
+    Reason.SELDOM: _(
+        "So few lookups of this model were hits that this process asks the cache for "
+        "a sample of them, because a miss costs more than a query."
     ),
     Reason.FORCED: _("force_select=True: leave it out where the cache will do."),
     Reason.BYPASS: _("This runs inside of bypass(): look up outside of it."),
     Reason.NOT_CACHEABLE: _(
         "The lookup or the queryset is none of the cache: look up by equality of the "
-        "model's own columns, without joins, annotations or only()."
+        "model's own columns, without joins, annotations or only(), and by a queryset "
+        "whose lookups are Django's (manage.py check tells)."
     ),
 }
 

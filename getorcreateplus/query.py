@@ -9,6 +9,8 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import IntegrityError, connections, models, transaction
 from django.db.models.query import ModelIterable
 from django.db.models.sql import Query
+from django.db.models.sql.datastructures import BaseTable, Join
+from django.db.models.sql.where import WhereNode
 from django.db.models.utils import resolve_callables
 
 from . import coherence, keys
@@ -18,11 +20,19 @@ from .inserts import (
     InsertGuard,
     UpdateGuard,
     can_guard,
+    is_by_hand,
     is_multi_table,
     locking_read,
     share_lock,
 )
 from .invalidation import invalidate, invalidate_rows, region_of
+from .lookup_path import (
+    follows_django,
+    has_django_query,
+    has_django_steps,
+    path_of,
+    with_own_steps,
+)
 from .many import ReadMany
 from .payload import layout, load
 from .recording import Recording, RecordingIterable
@@ -42,6 +52,11 @@ class GetOrCreateBase:
 
     Each mixin replaces another step, so that any order of them works.
     """
+
+    # A subclass that overrides steps of a lookup sets it to True where they
+    # change nothing: lookup_path.py.
+    lookups_as_written = False
+    _getorcreateplus_path = None  # the class's, which lookup_path.py sets
 
     # Whether get() creates what is missing: AlwaysGetOrCreateMixin.
     _creates = False
@@ -112,12 +127,13 @@ class GetOrCreateBase:
         """Ask the database: stock Django, unless a mixin knows better."""
         self._for_write = True
         return super(GetOrCreateBase, self._without_creation()).get_or_create(
-            defaults, **kwargs
+            **given(defaults=defaults), **kwargs
         )
 
     def _update_or_create_row(self, defaults, create_defaults, kwargs):
         """As _get_or_create_row(), for update_or_create()."""
-        return super().update_or_create(defaults, create_defaults, **kwargs)
+        options = given(defaults=defaults, create_defaults=create_defaults)
+        return super().update_or_create(**options, **kwargs)
 
     def _bulk(self, unique_fields, batch_size):
         whole = yields_whole_rows(self)
@@ -158,7 +174,7 @@ class GetOrCreateBase:
         if not self._creates:
             return self
         # Not _chain(), which is self while cloning is disabled (6.1).
-        clone = self._clone()
+        clone = with_own_steps(self._clone(), self)
         clone._creates = False
         return clone
 
@@ -206,7 +222,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             # With a recording this is the SELECT of an update_or_create().
             if self._recording is None:
                 self._tell_not_asked(kwargs)
-            return super().get_or_create(defaults, **kwargs)
+            return super().get_or_create(**given(defaults=defaults), **kwargs)
         read, pk = lookup
         if cache_hit.receivers or cache_miss.receivers:
             values = ask_and_tell(read, pk, not asks_database)
@@ -214,12 +230,15 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             values = read.ask(pk, not asks_database)
         if values is not None:
             return self._instance(read.region.using, values), False
+        if read.is_of_no_use:
+            with read.region.asking.timing_query():
+                return super().get_or_create(defaults, **kwargs)
         recording = Recording(self.model, self.db)
         # What the SELECT finds can not be kept where the cache was not asked.
         queryset = self if read.is_new else self._recorded(recording)
         with recording:
             obj, created = super(CachedGetOrCreateMixin, queryset).get_or_create(
-                defaults, **kwargs
+                **given(defaults=defaults), **kwargs
             )
         self._keep(read, recording, obj, created)
         return obj, created
@@ -237,8 +256,9 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             # get_or_create() of this queryset takes it.)
             self.filter(force_select=kwargs["force_select"])
         lookup = self._lookup(kwargs)
+        options = given(defaults=defaults, create_defaults=create_defaults)
         if lookup is None:
-            return super().update_or_create(defaults, create_defaults, **kwargs)
+            return super().update_or_create(**options, **kwargs)
         read, _ = lookup
         read.observe()
         recording = Recording(self.model, self.db)
@@ -246,11 +266,11 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         queryset = self._recorded(recording)
         with recording:
             obj, created = super(CachedGetOrCreateMixin, queryset).update_or_create(
-                defaults, create_defaults, **kwargs
+                **options, **kwargs
             )
         if created:
             self._keep(read, recording, obj, created)
-        else:
+        elif not recording.is_undone():
             read.fill_updated()
         return obj, created
 
@@ -310,14 +330,16 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         if (
             region is None
             or (blocks.get() and is_bypassed(region.model))
+            or not has_django_steps(self)
             or not yields_whole_rows(self)
         ):
             return None
-        opts = self.model._meta
+        opts, connection = self.model._meta, connections[region.using]
+        vendor = connection.vendor
         try:
-            values = keys.from_kwargs(opts, kwargs)
+            values = keys.from_kwargs(opts, kwargs, vendor)
             if self.query.where.children:
-                for attname, value in keys.from_query(self.query).items():
+                for attname, value in keys.from_query(self.query, vendor).items():
                     keys.add(values, attname, value)
         except keys.NotCanonical:
             return None
@@ -328,10 +350,11 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
         read = read_class(
             region,
             coherence.stores[self.key_cache_alias],
-            tuple(sorted(values.items())) if pk is None else None,
-            columns.fingerprint,
+            keys.lookup_of(values) if pk is None else None,
+            columns.fingerprint(connection),
             partial(columns.matches, values),
             self.local_timeout,
+            connection,
         )
         read.wanted = values
         return read, pk
@@ -345,7 +368,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             region,
             coherence.stores[self.key_cache_alias],
             None,
-            columns.fingerprint,
+            columns.fingerprint(connections[region.using]),
             None,
             self.local_timeout,
         )
@@ -386,6 +409,14 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             tell_not_asked(model, self.db, lookup, reason_without_lookup(model))
 
 
+def given(**options):
+    """
+    Return the options of a call that are not None, to be passed by name: an
+    override may take no others, and not all of them.
+    """
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def reason_without_lookup(model):
     """Return the Reason of a call that asks the cache of a model nothing."""
     return Reason.BYPASS if is_bypassed(model) else Reason.NOT_CACHEABLE
@@ -400,7 +431,7 @@ def yields_whole_rows(queryset):
     return (
         queryset._iterable_class is ModelIterable  # not values(), nor subclasses
         and not queryset._prefetch_related_lookups
-        and (is_new(query) or is_filter(query))
+        and (is_new(query) or (has_django_query(query) and is_filter(query)))
         # Of FETCH_PEERS the peers would be missing (Django 6.1).
         and not getattr(getattr(queryset, "_fetch_mode", None), "track_peers", False)
     )
@@ -414,6 +445,7 @@ def is_new(query):
     return (
         type(query) is Query
         and query.__dict__.keys() == NEW_QUERY
+        and type(query.where) is WhereNode
         and not (
             query.where.children
             or query.alias_refcount
@@ -440,6 +472,20 @@ def is_filter(query):
         and not query._filtered_relations
         # A join may filter rows.
         and sum(count > 0 for count in query.alias_refcount.values()) <= 1
+        and is_of_its_table(query)
+    )
+
+
+def is_of_its_table(query):
+    """
+    Tell whether a query reads its model's table, joins aside: an archive or a
+    CTE may stand in its place.
+    """
+    return all(
+        type(table) is Join
+        or (type(table) is BaseTable and table.table_name == query.get_meta().db_table)
+        for alias, table in query.alias_map.items()
+        if query.alias_refcount[alias]
     )
 
 
@@ -489,10 +535,30 @@ class AlwaysGetOrCreateMixin(GetOrCreateBase):
             self._creates
             and kwargs
             and not args
+            # One that was set on this queryset has called this one.
+            and "get" not in self.__dict__
             and (row := self._row_to_create(kwargs)) is not None
         ):
+            if not follows_django(self):
+                return self._get_or_create_as_django(kwargs, row)
             return self.get_or_create(**row)[0]
         return super().get(*args, **kwargs)
+
+    def _get_or_create_as_django(self, kwargs, row):
+        """
+        Create what Django's get() misses, where a step of it is overridden.
+        """
+        queryset = self._without_creation()
+        queryset._for_write = True
+        get = super(AlwaysGetOrCreateMixin, queryset).get
+        try:
+            # As they are spelled: an override may know fk=, and not fk_id=.
+            return get(**kwargs)
+        except self.model.DoesNotExist:
+            # A subclass's get() has been called, and may have added what it
+            # would add to these arguments once more.
+            queryset.get = get
+            return queryset.get_or_create(**row)[0]
 
     def all(self):
         """
@@ -586,6 +652,7 @@ def filters_only(query, fields):
         and not query.is_sliced
         and not query.select_for_update  # update_or_create() is looking.
         and not query.combinator
+        and is_of_its_table(query)
     )
 
 
@@ -695,7 +762,13 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
         # As QuerySet.get_or_create(), with InsertGuard for atomic().
         self._for_write = True
         connection = connections[self.db]
-        if not can_guard(connection) or is_multi_table(self.model):
+        if (
+            not can_guard(connection)
+            or is_multi_table(self.model)
+            or is_by_hand(connection)
+            # A neighbour's, which this would leave out.
+            or "get_or_create" in path_of(type(self)).entries
+        ):
             return super()._get_or_create_row(defaults, kwargs)
         try:
             return self._find_row(kwargs), False
@@ -705,7 +778,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             try:
                 with guard:
                     params = dict(resolve_callables(params))
-                    guard.watch()
+                    guard.watch(params)
                     return self.create(**params), True
             except IntegrityError:
                 if not guard.intact:
@@ -781,7 +854,10 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
         self._for_write = True
         using = self.db
         connection = connections[using]
-        if not can_guard(connection):
+        if (
+            not can_guard(connection)
+            or "update_or_create" in path_of(type(self)).entries
+        ):
             return super()._update_or_create_row(defaults, create_defaults, kwargs)
         update_defaults = defaults or {}
         if create_defaults is None:

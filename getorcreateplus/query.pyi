@@ -11,7 +11,8 @@ from typing_extensions import TypeVar
 _Model_co = TypeVar("_Model_co", bound=models.Model, covariant=True)
 _Row_co = TypeVar("_Row_co", covariant=True, default=_Model_co)
 
-class GetOrCreateBase: ...
+class GetOrCreateBase:
+    lookups_as_written: bool
 
 # What the methods of the mixins return that QuerySet does not have: a class
 # of the stubs alone, for the mixins do not know their model.

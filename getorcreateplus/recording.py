@@ -22,9 +22,23 @@ from django.db import connections, models
 from django.db.models.query import ModelIterable
 from django.db.models.signals import class_prepared
 
-from .inserts import READS, begins_with
-from .keys import PLAIN, NotCanonical, plain, prepare, ready, stored_as
+from . import drivers
+from .drivers import last_result
+from .keys import (
+    PLAIN,
+    NotCanonical,
+    plain,
+    prepare,
+    ready,
+    refuse_other_text,
+    stored_as,
+)
 from .payload import freeze, layout
+from .statements import statement_of
+from .wrappers import Wrapper
+
+NOT_KNOWN = "", ()  # a statement that may have written the row
+SEQUENCES = list, tuple  # of parameters; an iterator is gone when it was read
 
 
 class NotExact(Exception):
@@ -100,46 +114,46 @@ class_prepared.connect(forget)
 setting_changed.connect(forget)
 
 
-class Recording:
+class Recording(Wrapper):
     """The rows that one call selects, and the statements that it writes by."""
 
     def __init__(self, model, using):
+        super().__init__(connections[using])
         self.model = model
         self.table = table(model, using)
-        self.connection = connections[using]
         self.rows = []  # (instance, column values or None)
         self.statements = []  # (sql, parameters), of the model's tables
+        self.rollbacks = None  # drivers.rollbacks() at the first of these
         self.on_update = None
         self.generated_pk = None
         self.made_pk = False  # by the database, of the row that was inserted
 
-    def __enter__(self):
-        # As connection.execute_wrapper() does, without two context managers.
-        self.connection.execute_wrappers.append(self)
+    def remove(self):
+        was_there = super().remove()
+        if not was_there:
+            self.statements.append(NOT_KNOWN)
+        return was_there
 
-    def __exit__(self, *exc_info):
-        self.connection.execute_wrappers.pop()
-
-    def __call__(self, execute, sql, params, many, context):
+    def on_statement(self, execute, sql, params, many, context):
         if type(sql) is str and sql.startswith("SELECT") and ";" not in sql:
             return execute(sql, params, many, context)
         result = execute(sql, params, many, context)
-        is_insert = isinstance(sql, str) and sql.startswith(self.table.insert)
-        if (
-            not is_insert
-            and isinstance(sql, str)
-            and (
-                (begins_with(sql, READS) and ";" not in sql)  # two statements
-                or not self.table.named(sql)
-            )
-        ):
+        statement = statement_of(sql, self.connection)
+        text = statement.text
+        is_insert = text.startswith(self.table.insert)
+        if not is_insert and (statement.is_read() or not self.table.named(text)):
             return result
+        if not self.statements:
+            self.rollbacks = drivers.rollbacks(self.connection)
         # It may have written the row, in whatever words.
-        plain_sql = isinstance(sql, str) and not many
-        self.statements.append((sql, tuple(params or ())) if plain_sql else ("", ()))
-        if plain_sql and is_insert:
-            self.generated_pk = self._generated_pk(sql, context["cursor"])
-        elif plain_sql and sql.startswith(self.table.update) and self.on_update:
+        if many or ";" in text or not isinstance(params, SEQUENCES):
+            self.statements.append(NOT_KNOWN)
+            return result
+        self.statements.append((text, tuple(statement.own_params(params))))
+        if is_insert:
+            with last_result(context["cursor"]) as cursor:
+                self.generated_pk = self._generated_pk(text, cursor)
+        elif text.startswith(self.table.update) and self.on_update:
             self.on_update()
         return result
 
@@ -182,13 +196,26 @@ class Recording:
                 return values
         return None
 
+    def is_undone(self):
+        """
+        Tell whether what was written may have been rolled back since: by an
+        atomic() block that ended without an exception, because its code had
+        swallowed an error or had called set_rollback().
+        """
+        return self.rollbacks != drivers.rollbacks(self.connection)
+
     def inserted(self, instance):
         """
         Return the column values of an instance that was inserted.
 
         None where they are not what a SELECT will return.
         """
-        if len(self.statements) != 1:
+        if (
+            len(self.statements) != 1
+            or self.is_undone()
+            # A create() may return anything.
+            or not issubclass(type(instance), self.model)
+        ):
             return None
         sql, params = self.statements[0]
         columns = columns_of_insert(sql, self.table.insert)
@@ -244,8 +271,8 @@ class Recording:
                     value = self._sent(instance, field, kind, sent[column])
                 elif before is None:
                     value = self._generated(instance, field, is_pk)
-                elif field.generated:
-                    return None  # computed anew, and not by Python
+                elif field.generated or field.has_db_default():
+                    return None  # computed anew, or by a trigger; not by Python
                 else:
                     value = before[field.attname]
                 values.append(value)
@@ -273,7 +300,8 @@ class Recording:
             # It was sent as it is.
             return check(stored, value, self.connection) if check else value
         value = as_selected(field, value, self.connection)
-        if not is_param(field.get_db_prep_save(value, self.connection), param):
+        sent = field.get_db_prep_save(value, self.connection)
+        if not is_param(sent, param, self.connection.vendor):
             raise NotExact(field)  # the instance was changed since
         return value
 
@@ -299,10 +327,12 @@ def columns_of_insert(sql, start):
     return columns if rest.startswith(f"{values})") else None
 
 
-def is_param(value, param):
+def is_param(value, param, vendor):
     if type(value) is type(param) and type(value) in PLAIN:
         return value == param
     try:
+        if vendor == "mysql":
+            refuse_other_text(param)
         return plain(value) == plain(param)
     except NotCanonical:
         return False
@@ -326,7 +356,7 @@ def as_selected(field, value, connection):
     stored, kind, check, is_ready = kind_of(field)
     if not is_ready or type(value) is not kind:
         try:
-            value = prepare(field, value)
+            value = prepare(field, value, connection.vendor)
         except NotCanonical as error:
             raise NotExact(field) from error
     if value is None:

@@ -13,6 +13,8 @@ from time import perf_counter
 
 from django.dispatch import Signal
 
+from .interruptions import reraise
+
 logger = logging.getLogger("getorcreateplus")
 
 # Arguments: using, lookup (as columns: {attname: value}), source (a Source),
@@ -46,12 +48,13 @@ class Reason(StrEnum):
 
     NO_HINT = "no hint"  # this lookup has led nobody to a row, or not lately
     NO_ROW = "no row"  # it was dropped by a write, has expired or was evicted
-    LOCKED = "locked"  # somebody is writing it, was rolled back, or has died
+    LOCKED = "locked"  # somebody is writing it, or has died
     STAMP = "stamp"  # it was written since it was put there
     FIELDS = "fields"  # another release of the code has put it there
     LOOKUP = "lookup"  # the row is no longer one that the lookup finds
     ERROR = "error"  # the cache failed, or what it held is unreadable
     TRANSACTION = "transaction"  # only the database may be asked in this one
+    SELDOM = "seldom a hit"  # this process asks for a sample of the reads alone
     FORCED = "forced"  # force_select=True
     BYPASS = "bypass"  # bypass()
     NOT_CACHEABLE = "not cacheable"  # the lookup or the queryset is none
@@ -77,10 +80,15 @@ def ask_many_and_tell(many, rows):
 
 def send(signal, model, **arguments):
     try:
-        signal.send_robust(model, **arguments)
-    except Exception:
+        answers = signal.send_robust(model, **arguments)
+    except Exception as error:
+        reraise(error)
         # Of receivers that are coroutine functions, where a loop is running.
         logger.exception("A signal of %s was not sent to all.", model._meta.label)
+    else:
+        for _, answer in answers:
+            if isinstance(answer, Exception):
+                reraise(answer)
 
 
 def tell(read, row, is_hit, may_hit, duration):

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from django.dispatch import Signal
 
+from .forks import renew_in_child
 from .signals import (
     Reason,
     cache_hit,
@@ -72,7 +73,8 @@ class Statistics:
 
     def __init__(self, *, own_context=False):
         self.own_context = own_context
-        self.lock = threading.Lock()
+        self.begin_anew()
+        renew_in_child(self)
         self.by_model = {}
         self.receivers: list[tuple[Signal, Callable]] = [
             (cache_hit, self._hit),
@@ -80,6 +82,9 @@ class Statistics:
             (cache_invalidated, self._invalidated),
             (savepoint_omitted, self._savepoint_omitted),
         ]
+
+    def begin_anew(self):
+        self.lock = threading.Lock()
 
     @property
     def models(self):

@@ -24,6 +24,7 @@ from django.db.models import Model
 from django.test.utils import TestContextDecorator
 
 from .bypassing import concrete_model, everywhere, refuse_generator
+from .forks import renew_in_child
 from .signals import Reason, Source, cache_hit, cache_miss
 
 __all__ = [
@@ -324,9 +325,13 @@ class Taps:
     """
 
     def __init__(self):
-        self.lock = threading.Lock()
+        self.begin_anew()
+        renew_in_child(self)
         self.number = 0  # of those who capture
         self.replaced = []  # (attributes of an object, name, ours, what was there)
+
+    def begin_anew(self):
+        self.lock = threading.Lock()
 
     def open(self):
         with self.lock:

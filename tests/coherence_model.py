@@ -28,6 +28,8 @@ RULES = {
     "clock": "a writer moves the model's clock before it releases the version",
     "recheck": "a cold reader reads the clock again before it fills the cache",
     "drop": "a writer that publishes nothing deletes the payload after its release",
+    "waited": "a transaction that holds locks, or has waited for some, has no hits",
+    "commit": "a transaction fills nothing before its commit",
 }
 
 
@@ -105,6 +107,8 @@ def returned(s, me):
 
 
 def serve(s, local, value):
+    if value not in s.order:
+        raise Broken(f"a read returned {value}, which was never committed")
     if s.order.index(value) < local["floor"]:
         raise Broken(f"a read returned {value} although a newer write had returned")
 
@@ -183,9 +187,68 @@ def txn_creator(s, me, pc, local, rules):
     return None, local, returned(s, me)
 
 
+def txn_locker(s, me, pc, local, rules):
+    """
+    A transaction that waits for the lock that the writers hold, then reads.
+
+    It must see each commit before its lock, whether or not the write has
+    returned: SELECT … FOR UPDATE would show it.
+    """
+    if pc == 0:
+        if s.holder is not None:
+            return None
+        return 1, {"floor": len(s.order) - 1}, {"holder": me}
+    if pc == 1 and "waited" not in rules:
+        if s.version not in (None, LOCK) and s.payload and s.payload[0] == s.version:
+            serve(s, local, s.payload[1])
+            return None, local, {"holder": None}
+    elif pc == 2:
+        serve(s, local, s.row)
+        return None, local, {"holder": None}
+    return 2, local, {}
+
+
+def txn_untold(s, me, pc, local, rules):
+    """
+    A transaction that nothing tells of what it writes (a trigger does, or
+    COPY): it reads that row, fills it, and is rolled back.
+    """
+    local = dict(local)
+    if pc == 0:
+        if s.holder is not None:
+            return None
+        local["clock"] = s.clock or ("r", me)
+        return 1, local, {"holder": me, "clock": local["clock"]}
+    if pc == 1:
+        local, changes = observe_version(s, me, local)
+        return (4 if local["version"] == LOCK else 2), local, changes
+    if pc == 2:
+        return (3 if s.clock == local["clock"] else 4), local, {}
+    if pc == 3 and "commit" not in rules:
+        return 4, local, {"payload": (local["version"], me)}
+    return None, local, {"holder": None}
+
+
+def txn_rolled_back(s, me, pc, local, rules):
+    """save() inside a transaction that is rolled back, and released then."""
+    token = ("w", me)
+    if pc == 0:
+        return 1, local, {"version": LOCK}
+    if pc == 1:
+        return (2, local, {"holder": me}) if s.holder is None else None
+    if pc == 2:
+        return 3, local, {"holder": None}
+    if pc == 3:
+        return 4, local, {"clock": token}
+    if pc == 4:
+        return 5, local, {"version": token}
+    return None, local, {"payload": None}
+
+
 CREATORS = (creator, txn_creator)
 WRITERS = (txn_publisher, txn_plain, autocommit_plain)
 READERS = (warm_reader, cold_reader)
+TRANSACTIONS = (txn_locker, txn_untold, txn_rolled_back)
 
 
 def successors(state, programs, rules, max_evictions, max_crashes):
@@ -193,7 +256,7 @@ def successors(state, programs, rules, max_evictions, max_crashes):
         pc, local = state.actors[me - 1]
         if pc is None:
             continue
-        if state.row is None and program in (*WRITERS, warm_reader):
+        if state.row is None and program in (*WRITERS, *TRANSACTIONS, warm_reader):
             continue  # nobody knows the pk before the row exists
         step = program(state, me, pc, dict(local), rules)
         if step is not None:
@@ -276,8 +339,16 @@ def scenarios(writers=3):
         yield sum(programs, ()), 1
     for programs in itertools.product(zip(CREATORS), some(WRITERS, 1), readers):
         yield sum(programs, ()), 0
+    for programs in itertools.product(
+        some(WRITERS, 1), some(READERS, 1), zip(TRANSACTIONS)
+    ):
+        yield sum(programs, ()), 0
     if writers == 1:
         return
+    for programs in itertools.product(
+        some(WRITERS, 2), some(READERS, 1), zip(TRANSACTIONS)
+    ):
+        yield sum(programs, ()), 0
     for programs in itertools.product(some(WRITERS, 2), readers):
         yield sum(programs, ()), 0
     for programs in itertools.product(some(WRITERS, 3), some(READERS, 1)):

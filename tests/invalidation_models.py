@@ -134,6 +134,21 @@ class Shy(Named):
     objects = ShyManager()
 
 
+class FlaggedManager(models.Manager.from_queryset(CachedQuerySet)):
+    """As one that caches where a setting says so: not in every process."""
+
+    caches = False
+
+    def get_queryset(self):
+        if self.caches:
+            return super().get_queryset()
+        return models.QuerySet(self.model, using=self._db)
+
+
+class Flagged(Named):
+    objects = FlaggedManager()
+
+
 class FarQuerySet(CachedQuerySet):
     key_cache_alias = "far"
     object_cache_alias = "far"

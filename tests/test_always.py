@@ -692,7 +692,8 @@ class TestSteps:
         for get in (manager.get, QuerySet(AlwaysVolume).get):
             calls.clear()
             assert get(title=f"Emma {get!r:.9}").pages == 5
-            assert calls == ["get", "get_or_create", "get", "create"]
+            # A get() of one's own may add a condition: not twice.
+            assert calls == ["get", "get_or_create", "create"]
             calls.clear()
             with pytest.raises(AlwaysVolume.DoesNotExist):
                 get(title__iexact="x")

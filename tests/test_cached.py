@@ -7,7 +7,7 @@ from django.core.exceptions import FieldError
 from django.db import connection, models
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import CachedQuerySet
+from getorcreateplus import CachedQuerySet, PlusQuerySet
 from getorcreateplus.invalidation import watched
 
 from .models import (
@@ -396,3 +396,40 @@ class TestModels:
         slot.save()
         slot, _ = Slot.objects.get_or_create(room=1, hour=2)
         assert slot.note == "changed"
+
+
+class Wrapped:
+    """What a create() returns in the place of its instance, without a dict."""
+
+    __slots__ = ("obj",)
+
+    def __init__(self, obj):
+        self.obj = obj
+
+
+@pytest.mark.parametrize("made_of", [lambda obj: None, Wrapped, vars])
+@pytest.mark.parametrize("base", [models.QuerySet, CachedQuerySet, PlusQuerySet])
+def test_create_may_return_anything(base, made_of):
+    """As Django, which passes it on."""
+
+    class QuerySet(base):
+        def create(self, **kwargs):
+            return made_of(super().create(**kwargs))
+
+    for kind in (Paper, Sheet, PlusPaper):
+        queryset, defaults = QuerySet(kind), {"pages": 1}
+        expected = type(made_of(kind()))
+        obj, created = queryset.get_or_create(title="a", defaults=defaults)
+        assert (type(obj), created) == (expected, True)
+        obj, created = queryset.update_or_create(title="b", defaults=defaults)
+        assert (type(obj), created) == (expected, True)
+        for title in "ab":
+            for _ in range(2):
+                obj, created = queryset.get_or_create(title=title)
+                assert (obj.title, obj.pages, created) == (title, 1, False)
+        if base is models.QuerySet:
+            continue
+        for row in ({"title": "c", "pages": 1}, kind(title="d", pages=1)):
+            [(obj, created)] = queryset.bulk_get_or_create([row], ["title"])
+            assert created
+            assert kind._base_manager.filter(title__in="cd", pages=1).exists()

@@ -11,8 +11,10 @@ from .coherence_model import (
     cold_reader,
     explore,
     scenarios,
+    txn_locker,
     txn_plain,
     txn_publisher,
+    txn_untold,
     warm_reader,
 )
 
@@ -30,6 +32,8 @@ NEEDED = {
     "clock": ((txn_plain, warm_reader, cold_reader), 0),
     "recheck": ((txn_publisher, warm_reader, cold_reader), 0),
     "drop": ((txn_publisher, txn_plain, warm_reader), 0),
+    "waited": ((txn_plain, txn_plain, warm_reader, txn_locker), 0),
+    "commit": ((txn_untold, warm_reader), 0),
 }
 
 

@@ -210,6 +210,30 @@ def read_in_transaction(stage, number):
         read(stage, number, WARM)
 
 
+def lock_and_read(stage, number):
+    """A transaction that waited for a lock sees what was committed then."""
+    with transaction.atomic():
+        rows = stage.model.objects.select_for_update().filter(**WARM)
+        locked = rows.values_list("value", flat=True).first()
+        if locked is not None:
+            obj, _ = stage.model.objects.get_or_create(**WARM)
+            expect(obj.value == locked, f"it locked {locked} and read {obj.value}")
+
+
+def write_untold_and_roll_back(stage, number):
+    """A transaction whose write is seen by no statement of Django's."""
+    try:
+        with transaction.atomic():
+            gate(("lock", True), ("row", False))
+            table = connection.ops.quote_name(stage.model._meta.db_table)
+            with connection.connection.cursor() as cursor:
+                cursor.execute(f"UPDATE {table} SET value = {-number}")
+            stage.model.objects.get_or_create(**WARM)
+            raise Rollback
+    except Rollback:
+        pass
+
+
 def create(stage, number):
     read(stage, number, WARM)
 
@@ -445,7 +469,19 @@ def history(cached):
 
 
 @pytest.fixture
-def actors(history):
+def debts_of_the_living(monkeypatch):
+    """What a process owes is gone with it: this one stands for several."""
+    add = coherence.Store._add
+
+    def add_of_the_living(store, *args):
+        if not getattr(threading.current_thread(), "dies", False):
+            add(store, *args)
+
+    monkeypatch.setattr(coherence.Store, "_add", add_of_the_living)
+
+
+@pytest.fixture
+def actors(history, debts_of_the_living):
     with company(4) as actors:
         yield actors
 
@@ -577,6 +613,8 @@ OTHERS = [
     *READERS_IN_BULK,
     create_in_bulk_in_transaction,
     read_in_transaction,
+    lock_and_read,
+    write_untold_and_roll_back,
     create_in_transaction,
     evict_payload,
     evict_version,
@@ -697,8 +735,8 @@ RULES = {
             (
                 coherence.Region,
                 "release_now",
-                "clock,\n        versions,",
-                "versions,\n        clock,",
+                "clock,\n            versions,",
+                "versions,\n            clock,",
             ),
             (coherence.Store, "keeps_order", "return not", "return False and not"),
         ],
@@ -723,12 +761,36 @@ RULES = {
             (
                 coherence.Read,
                 "fill_created",
-                "current.created[region, pk] = self, memory.pack(values)",
+                "own.fill_later(self.connection, self, pk, memory.pack(values))",
                 "self._fill(pk, values)",
             )
         ],
         [create_and_roll_back, warm_read],
         {"start": "absent"},
+    ),
+    "commit": (
+        [
+            (
+                coherence.Read,
+                "fill",
+                "own.fill_later(connection, self, pk, memory.pack(values))",
+                "self._fill(pk, values)",
+            )
+        ],
+        [write_untold_and_roll_back, warm_read],
+        {"start": "evicted"},
+    ),
+    "waited": (
+        [
+            (
+                coherence,
+                "has_locked",
+                "return locking is not None and locking is first_block(connection)",
+                "return False",
+            )
+        ],
+        [save_in_transaction, save_in_transaction, warm_read, lock_and_read],
+        {"switches": 2},
     ),
     "the lookup of a hit": (
         [(coherence.Read, "_is_hit", "and self.matches(payload[2])", "")],

@@ -19,7 +19,6 @@ from django.conf import settings
 from django.contrib.admin import ModelAdmin, site
 from django.core import serializers
 from django.core.cache import caches
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import (
     IntegrityError,
@@ -53,6 +52,8 @@ from .invalidation_models import (
     Dinghy,
     Engine,
     Ferry,
+    Flagged,
+    FlaggedManager,
     Fleet,
     HandMade,
     Harbour,
@@ -79,7 +80,7 @@ from .invalidation_models import (
     Vessel,
     Warehouse,
 )
-from .models import Paper
+from .models import Paper, PlainPaper
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -192,7 +193,7 @@ def try_each(writes, context, prepare, *models_written):
         for watch in invalidation.watched.values():
             if not set(models_written).isdisjoint(invalidation.tables(watch.model)):
                 for region in watch.all_regions("default"):
-                    region.release(None)
+                    region.release(connection, None)
 
 
 def execute(sql, params=()):
@@ -708,6 +709,15 @@ class TestManagers:
         monkeypatch.setattr(ShyManager, "is_shy", False)
         check((Shy.objects, {"name": "a"}))
 
+    def test_manager_that_does_not_cache_in_this_process(self, db, monkeypatch):
+        flagged = Flagged.objects.create(name="a")
+        monkeypatch.setattr(FlaggedManager, "caches", True)
+        warm(Flagged.objects, name="a")
+        monkeypatch.setattr(FlaggedManager, "caches", False)
+        save(flagged, size=9)
+        monkeypatch.setattr(FlaggedManager, "caches", True)
+        check((Flagged.objects, {"name": "a"}))
+
     def test_hand_made_queryset_of_a_plain_model_is_not_cached(self, db):
         Rope.objects.create(name="a")
         rope, _ = CachedQuerySet(Rope).get_or_create(name="a")
@@ -737,27 +747,23 @@ class TestAliases:
     def test_object_cache_that_is_not_there(self, caches_without_far):
         watch = invalidation.Watched(Ship)
         watch.declare(Elsewhere)
-        with pytest.raises(ImproperlyConfigured) as error:
-            watch.region("default", "elsewhere")
-        assert str(error.value) == (
+        assert watch.region("default", "elsewhere") is None
+        assert watch.all_regions("default") == []
+        assert list(watch.faults()) == [
             "object_cache_alias = 'elsewhere' of a queryset of tests.Ship is not in "
-            "CACHES: add the alias, or leave the attribute None for 'ship' or else "
-            "'default'."
-        )
+            "CACHES: see the system check getorcreateplus.E001."
+        ]
 
     def test_key_cache_that_is_not_there(self, db, caches_without_far):
-        message = (
-            "key_cache_alias = 'far' of a queryset of tests.Twofold is not in CACHES: "
-            "add the alias, or leave out the attribute for 'default'."
-        )
-        for call in (
-            lambda: Twofold.near.get_or_create(name="a"),
-            lambda: Twofold.far.get_or_create(name="a"),
-            lambda: Twofold.plain.update(size=9),
-        ):
-            with pytest.raises(ImproperlyConfigured) as error:
-                call()
-            assert str(error.value) == message
+        """The other querysets of the model cache, and writes invalidate."""
+        Twofold.far.get_or_create(name="a")
+        Twofold.near.get_or_create(name="a")
+        for size in range(2):
+            with CaptureQueriesContext(connection) as queries:
+                assert Twofold.far.get_or_create(name="a")[0].size == size
+                assert Twofold.near.get_or_create(name="a")[0].size == size
+            assert len(queries) == 1 + size
+            Twofold.plain.update(size=size + 1)
 
     def test_other_caches(self, db):
         """CACHES counts as it is now."""
@@ -1250,12 +1256,18 @@ class TestCost:
             Ship.objects.get_or_create(name="c")
         assert len(queries) == 0
 
-    def test_rows_of_others_are_hits_beside_a_created_one(self):
+    def test_rows_of_others_are_misses_beside_a_created_one(self):
+        """The INSERT may have waited for a writer that has yet to release."""
         Dinghy.objects.create(name="a")
         warm(Dinghy.objects, name="a")
         with transaction.atomic():
-            Dinghy.objects.create(name="b")
             warm(Dinghy.objects, name="a")
+            Dinghy.objects.create(name="b")
+            for _ in range(2):
+                with CaptureQueriesContext(connection) as queries:
+                    Dinghy.objects.get_or_create(name="a")
+                assert len(queries) == 1
+        warm(Dinghy.objects, name="a")
 
 
 # Which row an INSERT inserts
@@ -1501,6 +1513,43 @@ def test_statement_that_names_its_rows(where):
 )
 def test_statement_that_does_not_name_its_rows(where):
     assert not invalidation.PKS.search(f'UPDATE "t" SET "a" = %s {where}')
+
+
+def update_by_pk(model, params):
+    quote = connection.ops.quote_name
+    table = quote(model._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {table} SET {quote('pages')} = 5 WHERE {table}.{quote('id')} = %s",
+            params,
+        )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("params", [None, [], (), {}, {"id": 1}, [1, 2], "", 5])
+def test_statement_whose_parameters_are_wrong_raises_the_drivers_error(params):
+    """The same as for a table that is not cached."""
+    raised = []
+    for model in (PlainPaper, Paper):
+        with pytest.raises(Exception) as error, transaction.atomic():  # noqa: PT011
+            update_by_pk(model, params)
+        message = str(error.value).replace("plainpaper", "paper")
+        # PostgreSQL goes on with a part of the statement.
+        raised.append((type(error.value), message.splitlines()[:1]))
+    assert raised[0] == raised[1]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "kind", [list, tuple, *([iter] if connection.vendor == "mysql" else [])]
+)
+def test_parameters_of_any_kind(kind):
+    """mysqlclient takes an iterator, which is empty after one look."""
+    obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
+    for _ in range(2):
+        Paper.objects.get_or_create(title="a")
+    update_by_pk(Paper, kind([obj.pk]))
+    assert Paper.objects.get_or_create(title="a")[0].pages == 5
 
 
 # Fresh processes

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection, models, transaction
 from django.db.models import F, Q, Value
 from django.db.models.functions import Lower, Now
-from django.db.models.lookups import Exact
+from django.db.models.lookups import Exact, IsNull
 from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
@@ -61,7 +61,7 @@ class Number(enum.IntEnum):
 
 
 def lookup(kwargs, model=Ordinary):
-    return keys.from_kwargs(model._meta, kwargs)
+    return keys.from_kwargs(model._meta, kwargs, connection.vendor)
 
 
 def hint(values):
@@ -69,6 +69,7 @@ def hint(values):
         Ordinary,
         "default",
         "default",
+        database=("default",),
         own_cache=False,
         timeout=None,
         version_per_row=True,
@@ -433,10 +434,49 @@ def test_exact_lookup_of_a_project_is_no_lookup():
         with pytest.raises(keys.NotCanonical):
             lookup({"char": "a"})
         with pytest.raises(keys.NotCanonical):
-            keys.from_query(Ordinary.objects.filter(char="a").query)
+            keys.from_query(Ordinary.objects.filter(char="a").query, connection.vendor)
     number = Composite._meta.get_field("number")
     with registered(number, CaseBlind), pytest.raises(keys.NotCanonical):
         lookup({"pk": (1, 2)}, Composite)
+
+
+class Empty(IsNull):
+    """Where a project takes an empty text for none."""
+
+    def as_sql(self, compiler, connection):
+        sql, params = super().as_sql(compiler, connection)
+        lhs, more = self.process_lhs(compiler, connection)
+        return f"({sql} OR {lhs} = '')", (*params, *more)
+
+
+@pytest.mark.django_db
+def test_isnull_lookup_of_a_project_is_no_lookup():
+    Ordinary.objects.create(char="")
+    assert lookup({"char": None}) == {"char": None}
+    with registered(Ordinary._meta.get_field("char"), Empty):
+        assert plain_get(Ordinary, {"char": None}).char == ""
+        for kwargs in ({"char": None}, {"char__exact": None}):
+            with pytest.raises(keys.NotCanonical):
+                lookup(kwargs)
+        with pytest.raises(keys.NotCanonical):
+            keys.from_query(Ordinary.objects.filter(char=None).query, connection.vendor)
+        assert lookup({"char": "a"}) == {"char": "a"}
+
+
+@pytest.mark.parametrize("name", sorted(keys.OWN_STEPS))
+def test_field_with_a_conversion_of_its_own_instance_is_no_lookup(name):
+    field = models.CharField(max_length=9)
+    assert keys.keeps_values(field)
+    setattr(field, name, lambda *args: None)
+    assert not keys.keeps_values(field)
+
+
+@pytest.mark.parametrize("name", ["from_db_value", "get_db_prep_value", "db_type"])
+def test_class_of_django_that_was_patched(name, monkeypatch):
+    patch = lambda self, *args: args[0]  # noqa: E731
+    monkeypatch.setattr(models.CharField, name, patch, raising=False)
+    assert not keys.keeps_values(models.CharField(max_length=9))
+    assert keys.keeps_values(models.IntegerField())
 
 
 @pytest.mark.parametrize(
@@ -445,7 +485,7 @@ def test_exact_lookup_of_a_project_is_no_lookup():
 )
 def test_naive_datetime_is_left_to_django_which_warns(value):
     with pytest.raises(keys.NotCanonical):
-        keys.prepare(Ordinary._meta.get_field("datetime"), value)
+        keys.prepare(Ordinary._meta.get_field("datetime"), value, connection.vendor)
 
 
 def test_naive_datetime_is_a_value_without_time_zones(settings):
@@ -453,8 +493,13 @@ def test_naive_datetime_is_a_value_without_time_zones(settings):
     naive = datetime.datetime(2024, 7, 1, fold=1)  # noqa: DTZ001
     field = Ordinary._meta.get_field("datetime")
 
-    assert repr(keys.prepare(field, naive)) == repr(naive.replace(fold=0))
-    assert keys.text(keys.prepare(field, "2024-07-01")) == "2024-07-01 00:00:00"
+    assert repr(keys.prepare(field, naive, connection.vendor)) == repr(
+        naive.replace(fold=0)
+    )
+    assert (
+        keys.text(keys.prepare(field, "2024-07-01", connection.vendor))
+        == "2024-07-01 00:00:00"
+    )
 
 
 class Zone(datetime.tzinfo):
@@ -553,7 +598,7 @@ def test_filters_on_own_columns_are_part_of_the_lookup():
         (ProxyOrdinary.objects.filter(char="a"), {"char": "a"}),
         (SpecialOrdinary.objects.filter(rank=1), {"rank": 1}),
     ]:
-        assert keys.from_query(queryset.query) == expected
+        assert keys.from_query(queryset.query, connection.vendor) == expected
 
 
 @pytest.mark.django_db
@@ -585,7 +630,7 @@ def test_other_filters_are_no_lookup():
         Converted.objects.filter(name="a"),
     ]:
         with pytest.raises(keys.NotCanonical):
-            keys.from_query(queryset.query)
+            keys.from_query(queryset.query, connection.vendor)
 
 
 # Primary keys
@@ -745,7 +790,7 @@ def test_row_matches_only_what_the_database_finds(name, data):
     wanted = data.draw(STORED[name] | st.just(stored))
     row = models.QuerySet(Ordinary).create(**{name: stored})
     [value] = models.QuerySet(Ordinary).filter(pk=row.pk).values_list(name, flat=True)
-    prepared = keys.prepare(Ordinary._meta.get_field(name), wanted)
+    prepared = keys.prepare(Ordinary._meta.get_field(name), wanted, connection.vendor)
 
     found = finds(name, wanted, row.pk)
     same = is_same(value, prepared)
@@ -800,8 +845,8 @@ def test_duration_of_mysql_is_a_lookup():
 
 
 def test_columns_are_looked_up_again_when_settings_change(settings):
-    before = keys.columns(Ordinary._meta)
-    assert keys.columns(Ordinary._meta) is before
+    before = keys.columns(Ordinary._meta, "sqlite")
+    assert keys.columns(Ordinary._meta, "sqlite") is before
     settings.USE_TZ = False
 
-    assert keys.columns(Ordinary._meta) is not before
+    assert keys.columns(Ordinary._meta, "sqlite") is not before

@@ -7,15 +7,13 @@ import subprocess
 import sys
 import textwrap
 import unittest
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from django.core.cache import InvalidCacheBackendError, cache, caches, close_caches
+from django.core.cache import InvalidCacheBackendError, cache, caches
 from django.core.cache.backends.locmem import LocMemCache
-from django.db import connection
 from django.test import TestCase, override_settings
 
 from getorcreateplus import bypass
@@ -35,6 +33,7 @@ from getorcreateplus.test import (
 
 from .bulk_models import AbstractItem
 from .models import CachedItem, Paper, PlusItem, Sheet, Zone
+from .threads import elsewhere
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,18 +46,6 @@ CONTEXTS = pytest.mark.parametrize(
 
 def get(model=Sheet, title="a", **kwargs):
     return model.objects.get_or_create(title=title, **kwargs)[0]
-
-
-def in_thread(call, *args):
-    def run():
-        try:
-            return call(*args)
-        finally:
-            connection.close()
-            close_caches()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result(timeout=20)
 
 
 def message(context, call):
@@ -470,9 +457,9 @@ class TestContext:
 
     def test_other_thread(self):
         with assert_cache_commands(0):
-            in_thread(cache.get, "a")
+            elsewhere(cache.get, "a")
         with assert_cache_commands(1):
-            in_thread(copy_context().run, cache.get, "a")
+            elsewhere(copy_context().run, cache.get, "a")
 
     @pytest.mark.django_db(transaction=True)
     def test_lookups_of_another_thread(self):
@@ -484,7 +471,7 @@ class TestContext:
         with assert_cache_hits(1, Paper), assert_cache_hits(0, Sheet):
             get(Paper)
             get(Paper)
-            in_thread(look)
+            elsewhere(look)
 
     def test_block_in_a_thread(self):
         def count():
@@ -493,7 +480,7 @@ class TestContext:
                 cache.get("a")
 
         with assert_cache_commands(1):
-            in_thread(count)
+            elsewhere(count)
             cache.get("a")
 
     def test_async(self):
@@ -620,8 +607,8 @@ class TestCachingOff:
     @pytest.mark.django_db(transaction=True)
     def test_all_threads(self):
         with caching_off():
-            assert in_thread(was_bypassed)
-        assert not in_thread(was_bypassed)
+            assert elsewhere(was_bypassed)
+        assert not elsewhere(was_bypassed)
 
     def test_function(self):
         @caching_off()

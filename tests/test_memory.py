@@ -1,10 +1,8 @@
 """What a process remembers, and how many cache commands that saves."""
 
 import unittest
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.core.cache import close_caches
 from django.db import connection, transaction
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -14,6 +12,7 @@ from getorcreateplus.invalidation import region_of
 
 from .caches import commands
 from .models import Paper, PlusPaper, Sheet, Zone
+from .threads import elsewhere
 
 
 class Rollback(Exception):
@@ -26,20 +25,6 @@ def cost(call):
     with CaptureQueriesContext(connection) as queries:
         made = commands(lambda: results.append(call()))
     return results[0], len(queries), made
-
-
-def elsewhere(call):
-    """Run call in another thread, with a connection of its own."""
-
-    def run():
-        try:
-            return call()
-        finally:
-            connection.close()
-            close_caches()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result(timeout=20)
 
 
 @pytest.fixture
@@ -197,6 +182,23 @@ class TestLocalTimeout:
         assert self.seen() == (1, 0)
         assert self.seen(pk=zone.pk) == (1, 0)
         assert self.seen(Zone.forever) == (1, 0)
+
+    @pytest.mark.database("postgresql", "mysql")
+    @pytest.mark.parametrize("by_batch", [True, False])
+    def test_time_is_that_of_the_read(self, zone, by_batch, monkeypatch):
+        """A transaction keeps its rows at its commit, perhaps much later."""
+        Zone.objects.invalidate_all()
+        memory.rows.clear()
+        monkeypatch.setattr(coherence.time, "monotonic", lambda: now)
+        now = 1000
+        with transaction.atomic():
+            if by_batch:
+                Zone.objects.bulk_get_or_create([{"name": "a"}], ["name"])
+            else:
+                Zone.objects.get_or_create(name="a")
+            now += 7
+        [(began, _)] = memory.rows.entries.values()
+        assert began == 1000
 
     def test_time_is_the_reader_s(self):
         assert self.seen(Zone.brief) == (1, 1)

@@ -26,6 +26,7 @@ from getorcreateplus.signals import (
 )
 
 from .models import Paper, PlusItem, Rack, Zone
+from .threads import start
 
 ROOT = Path(__file__).parent.parent
 SIGNALS = [cache_hit, cache_miss, cache_invalidated, savepoint_omitted]
@@ -377,17 +378,12 @@ def test_requests_of_two_threads_are_apart():
                 get_or_create(name)
             both.wait()
 
-        try:
-            shown[name] = request(view, name=name)
-        finally:
-            connections.close_all()
+        shown[name] = request(view, name=name)
 
     for name in "ab":
         get_or_create(name)
         get_or_create(name)
-    threads = [threading.Thread(target=visit, args=(name, 3)) for name in "ab"]
-    for thread in threads:
-        thread.start()
+    threads = [start(visit, name, 3) for name in "ab"]
     for thread in threads:
         thread.join(TIMEOUT)
     assert {name: subtitle for name, (subtitle, _) in shown.items()} == {

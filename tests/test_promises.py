@@ -10,12 +10,11 @@ import re
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from django.conf import settings
-from django.core.cache import caches, close_caches
+from django.core.cache import caches
 from django.db import connection, models, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
@@ -23,6 +22,7 @@ from django.test.utils import CaptureQueriesContext
 from getorcreateplus.invalidation import region_of, watched
 
 from .models import Paper, Sheet
+from .threads import elsewhere
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,20 +31,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 class Rollback(Exception):
     pass
-
-
-def elsewhere(call):
-    """Run call in another thread, with a connection of its own."""
-
-    def run():
-        try:
-            return call()
-        finally:
-            connection.close()
-            close_caches()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result(timeout=20)
 
 
 def read():
@@ -283,8 +269,8 @@ def test_hit_is_compared(monkeypatch):
     served()
     key = region_of(Paper.objects.all()).payload(str(other.pk))
     cache = caches[region_of(Paper.objects.all()).store.alias]
-    stamp, _, values = cache.get(key)
-    cache.set(key, (stamp, "another fingerprint", values))
+    stamp, _, *rest = cache.get(key)
+    cache.set(key, (stamp, "another fingerprint", *rest))
     assert served() == (9, 1)
 
 

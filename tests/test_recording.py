@@ -419,6 +419,19 @@ def test_generated_column_is_not_known_after_an_update():
     assert selected == (obj.pk, "b", "B")
 
 
+def test_update_that_leaves_a_database_default_to_a_trigger_is_not_known():
+    obj = DatabaseDefault.objects.create(name="a")
+    queryset = DatabaseDefault.objects.all()
+    queryset._iterable_class = RecordingIterable
+    with recorded(DatabaseDefault) as recording:
+        queryset._recording = recording
+        row = queryset.get(pk=obj.pk)
+        row.name = "b"
+        row.save(update_fields=["name"])
+
+    assert recording.updated(row) is None
+
+
 def test_row_in_two_tables_is_not_known_when_both_are_written():
     with recorded(SpecialOrdinary) as recording:
         obj = SpecialOrdinary.objects.create(char="a", rank=1)
@@ -583,15 +596,20 @@ def test_insert_of_no_row_is_not_known():
 
 
 @pytest.mark.database("postgresql")
-def test_composed_statement_may_write_the_row():
+@pytest.mark.parametrize(
+    ("text", "writes"),
+    [("SELECT 1", False), ("UPDATE tests_ordinary SET slug = 'x'", True)],
+)
+@pytest.mark.parametrize("kind", ["Composed", "bytes"])
+def test_composed_statement_may_write_the_row(text, writes, kind):
     from psycopg import sql
 
     with recorded(Ordinary) as recording:
         obj = Ordinary.objects.create(char="a")
         with connection.cursor() as cursor:
-            cursor.execute(sql.SQL("SELECT 1"))
+            cursor.execute(sql.SQL(text) if kind == "Composed" else text.encode())
 
-    assert recording.inserted(obj) is None
+    assert (recording.inserted(obj) is None) == writes
 
 
 @pytest.mark.database("postgresql")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.core.cache import caches, close_caches
+from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.db import connection, transaction
 from django.test import override_settings
@@ -27,6 +27,7 @@ from getorcreateplus.statistics import Counts, Statistics
 
 from .models import Paper, PlusItem, PlusPaper, Poster, Rack, Sheet, Zone
 from .test_bulk import isolation
+from .threads import own_connections
 
 pytestmark = pytest.mark.django_db
 
@@ -148,8 +149,8 @@ class TestReasons:
 
     def test_fields(self):
         region, payload, _ = entries(warm())
-        stamp, _, values = region.store.get_many([payload])[payload]
-        region.store.set({payload: (stamp, "another", values)}, 60)
+        stamp, _, *rest = region.store.get_many([payload])[payload]
+        region.store.set({payload: (stamp, "another", *rest)}, 60)
         assert what_is_told(get_or_create) == [miss(Reason.FIELDS)]
 
     def test_lookup(self):
@@ -467,14 +468,11 @@ class TestReceivers:
             pass
 
         async def call():
-            try:
+            with own_connections():
                 obj = warm()
                 obj.pages = 7
                 obj.save()
                 return get_or_create().pages
-            finally:
-                connection.close()
-                close_caches()
 
         SIGNALS[name].connect(receiver)
         try:

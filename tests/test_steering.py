@@ -16,7 +16,7 @@ from .bulk_models import AbstractItem
 from .invalidation_models import CarFerry, Dinghy, Ferry, Lightship, Vessel
 from .models import Paper, PlainPaper, PlusPaper, Rack, Sheet, Slot, Ticket
 from .test_cached import behind_the_back, count
-from .test_transactions import elsewhere
+from .threads import elsewhere
 
 pytestmark = pytest.mark.django_db
 

@@ -3,9 +3,10 @@
 import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
-from django.core.cache import caches, close_caches
+from django.core.cache import caches
 from django.db import (
     DataError,
     IntegrityError,
@@ -22,7 +23,9 @@ from getorcreateplus.inserts import Conflict
 from getorcreateplus.invalidation import Statements, region_of
 
 from .caches import commands
-from .models import Ferry, Paper, PlusPaper, Rack, Sheet, Ticket, Vessel
+from .models import Ferry, Ordinary, Paper, PlusPaper, Rack, Sheet, Ticket, Vessel
+from .sql import execute
+from .threads import elsewhere, own_connections
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -49,19 +52,12 @@ def pages(model, title="a"):
     return obj.pages, queries
 
 
-def elsewhere(call):
-    """Run call in another thread, with a connection of its own."""
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(in_thread, call).result(timeout=20)
-
-
-def in_thread(call):
-    try:
-        return call()
-    finally:
-        connection.close()
-        close_caches()
+def commands_of_commit(write):
+    """Return the cache commands that a commit gives, after these writes."""
+    with ExitStack() as stack:
+        stack.enter_context(transaction.atomic())
+        write()
+        return commands(stack.close)
 
 
 @committed
@@ -523,7 +519,7 @@ class TestErrors:
         with ThreadPoolExecutor(1) as pool, transaction.atomic():
             self.write()
             Rack.objects.select_for_update().get(pk=first.pk)
-            other = pool.submit(in_thread, deadlock)
+            other = pool.submit(own_connections()(deadlock))
             assert locked.wait(10)
             waits.set()
             with pytest.raises(OperationalError, match="1213"):
@@ -810,12 +806,11 @@ class TestCommandsAtCommit:
     )
     @pytest.mark.parametrize("model", [Paper, Sheet])
     def test_created(self, model, rows, late):
-        atomic = transaction.atomic()
-        with atomic:
+        def create():
             for i in range(rows):
                 model.objects.get_or_create(title=f"{i}")
-            hooks = connection.run_on_commit.copy()
-            made = commands(lambda: [hook() for _, hook, _ in hooks])
+
+        made = commands_of_commit(create)
         assert made == ["add"] * late + ["get_many"] * (late > 0) + ["set_many"] * (
             2 if model is Paper else 1
         )
@@ -825,13 +820,13 @@ class TestCommandsAtCommit:
     @pytest.mark.parametrize("rows", [2, 40])
     def test_saved(self, rows):
         papers = [Paper.objects.get_or_create(title=f"{i}")[0] for i in range(rows)]
-        with transaction.atomic():
+
+        def save():
             for paper in papers:
                 paper.pages = 1
                 paper.save()
-            hooks = connection.run_on_commit.copy()
-            made = commands(lambda: [hook() for _, hook, _ in hooks])
-        assert made == ["set_many"]
+
+        assert commands_of_commit(save) == ["set_many"]
 
 
 @committed
@@ -863,13 +858,19 @@ class TestManyCreatedRows:
             assert pages(Sheet, "known") == (1, 1)
             assert commands(lambda: Sheet.objects.get_or_create(title="8")) != []
 
-    def create_before(self, hook):
-        """Create rows, and have the hook run between the commit and ours."""
-        with transaction.atomic():
-            for i in range(6):
-                Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 1})
-            hooks = connection.run_on_commit
-            hooks.insert(0, (set(), lambda: elsewhere(hook), False))
+    def create_before(self, call):
+        """Create rows, with another writer between COMMIT and release."""
+        commit = connection.commit
+
+        def commit_slowly():
+            commit()
+            elsewhere(call)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(connection, "commit", commit_slowly)
+            with transaction.atomic():
+                for i in range(6):
+                    Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 1})
 
     def save_last(self):
         paper = Paper.objects.get(title="5")
@@ -924,12 +925,97 @@ class TestManyCreatedRows:
 
     def test_key_that_was_given_is_told_at_once(self):
         """Others may know it before the commit."""
-        with transaction.atomic():
+
+        def create():
             for i in range(5):
                 Ticket.objects.get_or_create(code=f"{i}")
-            hooks = connection.run_on_commit.copy()
-            made = commands(lambda: [hook() for _, hook, _ in hooks])
-        assert made == ["set_many"]
+
+        assert commands_of_commit(create) == ["set_many"]
+
+
+@committed
+@pytest.mark.database("postgresql", "mysql")
+class TestSessions:
+    """No other session is served what one reads under its own settings."""
+
+    SETTINGS = {
+        "postgresql": "SET LOCAL extra_float_digits = -5",
+        "mysql": "SET sql_mode = 'PAD_CHAR_TO_FULL_LENGTH'",
+    }
+
+    @pytest.fixture(autouse=True)
+    def row(self):
+        self.pk = Ordinary.objects.create(char="a", number=1 / 3).pk
+        yield
+        connection.close()
+
+    def number(self):
+        return Ordinary.objects.get_or_create(char="a")[0].number
+
+    def change(self):
+        execute(self.SETTINGS[connection.vendor])
+
+    def test_read(self):
+        with transaction.atomic():
+            self.change()
+            self.number()
+        assert elsewhere(self.number) == 1 / 3
+
+    def test_hit(self):
+        self.number()
+        with transaction.atomic():
+            self.change()
+            with CaptureQueriesContext(connection) as queries:
+                self.number()
+        assert len(queries) == 1
+
+    def test_writes(self):
+        with transaction.atomic():
+            self.change()
+            Ordinary.objects.update_or_create(char="a", defaults={"slug": "x"})
+            Ordinary.objects.get_or_create(char="new", defaults={"number": 2 / 3})
+            Ordinary.objects.bulk_get_or_create(
+                [{"char": "of a batch", "number": 2 / 3}], unique_fields=["char"]
+            )
+        region = region_of(Ordinary.objects.all())
+        pks = map(str, Ordinary.objects.values_list("pk", flat=True))
+        entries = elsewhere(region.store.get_many, list(map(region.payload, pks)))
+        assert not any(entries.values())
+
+    @pytest.mark.database("postgresql")
+    def test_function_that_sets(self):
+        with transaction.atomic():
+            execute("SELECT set_config('extra_float_digits', '-5', true)")
+            self.number()
+        assert elsewhere(self.number) == 1 / 3
+
+    @pytest.mark.database("mysql")
+    @pytest.mark.parametrize("by_sql", [True, False])
+    def test_what_is_not_committed(self, by_sql, monkeypatch):
+        options = connection.settings_dict["OPTIONS"]
+
+        def read():
+            if by_sql:
+                execute("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+            return Ordinary.objects.get_or_create(char="dirty")[1]
+
+        with pytest.raises(Rollback), transaction.atomic():
+            Ordinary.objects.create(char="dirty")
+            if not by_sql:
+                monkeypatch.setitem(options, "isolation_level", "read uncommitted")
+            assert not elsewhere(read)
+            raise Rollback
+        monkeypatch.undo()
+        assert Ordinary.objects.get_or_create(char="dirty")[1]
+
+    def test_next_connection(self):
+        self.change()
+        connection.close()
+        for _ in range(2):
+            self.number()
+        with CaptureQueriesContext(connection) as queries:
+            self.number()
+        assert len(queries) == 0
 
 
 class TestBlocksOfATestCase(TestCase):

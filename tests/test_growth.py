@@ -1,0 +1,164 @@
+"""
+What a row costs must not depend on what its transaction has done before.
+
+Nothing is timed: the lines of the package's code that run are counted, and the
+memory that is taken meanwhile, which a copy of all rows would show.
+"""
+
+import sys
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from django.db import connection, transaction
+
+import getorcreateplus
+
+from .models import Paper, PlusPaper
+from .sql import execute
+from .test_transactions import Rollback
+
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
+
+PACKAGE = str(Path(getorcreateplus.__file__).parent)
+FEW, MANY = 1_000, 10_000
+MEASURED = 20  # rows
+
+
+def lines_of(call):
+    """Return how many lines of the package a call runs."""
+    count = 0
+
+    def note(frame, event, arg):
+        nonlocal count
+        count += event == "line"
+        return note
+
+    def enter(frame, event, arg):
+        return note if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    outer = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        call()
+    finally:
+        sys.settrace(outer)
+    return count
+
+
+def memory_of(call):
+    """Return how many bytes a call takes at its peak."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def save(model, i):
+    obj = model(pk=i + 1, title=f"{i}", pages=i)
+    obj.save(force_update=True)
+
+
+def update(model, i):
+    model.objects.filter(pk=i + 1).update(pages=i)
+
+
+def delete(model, i):
+    model.objects.filter(pk=i + 1).delete()
+
+
+def update_or_create(model, i):
+    model.objects.update_or_create(title=f"{i}", defaults={"pages": i})
+
+
+def get(model, i):
+    model.objects.get_or_create(title=f"{i}")
+
+
+def create(model, i):
+    model.objects.get_or_create(title=f"new {i}")
+
+
+def create_in_savepoint(model, i):
+    with transaction.atomic():
+        create(model, i)
+
+
+def save_in_savepoint(model, i):
+    with transaction.atomic():
+        save(model, i)
+
+
+def roll_back_savepoint(model, i):
+    with suppress(Rollback), transaction.atomic():
+        save(model, i)
+        create(model, i)
+        raise Rollback
+
+
+def save_beside_savepoint(model, i):
+    save(model, i)
+    with suppress(Rollback), transaction.atomic():
+        raise Rollback
+
+
+def never_release_savepoint(model, i):
+    transaction.savepoint()
+    save(model, i)
+
+
+def sql(model, i):
+    execute(f"UPDATE {model._meta.db_table} SET pages = {i} WHERE id = {i + 1}")
+
+
+@pytest.fixture
+def rows():
+    with connection.constraint_checks_disabled():
+        for model in (Paper, PlusPaper):
+            model._base_manager.bulk_create(
+                [model(pk=i + 1, title=f"{i}", pages=0) for i in range(MANY)],
+                batch_size=500,
+            )
+
+
+@pytest.mark.parametrize("model", [Paper, PlusPaper])
+@pytest.mark.parametrize(
+    "write",
+    [
+        save,
+        update,
+        delete,
+        update_or_create,
+        get,
+        create,
+        create_in_savepoint,
+        save_in_savepoint,
+        roll_back_savepoint,
+        save_beside_savepoint,
+        never_release_savepoint,
+        sql,
+    ],
+)
+@pytest.mark.usefixtures("rows")
+def test_cost_of_a_row(model, write):
+    numbers = iter(range(MANY))
+    costs = []
+
+    def some():
+        for _ in range(MEASURED):
+            write(model, next(numbers))
+
+    with transaction.atomic():
+        for total in (FEW, MANY):
+            for i in numbers:
+                write(model, i)
+                if i == total - 2 * MEASURED - 1:
+                    break
+            costs.append((lines_of(some), memory_of(some)))
+    (few_lines, few_bytes), (many_lines, many_bytes) = costs
+    assert few_lines > MEASURED
+    assert many_lines < 1.5 * few_lines
+    assert many_bytes < 1.5 * few_bytes + 50_000
