@@ -9,15 +9,17 @@ from django.contrib import admin, messages
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
-from django.db import router
+from django.db import connections, router
 from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from . import coherence, invalidation
-from .checks import check_admin
+from .aliases import cache_faults
+from .checks import check_admin, lookup_change, queryset_classes
 from .payload import layout
+from .query import CachedGetOrCreateMixin
 from .signals import Reason
 
 REASONS = {
@@ -105,7 +107,7 @@ class CachedModelAdminMixin:
         using = self.get_queryset(request)._db or router.db_for_write(self.model)
         response.context_data["getorcreateplus"] = context | {
             "base": response.resolve_template(response.template_name),
-            "words": list(words(watch, using)),
+            "words": [*words(watch, using), *changes_in_words(watch.model)],
             "url": add_preserved_filters(response.context_data, url),
         }
         response.template_name = self.cache_state_template
@@ -169,6 +171,8 @@ class CachedModelAdminMixin:
 
 def caches_in_words(watch, using):
     """Yield what there is to say of a model's caches."""
+    for fault in watch.faults():
+        yield _("Not all is cached: %(fault)s") % {"fault": fault}
     rows = {region.store.alias: region for region in watch.all_regions(using)}
     for alias, region in rows.items():
         yield _("Rows are cached in “%(alias)s” (%(answer)s), %(time)s.") % {
@@ -176,7 +180,8 @@ def caches_in_words(watch, using):
             "answer": answer_in_words(alias),
             "time": time_in_words(region.seconds),
         }
-    for alias in sorted(watch.key_cache_aliases - set(rows)):
+    usable = {alias for alias in watch.key_cache_aliases if not cache_faults[alias]}
+    for alias in sorted(usable - set(rows)):
         yield _("Lookups are cached in “%(alias)s” (%(answer)s).") % {
             "alias": alias,
             "answer": answer_in_words(alias),
@@ -197,6 +202,17 @@ def row_in_words(watch, using, obj):
             yield _("In the cache “%(alias)s”: no, %(reason)s.") % {
                 "alias": region.store.alias,
                 "reason": REASONS[reason],
+            }
+
+
+def changes_in_words(model):
+    """Yield which managers of a model do not use its cache, and why."""
+    for name in queryset_classes(model, CachedGetOrCreateMixin):
+        change = lookup_change(model._meta.managers_map[name])
+        if change is not None:
+            yield _("Lookups by “%(manager)s” ask the database: %(change)s.") % {
+                "manager": name,
+                "change": change.what,
             }
 
 
@@ -231,9 +247,8 @@ def why_not_cached(region, obj):
     pk = invalidation.pk_of(obj, model)
     if pk is None:
         return Reason.NOT_CACHEABLE
-    read = coherence.Read(
-        region, region.store, None, layout(model).fingerprint, lambda values: True
-    )
+    fingerprint = layout(model).fingerprint(connections[region.using])
+    read = coherence.Read(region, region.store, None, fingerprint, lambda values: True)
     read.pk, read.asked = pk, True
     # Not ask(), which adds what is absent.
     keys = [region.payload(pk), region.version(pk), region.epoch]

@@ -10,17 +10,21 @@ from django.apps import apps
 from django.conf import settings
 from django.core import checks
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.db import connections, models, router
+from django.db import models, router
 
+from .aliases import cache_faults, object_cache_alias, usable_connections
 from .conf import DEFAULTS, PREFIX, conf
 from .inserts import can_guard
-from .invalidation import object_cache_alias, queryset_class_of, tables
+from .invalidation import queryset_class_of, tables
+from .lookup_path import change_of, path_of
 from .managers import BaseAlwaysManager
 from .query import (
     AlwaysGetOrCreateMixin,
     CachedGetOrCreateMixin,
+    GetOrCreateBase,
     NonAtomicGetOrCreateMixin,
 )
+from .suitability import flaws_of, keeping_flaw
 
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
@@ -48,6 +52,7 @@ def check_models(app_configs=None, **kwargs):
             check_unique,
             check_databases,
             check_on_delete,
+            check_lookups,
         )
         for message in check(model)
     ]
@@ -60,11 +65,18 @@ def check_caches(app_configs=None, **kwargs):
         *(
             message
             for model in known
-            for check in (check_aliases, check_dummy, check_forever)
+            for check in (
+                check_aliases,
+                check_dummy,
+                check_forever,
+                check_shared_app,
+                check_kept,
+            )
             for message in check(model)
         ),
         *check_shared_alias(known),
         *check_shared_store(known),
+        *check_alone(known),
         *check_settings(),
     ]
 
@@ -112,17 +124,35 @@ def name_of(manager):
 
 
 def check_aliases(model):
-    """E001: a cache that is not there."""
+    """E001: a cache that is not there, or cannot be loaded."""
+    opts = model._meta.concrete_model._meta
     for cls in set(queryset_classes(model, CachedGetOrCreateMixin).values()):
-        for attribute in ("key_cache_alias", "object_cache_alias"):
-            alias = getattr(cls, attribute)
-            if alias is not None and alias not in settings.CACHES:
-                yield checks.Error(
-                    f"{cls.__name__}.{attribute} is {alias!r}, which is not in CACHES.",
-                    hint="Add the alias to CACHES, or leave the attribute out.",
-                    obj=model,
-                    id="getorcreateplus.E001",
-                )
+        named = {
+            "key_cache_alias": cls.key_cache_alias,
+            "object_cache_alias": object_cache_alias(opts, cls.object_cache_alias),
+        }
+        if named["key_cache_alias"] == named["object_cache_alias"]:
+            del named["object_cache_alias"]
+        for attribute, alias in named.items():
+            fault = cache_faults[alias]
+            if fault is None:
+                continue
+            value, hint = getattr(cls, attribute), "or leave the attribute out."
+            said = f"{value!r}, which {fault}."
+            if value is None:
+                said = f"None, and the cache {alias!r} {fault}."
+                hint = "or name another one."
+            what = "Add the alias to CACHES"
+            if "OPTIONS" in fault:
+                what = "Correct the OPTIONS"
+            elif alias in settings.CACHES:
+                what = "Install what the BACKEND imports"
+            yield checks.Error(
+                f"{cls.__name__}.{attribute} is {said}",
+                hint=f"{what}, {hint}",
+                obj=model,
+                id="getorcreateplus.E001",
+            )
 
 
 def check_shared_alias(known):
@@ -196,6 +226,32 @@ def check_dummy(model):
             )
 
 
+def check_shared_app(model):
+    """W020: a table of all tenants, under keys of each."""
+    for alias in caches_of(model):
+        if settings.CACHES[alias].get("KEY_FUNCTION") is not None and is_shared(model):
+            yield checks.Warning(
+                f"{model._meta.label} is in SHARED_APPS, and its rows are cached in "
+                f"{alias!r}, whose KEY_FUNCTION may make other keys for each tenant: "
+                "a write of one tenant is not told to the others.",
+                hint="Give it an object_cache_alias and a key_cache_alias of a cache "
+                "without that KEY_FUNCTION.",
+                obj=model,
+                id="getorcreateplus.W020",
+            )
+
+
+def is_shared(model):
+    """Tell whether django-tenants has one table for all tenants."""
+    config = model._meta.app_config
+    names = {config.name, f"{type(config).__module__}.{type(config).__qualname__}"}
+    shared, own = (
+        names & set(getattr(settings, name, ()))
+        for name in ("SHARED_APPS", "TENANT_APPS")
+    )
+    return bool(shared and not own)
+
+
 def check_locmem(model):
     """W005: a cache of which each process has its own."""
     for alias in caches_of(model):
@@ -226,6 +282,42 @@ def check_forever(model):
                 obj=model,
                 id="getorcreateplus.W006",
             )
+
+
+def check_kept(model):
+    """W022: rows that are never served from the cache."""
+    for alias, classes in caches_of(model).items():
+        timeouts = [cls.cache_timeout for cls in classes]
+        flaw = keeping_flaw(model, alias, timeouts)
+        if flaw is not None:
+            yield checks.Warning(
+                f"Rows of {model._meta.label} are never served from the cache "
+                f"{alias!r}: it {flaw.what}",
+                hint=flaw.remedy,
+                obj=model,
+                id=flaw.id,
+            )
+
+
+def check_alone(known):
+    """W021, W023 and W024: flaws of a cache, whatever rows it keeps."""
+    for alias in used_aliases(known):
+        for flaw in flaws_of(alias):
+            yield checks.Warning(
+                f"The cache {alias!r} {flaw.what}",
+                hint=flaw.remedy,
+                id=flaw.id,
+            )
+
+
+def used_aliases(known):
+    """Return the aliases of the caches of these models' rows and lookups."""
+    used = set()
+    for model in known:
+        used.update(caches_of(model))
+        for cls in queryset_classes(model, CachedGetOrCreateMixin).values():
+            used.add(cls.key_cache_alias)
+    return sorted(used & set(settings.CACHES))
 
 
 # Managers
@@ -306,8 +398,8 @@ def check_databases(model):
     names = queryset_classes(model, NonAtomicGetOrCreateMixin)
     if not names or not model._meta.managed:
         return
-    for alias in connections:
-        connection = connections[alias]
+    for connection in usable_connections():
+        alias = connection.alias
         if not can_guard(connection) and router.allow_migrate_model(alias, model):
             yield checks.Warning(
                 f"{model._meta.label}.{min(names)} is to create without a savepoint, "
@@ -350,6 +442,37 @@ def is_cached(model):
         for each in [model, *model.__subclasses__()]
         if each._meta.concrete_model is model._meta.concrete_model
     )
+
+
+def check_lookups(model):
+    """I019: lookups that may not be Django's, and so are not cached."""
+    for manager in model._meta.managers:
+        cls = class_of(manager)
+        if not issubclass(cls, GetOrCreateBase):
+            continue
+        change = lookup_change(manager) or path_of(cls).batch_change
+        if change is None:
+            continue
+        effects = ["its batches go row by row"]
+        if issubclass(cls, CachedGetOrCreateMixin) and lookup_change(manager):
+            effects.insert(0, "the cache is not used")
+        yield checks.Info(
+            f"{name_of(manager)} makes a {cls.__name__} whose lookups may not be "
+            f"Django's: {change.what}. So Django's own get_or_create() runs: "
+            f"{', and '.join(effects)}.",
+            hint=change.remedy,
+            obj=model,
+            id="getorcreateplus.I019",
+        )
+
+
+def lookup_change(manager):
+    """Return the Change of the lookups of a manager's querysets, or None."""
+    try:
+        queryset = manager.get_queryset()
+    except Exception:  # noqa: BLE001 - it may want a request, or a tenant.
+        return path_of(class_of(manager)).change
+    return change_of(queryset)
 
 
 # The admin, whose ModelAdmin asks

@@ -27,6 +27,7 @@ from .models import (
     PlusPaper,
     Poster,
     Rack,
+    Report,
     Sheet,
     Ticket,
     Toll,
@@ -95,7 +96,7 @@ site.register(Paper, PaperAdmin)
 site.register(Sheet, PlainAdmin)
 site.register(PlusPaper, TemplateAdmin)
 site.register(Poster, FarAdmin)
-site.register([PlainPaper, Ticket, Toll, Twofold, Zone], NamingAdmin)
+site.register([PlainPaper, Report, Ticket, Toll, Twofold, Zone], NamingAdmin)
 other_site = AdminSite(name="other")
 other_site.register(Paper, PaperAdmin)
 
@@ -442,6 +443,16 @@ class TestPages:
             "Each process keeps rows in its memory, for ever.",
         ]
 
+    def test_managers_whose_lookups_are_not_djangos(self, client):
+        report = Report.plain.create(name="tax")
+        for page in ("", f"{report.pk}/change/"):
+            lines = words(client.get(f"/admin/tests/report/{page}"))
+            assert lines[-1] == (
+                "Lookups by “patched” ask the database: this queryset has get() of its "
+                "own."
+            )
+            assert len([line for line in lines if "Lookups by" in line]) == 4
+
     def test_row_that_is_cached(self, client):
         row = paper()
         response = client.get(f"{PAPERS}{row.pk}/change/")
@@ -463,7 +474,7 @@ class TestPages:
 
     def test_row_that_is_being_written(self, client):
         row = paper()
-        region_of(Paper.objects.all()).lock([str(row.pk)])
+        region_of(Paper.objects.all()).lock(connection, [str(row.pk)])
         assert words(client.get(f"{PAPERS}{row.pk}/change/")) == [
             "In the cache “paper”: no, somebody is writing it, or was a moment ago."
         ]
@@ -478,8 +489,8 @@ class TestPages:
     def test_row_of_another_release(self, client):
         row = paper()
         region = region_of(Paper.objects.all())
-        stamp, _, values = caches["paper"].get(region.payload(str(row.pk)))
-        caches["paper"].set(region.payload(str(row.pk)), (stamp, "other", values))
+        stamp, _, *rest = caches["paper"].get(region.payload(str(row.pk)))
+        caches["paper"].set(region.payload(str(row.pk)), (stamp, "other", *rest))
         assert words(client.get(f"{PAPERS}{row.pk}/change/")) == [
             "In the cache “paper”: no, another release of the code has put it there."
         ]

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core import checks as django_checks
 from django.core.checks import Error
 from django.core.checks.registry import registry
-from django.db import models
+from django.db import connections, models
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
@@ -193,6 +193,35 @@ def test_rows_that_never_expire(timeout, cls, expires):
 
 
 @pytest.mark.parametrize(
+    ("shared", "own", "function", "is_wrong"),
+    [
+        (["tests"], [], "django_tenants.cache.make_key", True),
+        (["tests"], ["other"], "django_tenants.cache.make_key", True),
+        (["tests"], ["tests"], "django_tenants.cache.make_key", False),
+        ([], ["tests"], "django_tenants.cache.make_key", False),
+        (["tests"], [], None, False),
+        (None, None, "shop.make_key", False),
+    ],
+)
+def test_table_of_all_tenants(shared, own, function, is_wrong):
+    cache = {"BACKEND": REDIS} | ({"KEY_FUNCTION": function} if function else {})
+    apps = {"SHARED_APPS": shared, "TENANT_APPS": own} if shared is not None else {}
+    book = with_manager(CachedManager())
+    with caches(default=cache), override_settings(**apps):
+        found = list(checks.check_shared_app(book))
+    expected = django_checks.Warning(
+        "tests.Book is in SHARED_APPS, and its rows are cached in 'default', whose "
+        "KEY_FUNCTION may make other keys for each tenant: a write of one tenant is "
+        "not told to the others.",
+        hint="Give it an object_cache_alias and a key_cache_alias of a cache without "
+        "that KEY_FUNCTION.",
+        obj=book,
+        id="getorcreateplus.W020",
+    )
+    assert found == [expected] * is_wrong
+
+
+@pytest.mark.parametrize(
     ("manager", "creates"),
     [
         (AlwaysManager, True),
@@ -299,7 +328,7 @@ def test_no_unique_constraint(attributes):
 def test_database_that_needs_a_savepoint(monkeypatch):
     book = with_manager(PlusManager())
     assert list(checks.check_databases(book)) == []
-    monkeypatch.setattr(type(checks.connections["other"]), "vendor", "oracle")
+    monkeypatch.setattr(type(connections["other"]), "vendor", "oracle")
     found = {alias: f"the database {alias!r} (oracle)" for alias in settings.DATABASES}
     messages = list(checks.check_databases(book))
     assert {alias for alias, name in found.items() if name in str(messages)} == set(
@@ -454,8 +483,8 @@ class Tag(models.Model):
     ("backend", "options", "ids"),
     [
         (REDIS, [], ["W009"]),
-        (LOCMEM, [], ["W009"]),
-        (LOCMEM, ["--deploy"], ["W005", "W009"]),
+        (LOCMEM, [], ["W009", "W024"]),
+        (LOCMEM, ["--deploy"], ["W005", "W009", "W024"]),
         (DUMMY, ["--tag", "caches"], ["W004"]),
     ],
 )
@@ -495,7 +524,7 @@ def test_each_check_has_a_section():
     )
     assert all(anchor == each for anchor, each in sections)
     assert sorted(each for _, each in sections) == sorted(ids)
-    assert len(ids) == 18
+    assert len(ids) == 24
 
 
 def test_all_are_registered():

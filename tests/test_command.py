@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test import override_settings
 
-from .models import Paper, Sheet, Slot, Zone
+from .models import Paper, Report, Sheet, Slot, Zone
 from .test_cached import behind_the_back, count
 from .test_explaining import BrokenCache, backend
 from .test_signals import warm
@@ -79,6 +79,10 @@ def of_model(output, label):
     return lines[start:end]
 
 
+def is_local(alias):
+    return settings.CACHES[alias]["BACKEND"] == LOCMEM
+
+
 class TestStatus:
     def test_models(self):
         output, _ = run("status")
@@ -136,6 +140,7 @@ class TestStatus:
                     "queryset": "getorcreateplus.query.CachedQuerySet",
                     "does": ["caches"],
                     "local_timeout": 0,
+                    "not_django": None,
                 }
             ],
             "key_caches": ["default"],
@@ -153,8 +158,29 @@ class TestStatus:
         assert found["caches"]["paper"] == {
             "backend": settings.CACHES["paper"]["BACKEND"],
             "error": None,
+            "entries": 100_000 if is_local("paper") else None,
+            "flaws": found["caches"]["paper"]["flaws"],
         }
         assert found["lock_timeout"] == 600
+
+    def test_lookups_that_are_not_djangos(self):
+        output, _ = run("status")
+        lines = of_model(output, "tests.Report")
+        start = lines.index("  manager  cached_region, CachedRegionQuerySet: caches")
+        assert " ".join(" ".join(lines[start + 1 : start + 3]).split()) == (
+            "asks the database: tests.lookup_path_models.RegionMixin overrides get()"
+        )
+        found = json.loads(run("status", "--json")[0])
+        [report] = [m for m in found["models"] if m["model"] == Report._meta.label]
+        assert {m["name"]: m["not_django"] for m in report["managers"]} == {
+            "tests.Report.objects": None,
+            "tests.Report.by_name": None,
+            "tests.Report.patched": "this queryset has get() of its own",
+        } | {
+            f"tests.Report.{name}": "tests.lookup_path_models.RegionMixin overrides "
+            "get()"
+            for name in ("cached_region", "plus_region", "from_queryset")
+        }
 
     def test_rows_that_stay_for_ever(self):
         caches = {"default": cache(LOCMEM, TIMEOUT=None)}
@@ -169,6 +195,33 @@ class TestStatus:
             "           answers",
         ]
 
+    def test_cache_with_room_for_few(self):
+        few = {"paper": cache(LOCMEM)}
+        with override_settings(CACHES=settings.CACHES | few):
+            output, _ = run("status")
+            found = json.loads(run("status", "--json")[0])["caches"]["paper"]
+        lines = of_model(output, "Caches")
+        at = lines.index(f"  paper, {LOCMEM}")
+        assert lines[at + 1 : at + 5] == [
+            "           answers",
+            "           up to 300 entries, some 100 rows",
+            "           keeps no more than 300 entries, which are some 100 rows: with "
+            "more,",
+            "           each drops another.",
+        ]
+        assert found["entries"] == 300
+        assert len(found["flaws"]) == 1
+
+    def test_password_is_not_told(self):
+        config = {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": "redis://me:hush@127.0.0.1:1/0",
+        }
+        with override_settings(CACHES=settings.CACHES | {"paper": config}):
+            output = "".join(run("status")) + "".join(run("status", "--json"))
+        assert "127.0.0.1:1" in output
+        assert "hush" not in output
+
     def test_cache_that_does_not_answer(self):
         with override_settings(
             CACHES=settings.CACHES | {"paper": cache("tests.test_command.DeafCache")}
@@ -181,13 +234,10 @@ class TestStatus:
     def test_cache_that_is_not_there(self):
         with override_settings(CACHES={"default": cache(LOCMEM)}):
             output, _ = run("status")
-        assert of_model(output, "tests.Twofold")[-3:] == [
-            "  lookups  in default, far",
-            "  error    key_cache_alias = 'far' of a queryset of tests.Twofold is not "
-            "in",
-            "           CACHES: add the alias, or leave out the attribute for "
-            "'default'.",
-        ]
+        assert (
+            "error key_cache_alias = 'far' of a queryset of tests.Twofold is not in "
+            "CACHES: see the system check getorcreateplus.E001."
+        ) in " ".join(" ".join(of_model(output, "tests.Twofold")).split())
 
     def test_project_that_caches_nothing(self, tmp_path):
         (tmp_path / "bare.py").write_text(
@@ -355,8 +405,8 @@ class TestExplain:
 
     def test_cache_that_is_not_there(self):
         with override_settings(CACHES={"default": cache(LOCMEM)}):
-            error = refused("explain", "tests.Twofold", "name=a", "--manager", "far")
-        assert "is not in CACHES" in error
+            output, _ = run("explain", "tests.Twofold", "name=a", "--manager", "far")
+        assert "The cache 'far' of FarQuerySet is not in CACHES." in output
 
 
 class TestInvalidate:
@@ -474,6 +524,8 @@ class FullCache(BrokenCache):
     def set_many(self, *args, **kwargs):
         raise OSError("full")
 
+    delete_many = set_many
+
 
 @pytest.mark.slow
 class TestExitStatus:
@@ -510,14 +562,17 @@ class TestExitStatus:
     @pytest.mark.shared_cache
     def test_another_process(self):
         obj = warm()
-        done = in_process("explain", "tests.Paper", "title=a", "--json")
+        # The keys contain the NAME of the test's database.
+        server = os.environ.get("DATABASE_URL", "sqlite:///").rpartition("/")[0]
+        tests = {"DATABASE_URL": f"{server}/{connection.settings_dict['NAME']}"}
+        done = in_process("explain", "tests.Paper", "title=a", "--json", **tests)
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)["outcome"] == "hit"
-        done = in_process("invalidate", "tests.Paper", str(obj.pk))
+        done = in_process("invalidate", "tests.Paper", str(obj.pk), **tests)
         assert (done.returncode, done.stderr) == (0, "")
         assert not is_warm()
         assert is_warm()
-        assert in_process("invalidate", "--everything").returncode == 0
+        assert in_process("invalidate", "--everything", **tests).returncode == 0
         assert not is_warm()
 
     def test_status(self):

@@ -8,20 +8,22 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from getorcreateplus import explaining
-from getorcreateplus.checks import class_of
+from getorcreateplus.aliases import usable_connections
+from getorcreateplus.checks import class_of, lookup_change
 from getorcreateplus.coherence import in_transaction
 from getorcreateplus.conf import conf
+from getorcreateplus.failures import described
 from getorcreateplus.invalidation import examine, invalidate_rows, watched
 from getorcreateplus.query import (
     AlwaysGetOrCreateMixin,
     CachedGetOrCreateMixin,
     NonAtomicGetOrCreateMixin,
 )
+from getorcreateplus.suitability import PER_ROW, flaws_of, most_entries
 
 MIXINS = {
     CachedGetOrCreateMixin: "caches",
@@ -106,10 +108,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"--database {alias}: DATABASES has {', '.join(connections)}."
             )
-        try:
-            getattr(self, action)(**options)
-        except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from error
+        getattr(self, action)(**options)
 
     # status
 
@@ -140,8 +139,7 @@ class Command(BaseCommand):
         for model in found["models"]:
             self.stdout.write(heading(model["model"]))
             for manager in model["managers"]:
-                name = manager["name"].removeprefix(f"{model['model']}.")
-                self.write("manager", f"{name}, {in_words(manager)}")
+                self.write_manager(model, manager)
             self.write("lookups", f"in {', '.join(model['key_caches'])}")
             for rows, aliases in grouped(model["rows"]):
                 self.write("rows", f"in {rows['cache']}, {time_of(rows['timeout'])}")
@@ -156,15 +154,29 @@ class Command(BaseCommand):
         if found["caches"]:
             self.stdout.write(heading("Caches"))
         for alias, cache in found["caches"].items():
-            self.stdout.write(f"  {alias}, {cache['backend']}")
-            if cache["error"]:
-                self.write("", f"does not answer: {cache['error']}", self.style.ERROR)
-            else:
-                self.write("", "answers", self.style.SUCCESS)
+            self.write_cache(alias, cache)
         if found["models"]:
             self.stdout.write(
                 f"A lock that nobody releases goes within {found['lock_timeout']} s."
             )
+
+    def write_manager(self, model, manager):
+        name = manager["name"].removeprefix(f"{model['model']}.")
+        self.write("manager", f"{name}, {in_words(manager)}")
+        if manager["not_django"]:
+            self.write("", f"asks the database: {manager['not_django']}")
+
+    def write_cache(self, alias, cache):
+        self.stdout.write(f"  {alias}, {cache['backend']}")
+        if cache["error"]:
+            self.write("", f"does not answer: {cache['error']}", self.style.ERROR)
+        else:
+            self.write("", "answers", self.style.SUCCESS)
+        most = cache["entries"]
+        if most is not None:
+            self.write("", f"up to {most:,} entries, some {most // PER_ROW:,} rows")
+        for flaw in cache["flaws"]:
+            self.write("", flaw, self.style.WARNING)
 
     def write(self, name, text, style=None):
         indent = f"  {name:<9}"
@@ -206,6 +218,11 @@ class Command(BaseCommand):
                 forgotten = invalidate_rows(model, rows, options["database"])
             except ValueError as error:
                 raise CommandError(str(error)) from error
+            if not forgotten and (watch := watched.get(model._meta.concrete_model)):
+                # Its caches cannot be used, or no database can.
+                raise CommandError(
+                    " ".join(watch.faults()) or "No database can be used."
+                )
             if not forgotten:
                 raise CommandError(
                     f"{model._meta.label} is not cached: no manager of it makes "
@@ -345,23 +362,22 @@ def facts_of(watch):
         for manager in each._meta.managers
         if issubclass(class_of(manager), CachedGetOrCreateMixin)
     ]
-    rows, error = [], None
-    try:
-        for using in connections:
-            rows += [region_facts(r) for r in watch.all_regions(using)]
-    except ImproperlyConfigured as misconfigured:
-        error = str(misconfigured)
+    rows = [
+        region_facts(region)
+        for connection in usable_connections()
+        for region in watch.all_regions(connection.alias)
+    ]
     return {
         "model": model._meta.label,
         "managers": managers,
         "key_caches": sorted(watch.key_cache_aliases),
         "rows": rows,
-        "error": error,
+        "error": " ".join(watch.faults()) or None,
     }
 
 
 def manager_facts(manager):
-    queryset_class = class_of(manager)
+    queryset_class, change = class_of(manager), lookup_change(manager)
     return {
         "name": f"{manager.model._meta.label}.{manager.name}",
         "queryset": f"{queryset_class.__module__}.{queryset_class.__qualname__}",
@@ -371,6 +387,8 @@ def manager_facts(manager):
             if issubclass(queryset_class, mixin)
         ],
         "local_timeout": getattr(queryset_class, "local_timeout", 0),
+        # What makes its lookups others than Django's, which are not cached.
+        "not_django": change and change.what,
     }
 
 
@@ -399,8 +417,14 @@ def answer_of(alias):
     try:
         caches[alias].get("getorcreateplus")
     except Exception as failure:  # noqa: BLE001 - of whatever client
-        error = f"{type(failure).__name__}: {failure}"
-    return {"backend": settings.CACHES.get(alias, {}).get("BACKEND"), "error": error}
+        error = described(failure, alias)
+    is_known = alias in settings.CACHES
+    return {
+        "backend": settings.CACHES.get(alias, {}).get("BACKEND"),
+        "error": error,
+        "entries": most_entries(alias) if is_known else None,
+        "flaws": [flaw.what for flaw in flaws_of(alias)] if is_known else [],
+    }
 
 
 # In words
