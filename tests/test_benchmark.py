@@ -94,8 +94,9 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
         for label in ("PlusManager", "plain Django", "one-step floor")
     )
     *_, to_plain, to_floor = hits["PlusManager"]
-    assert number(to_plain) == pytest.approx(plus / plain, abs=0.02)
-    assert number(to_floor) == pytest.approx(plus / floor, abs=0.02)
+    # Within what the digits that are printed leave out.
+    assert number(to_plain) == pytest.approx(plus / plain, abs=0.02, rel=0.02)
+    assert number(to_floor) == pytest.approx(plus / floor, abs=0.02, rel=0.02)
     assert to_floor.endswith(" one-step floor")
     queries = {
         title: {label: number(cells[2]) for label, cells in section.items()}

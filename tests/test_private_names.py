@@ -7,8 +7,10 @@ import ast
 from pathlib import Path
 
 import django
+import django.test.utils
 import pytest
 from django.core.cache import caches
+from django.core.cache.backends.redis import RedisCache
 from django.db import connection, models, transaction
 from django.db.models.expressions import Col
 from django.db.models.lookups import Exact
@@ -18,6 +20,7 @@ from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler
 from django.db.models.sql.where import WhereNode
 
 import getorcreateplus
+from getorcreateplus.lookup_path import STEPS
 
 from .models import Paper, Shelf
 
@@ -87,6 +90,12 @@ PRIVATE = {
     "_queryset_class": (models.Manager, "a manager that cannot make a queryset"),
     # The caches
     "_connections": (caches, "the cache objects that a thread has"),
+    "_cache": (RedisCache, "a client library that is not installed"),
+    "key_func": (caches["default"], "the tenant whose keys a cache makes"),
+    "key_prefix": (caches["default"], "the tenant whose keys a cache makes"),
+    # Tests
+    "_TestState": (django.test.utils, "a test database shares no entries"),
+    "saved_data": (django.test.utils._TestState, "the test environment is set up"),
     # The connection and its transaction
     "_from_testcase": (transaction.atomic(), "a TestCase is the outside world"),
     "atomic_blocks": (connection, "a TestCase is the outside world"),
@@ -95,6 +104,13 @@ PRIVATE = {
     "in_atomic_block": (connection, "a transaction"),
     "needs_rollback": (connection, "a transaction that is broken"),
     "run_on_commit": (connection, "what of a transaction was not rolled back"),
+    "errors_occurred": (connection, "an error that no execute wrapper has seen"),
+    "autocommit": (connection, "a transaction that has not begun yet"),
+    "closed_in_transaction": (connection, "a transaction that has not begun yet"),
+    "close_if_health_check_failed": (connection, "as atomic() does"),
+    "ensure_connection": (connection, "as atomic() does"),
+    "run_and_clear_commit_hooks": (connection, "hooks of a transaction without SQL"),
+    "wrap_database_errors": (connection, "errors of the driver's own cursor"),
     "savepoint_ids": (connection, "what would be rolled back together"),
 }
 
@@ -126,3 +142,9 @@ def test_list_is_complete():
                 used.add(node.attr)
     used = {name for name in used if not name.startswith("__")}
     assert used - own <= set(PRIVATE) | SET | NEWER
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_step_of_a_lookup_is_there(name):
+    """One that Django calls otherwise would be overridden unseen."""
+    assert hasattr(QuerySet, name)

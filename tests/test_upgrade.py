@@ -22,8 +22,8 @@ PACKAGE = Path(__file__).parent.parent / "getorcreateplus"
 
 # What the newer release has in place of these.
 NEWER = {
-    "return (self.epoch, self.version), self.fingerprint, values\n": (
-        "return (self.epoch, self.version), self.fingerprint, values[::-1]\n"
+    "self.fingerprint, values, mark(values)\n": (
+        "self.fingerprint, values[::-1], mark(values)\n"
     ),
     "and self.matches(payload[2])\n": "and self.matches(payload[2][::-1])\n",
     "self.values = entries[payload][2]\n": "self.values = entries[payload][2][::-1]\n",
