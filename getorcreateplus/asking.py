@@ -10,6 +10,8 @@ can make a row wrong, and each process decides for itself.
   So the cache pays above a certain share of hits, which depends on its
   backend and on the query. The process measures both. Below that share it asks
   for a sample of the reads alone, until their share of hits has risen.
+* A row that the cache has refused as too large is never a hit. The process
+  asks nothing of it, and does not send it again, for a minute.
 
 One half of the sample are reads at random, which tell of a few rows that are
 read often. The other half are all reads of some lookups, which tell of many
@@ -30,6 +32,10 @@ OVERHEAD = 0.04  # of the time of the queries may be spent on the sample
 PAYS_AGAIN = 1.1  # times that asking must be cheaper until all reads ask again
 STEP = 1 / 64  # of a moving average
 
+LARGE = 2**16  # bytes of a row; a smaller one is refused for another reason
+LARGE_REST = 60  # seconds
+MOST_LARGE = 1000  # rows that are remembered
+
 
 class Average:
     """A moving average. A value of a process that had to wait is cut."""
@@ -49,6 +55,8 @@ class Asking:
 
     def __init__(self):
         self.rests_until = 0.0
+        self.large = {}  # primary key: when it may be sent again
+        self.has_told = False  # of a row that is too large
         # Seconds that a question takes, the query, and the fill after it.
         self.question, self.query, self.fill = Average(), Average(), Average()
         self.begin()
@@ -64,6 +72,17 @@ class Asking:
 
     def is_resting(self):
         return self.rests_until != 0 and time.monotonic() < self.rests_until
+
+    def note_too_large(self, pk):
+        if is_testing():
+            return  # Another test may have a small row of this key.
+        if len(self.large) >= MOST_LARGE:
+            self.large = {}
+        self.large[pk] = time.monotonic() + LARGE_REST
+
+    def is_too_large(self, pk):
+        until = self.large.get(pk)
+        return until is not None and time.monotonic() < until
 
     def sample(self, lookup):
         """

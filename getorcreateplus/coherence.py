@@ -96,7 +96,9 @@ The rules are named as in the model of this protocol (tests/coherence_model.py)
 which explores every interleaving of it.
 """
 
+import logging
 import math
+import pickle
 import re
 import secrets
 import time
@@ -111,14 +113,17 @@ from django.db import Error, connections
 from django.utils.functional import cached_property
 
 from . import drivers, memory
-from .asking import Asking
+from .asking import LARGE, Asking
 from .conf import conf
+from .failures import named
 from .identity import Keys, aliases_of_database
 from .keys import digest, text
 from .payload import PARTS, mark
 from .signals import Reason, Source, tell_invalidated
 from .statements import OF_SAVEPOINT, READING, statement_of
 from .stores import Garbage, Store, Stores, Unavailable, stores  # noqa: F401
+
+logger = logging.getLogger("getorcreateplus")
 
 LOCK = "LOCK"
 
@@ -276,6 +281,24 @@ class Region:
                 versions,
                 dropped,  # rule drop
                 timeout=timeout,
+            )
+
+    def note_refused(self, pk, values):
+        """Remember a row that the cache has refused, if it is too large."""
+        size = len(pickle.dumps(values, pickle.HIGHEST_PROTOCOL))
+        if size < LARGE or not self.store.takes_small_entries():
+            return
+        self.asking.note_too_large(pk)
+        if not self.asking.has_told:
+            self.asking.has_told = True
+            logger.warning(
+                "Cache %s refuses a row of %s as too large (primary key %s, %s bytes). "
+                "Each lookup of such a row is a query. Raise the limit of the cache's "
+                "server, or keep the large columns in another model.",
+                named(self.store.alias),
+                self.model._meta.label,
+                pk,
+                f"{size:,}",
             )
 
     # Reading
@@ -442,13 +465,19 @@ class Read:
         # what is in the cache.
         if self.place or self.insists or not may_hit:
             return True
-        if asking.is_resting():
+        if asking.large and asking.is_too_large(pk or self._known_pk()):
+            self.omitted = Reason.LARGE
+        elif asking.is_resting():
             self.omitted = Reason.LOCKED
         else:
             self.sample = asking.sample(self.lookup or pk)
             if self.sample is None:
                 self.omitted = Reason.SELDOM
         return self.omitted is None
+
+    def _known_pk(self):
+        """Return the primary key to which the lookup has led this process."""
+        return self.lookup and memory.hints.get((self.region, self.lookup))
 
     def observe(self):
         """
@@ -501,15 +530,14 @@ class Read:
         self.is_new = (
             journal(self.connection).streaks.get(self.region, 0) >= SINGLE
             and self.lookup is not None
-            and memory.hints.get((self.region, self.lookup)) is None
+            and self._known_pk() is None
         )
         return self.is_new
 
     def _ask(self, pk, may_hit, may_fill):
         region, entries = self.region, {}
         if self.lookup is not None and pk is None:
-            pk = memory.hints.get((region, self.lookup))
-            self.remembered = pk
+            pk = self.remembered = self._known_pk()
         if pk is not None and (
             self._get(pk, entries, may_hit) or self._is_locked(entries)
         ):
@@ -757,14 +785,19 @@ class Read:
 
     def _fill(self, pk, values):
         """Return whether the row was stored."""
-        region = self.region
-        entries = {region.payload(pk): self.payload(values)}
+        region, entries = self.region, {}
+        is_sent = not region.asking.is_too_large(pk)
+        if is_sent:
+            entries[region.payload(pk)] = self.payload(values)
         if self.lookup is not None and self.pk != pk:
             if self.key_store is region.store:
                 entries[self.hint] = pk
             else:
                 self.key_store.try_set({self.hint: pk}, region.timeout)
-        return region.store.try_set(entries, region.timeout)
+        if entries and region.store.try_set(entries, region.timeout):
+            region.note_refused(pk, values)
+            return False
+        return is_sent
 
     def payload(self, values):
         return (self.epoch, self.version), self.fingerprint, values, mark(values)
@@ -779,7 +812,8 @@ def fill_committed(rows):
     for read, pk, frozen in rows:
         region, values = read.region, memory.unpack(frozen)
         objects = batches.setdefault((region.store, region.keys, region.timeout), {})
-        objects[region.payload(pk)] = read.payload(values)
+        if not region.asking.is_too_large(pk):
+            objects[region.payload(pk)] = read.payload(values)
         if read.lookup is not None and read.pk != pk:
             if read.key_store is region.store:
                 objects[read.hint] = pk

@@ -418,6 +418,7 @@ MISSES = {
     "written or locked something, or because of its isolation level.",
     Reason.SELDOM: "So few reads of this model were hits that this process asks the "
     "cache for a sample of them.",
+    Reason.LARGE: "The cache has refused the row, because it is too large.",
     Reason.FORCED: "force_select=True asks the database.",
 }
 

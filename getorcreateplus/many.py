@@ -287,15 +287,18 @@ class ReadMany:
         for row, pk, values, version in kept:
             stamp = self.epoch, version
             payload = stamp, self.read.fingerprint, values, mark(values)
-            payloads[region.payload(pk)] = payload
+            if not region.asking.is_too_large(pk):
+                payloads[region.payload(pk)] = payload
             if row.lookup is not None and row.pk != pk:
                 hints[row.hint or region.hint(row.lookup)] = pk
         if self.key_store is region.store:
             payloads |= hints
         elif hints:
             self.key_store.try_set(hints, region.timeout)
-        if payloads:
-            region.store.try_set(payloads, region.timeout)
+        failed = region.store.try_set(payloads, region.timeout) if payloads else ()
+        for _, pk, values, _ in kept if failed else ():
+            if region.payload(pk) in failed:
+                region.note_refused(pk, values)
         for row, pk, values, _ in kept:
             self._remember(row, pk, values)
 

@@ -70,6 +70,10 @@ MISSES = {
         "So few lookups of this model were hits that this process asks the cache for "
         "a sample of them, because a miss costs more than a query."
     ),
+    Reason.LARGE: _(
+        "The cache has refused the row, because it is too large: raise the limit of "
+        "its server, or keep the large columns in another model."
+    ),
     Reason.FORCED: _("force_select=True: leave it out where the cache will do."),
     Reason.BYPASS: _("This runs inside of bypass(): look up outside of it."),
     Reason.NOT_CACHEABLE: _(

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     ERROR = "error"  # the cache failed, or what it held is unreadable
     TRANSACTION = "transaction"  # only the database may be asked in this one
     SELDOM = "seldom a hit"  # this process asks for a sample of the reads alone
+    LARGE = "too large"  # the cache has refused the row
     FORCED = "forced"  # force_select=True
     BYPASS = "bypass"  # bypass()
     NOT_CACHEABLE = "not cacheable"  # the lookup or the queryset is none

@@ -53,7 +53,7 @@ UNREADABLE = (
 )
 
 
-PROBE = "getorcreateplus"  # a key that is never set
+PROBE = "getorcreateplus"  # a key whose entry does not matter
 
 KEEP_ORDER = (
     BaseMemcachedCache,
@@ -178,7 +178,7 @@ class Store:
     def try_set(self, entries, timeout):
         """
         Set what is only good for speed, and may be too large for the cache.
-        Return whether it was stored.
+        Return what was not stored, as the client tells it.
         """
         self.wait()
         try:
@@ -192,7 +192,12 @@ class Store:
             raise
         if failed:
             logger.debug("Cache %r did not take a row: %r", self.alias, failed)
-        return not failed
+        return failed
+
+    def takes_small_entries(self):
+        with suppress(Unavailable):
+            return not self.call("set_many", {PROBE: None}, 1)
+        return False
 
     def delete(self, keys):
         self.give(self.call, "delete_many", keys)

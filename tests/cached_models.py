@@ -21,6 +21,13 @@ class Rack(models.Model):
     objects = PlusManager()
 
 
+class Scroll(models.Model):
+    name = models.CharField(max_length=20, unique=True)
+    text = models.TextField()
+
+    objects = PlusManager()
+
+
 class AbstractPaper(models.Model):
     title = models.CharField(max_length=40)
     pages = models.IntegerField(null=True)
