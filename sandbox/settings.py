@@ -47,7 +47,12 @@ DATABASES = {
     }
 }
 
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "OPTIONS": {"MAX_ENTRIES": 1_000_000},
+    }
+}
 
 # Cities share names, so that no name is unique; and one process imports them.
 SILENCED_SYSTEM_CHECKS = ["getorcreateplus.W009"]
