@@ -1,4 +1,5 @@
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.core.cache import CacheHandler
 from django.db import connection, connections, transaction
@@ -16,11 +17,13 @@ def empty_tables(test_case):
     all permissions again.
     """
     for alias in test_case._databases_names(include_mirrors=False):
+        if connections[alias].vendor == "postgresql":
+            Cleaner.of(connections[alias]).clean()
+            continue
         tables = connections[alias].introspection.django_table_names(only_existing=True)
         quote = connections[alias].ops.quote_name
         with (
             connections[alias].constraint_checks_disabled(),
-            # PostgreSQL cannot disable them, but defers them to the end.
             transaction.atomic(using=alias),
             connections[alias].cursor() as cursor,
         ):
@@ -32,6 +35,60 @@ def empty_tables(test_case):
             )
             for (table,) in cursor.fetchall():
                 cursor.execute(f"DELETE FROM {quote(table)}")
+
+
+class Cleaner:
+    """
+    A connection to PostgreSQL that empties the tables for all tests, because a
+    new one takes 30 ms to open all of them for the first time.
+    """
+
+    cleaners = {}  # database: Cleaner
+
+    @classmethod
+    def of(cls, connection):
+        name = connection.settings_dict["NAME"]
+        if name not in cls.cleaners:
+            cls.cleaners[name] = cls(connection)
+        return cls.cleaners[name]
+
+    def __init__(self, connection):
+        params = connection.get_connection_params()
+        self.raw = connection.get_new_connection(params)
+        self.names = [
+            model._meta.db_table
+            for model in apps.get_models(include_auto_created=True)
+            if model._meta.managed and model._meta.db_table not in KEPT
+        ]
+        self.query = None
+
+    def clean(self):
+        with self.raw.transaction(), self.raw.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '20s'")
+            cursor.execute(
+                "SELECT oid::regclass FROM pg_class WHERE relname = ANY(%s) "
+                "AND relkind IN ('p', 'r') AND pg_table_is_visible(oid) ORDER BY 1",
+                [self.names],
+            )
+            query = " UNION ALL ".join(
+                f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})"
+                for (table,) in cursor.fetchall()
+            )
+            if query != self.query:
+                cursor.execute("DEALLOCATE ALL")
+                cursor.execute(f"PREPARE tables_with_rows AS {query}")
+                self.query = query
+            cursor.execute("EXECUTE tables_with_rows")
+            for (table,) in cursor.fetchall():
+                # Django's constraints are deferred to the end.
+                cursor.execute(f"DELETE FROM {table}")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup):
+    yield
+    for cleaner in Cleaner.cleaners.values():
+        cleaner.raw.close()
 
 
 def pytest_addoption(parser):

@@ -19,7 +19,12 @@ from .models import Paper, PlusPaper
 from .sql import execute
 from .test_transactions import Rollback
 
-pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.django_db(transaction=True),
+    # What is counted is the same on each.
+    pytest.mark.database("sqlite"),
+]
 
 PACKAGE = str(Path(getorcreateplus.__file__).parent)
 FEW, MANY = 1_000, 10_000

@@ -690,6 +690,12 @@ RULES = {
                 "and not is_locked(version)  # rule lock",
                 "",
             ),
+            (
+                coherence.Read,
+                "_is_locked",
+                "return any(is_locked(str(entries.get(name))) for name in names)",
+                "return False",
+            ),
         ],
         [save_in_transaction, warm_read, warm_read],
         {"start": "evicted", "mortal": {"save_in_transaction"}},
@@ -772,7 +778,7 @@ RULES = {
         [
             (
                 coherence.Read,
-                "fill",
+                "_keep",
                 "own.fill_later(connection, self, pk, memory.pack(values))",
                 "self._fill(pk, values)",
             )
