@@ -17,10 +17,18 @@ from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 
 from benchmarks import report
-from benchmarks.cases import CONTENDERS, OPERATIONS, OURS, chosen_cases
+from benchmarks.cases import (
+    CONTENDERS,
+    MIXES,
+    OPERATIONS,
+    OURS,
+    PROCESSES,
+    chosen_cases,
+)
 
 REQUIREMENTS = ["django", "environ", "getorcreateplus"]
 ROUNDS, QUICK_ROUNDS = 30, 4
@@ -33,10 +41,14 @@ class Failure(Exception):
 
 
 class Worker:
-    """A process that runs the cases of its contenders on request."""
+    """
+    A process that runs the cases of its contenders on request, and with its
+    mates those that several processes run at once.
+    """
 
     def __init__(self, process, **settings):
         self.process = process
+        self.mates = []
         self.popen = subprocess.Popen(
             [
                 sys.executable,
@@ -62,9 +74,18 @@ class Worker:
             raise Failure(f"The process of {self.process} ended: status {status}.")
         return json.loads(line)
 
-    def measure(self, case, seed, *, counts=False):
-        self.send(case._asdict() | {"seed": seed, "counts": counts})
-        return self.answer()
+    def measure(self, case, seed, *, counts=False, alone=False):
+        team = [self]
+        if case.operation in MIXES and not (counts or alone):
+            team += self.mates
+        for number, worker in enumerate(team):
+            options = {"seed": seed + number, "counts": counts}
+            worker.send(case._asdict() | options)
+        answers = [worker.answer() for worker in team]
+        failed = [answer for answer in answers if "fails" in answer]
+        if counts or failed:
+            return (failed or answers)[0]
+        return {"microseconds": mean(each["microseconds"] for each in answers)}
 
     def close(self):
         """Let the process drop its tables, and end."""
@@ -178,22 +199,42 @@ def benchmark(options):
 def start_workers(options, directory, cases, stack):
     """Return {contender: worker}, and the cases of those that are there."""
     from django.conf import settings
+    from django.db import connection
 
     database, cache = settings.DATABASES["default"], settings.CACHES["default"]
+    can_mix = connection.vendor != "sqlite" and not cache["BACKEND"].endswith(
+        "LocMemCache"
+    )
+    if not can_mix and any(case.operation in MIXES for case in cases):
+        print(
+            f"{', '.join(MIXES)} are left out: several processes need --database and "
+            "--cache of a server."
+        )
+        cases = [case for case in cases if case.operation not in MIXES]
     processes = {CONTENDERS[case.contender].process for case in cases}
     workers = {}
     for process in sorted(processes):
         if options.database is None:
             # A file each, for another's writes would empty the page cache.
             database = database | {"NAME": f"{directory}/{process}.sqlite3"}
-        workers[process] = Worker(process, database=database, cache=cache)
+        services = {"database": database, "cache": cache}
+        workers[process] = Worker(process, **services, is_mate=False)
         stack.callback(workers[process].close)
+        if can_mix and any(is_mix(case, process) for case in cases):
+            for _ in range(PROCESSES - 1):
+                mate = Worker(process, **services, is_mate=True)
+                stack.callback(mate.close)
+                workers[process].mates.append(mate)
     for process in sorted(processes):
         if reason := workers[process].answer().get("fails"):
             if process not in OTHERS:
                 raise Failure(f"{process}: {reason}")
             print(f"{process} is left out: {reason}")
             del workers[process]
+    for worker in workers.values():
+        for mate in worker.mates:
+            if reason := mate.answer().get("fails"):
+                raise Failure(f"{worker.process}: {reason}")
     by_contender = {
         name: workers[contender.process]
         for name, contender in CONTENDERS.items()
@@ -202,12 +243,16 @@ def start_workers(options, directory, cases, stack):
     return by_contender, [case for case in cases if case.contender in by_contender]
 
 
+def is_mix(case, process):
+    return case.operation in MIXES and CONTENDERS[case.contender].process == process
+
+
 def count(results, workers, random):
     """Count queries and commands, and forget what fails of other packages."""
     for case in list(results.cases):
         worker = workers[case.contender]
         # The first time makes the table.
-        answer = worker.measure(case, random.random())
+        answer = worker.measure(case, random.random(), alone=True)
         if "fails" not in answer:
             answer = worker.measure(case, random.random(), counts=True)
         if "fails" not in answer:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from django.apps import apps
 from django.conf import settings
@@ -193,3 +195,17 @@ def second_alias():
     yield "other"
     connections["other"].close()
     database["NAME"] = name
+
+
+@pytest.fixture
+def services(db):
+    """Return the options for the database and the cache of this test run."""
+    config = connection.settings_dict
+    user = f"{config['USER']}:{config['PASSWORD']}".rstrip(":")
+    host = f"{config['HOST']}:{config['PORT']}".rstrip(":")
+    return [
+        "--database",
+        f"{connection.vendor}://{user}@{host}/{config['NAME']}",
+        "--cache",
+        os.environ.get("CACHE_URL", "locmemcache://"),
+    ]

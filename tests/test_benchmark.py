@@ -233,6 +233,32 @@ def test_bad_url(benchmark, option, url, message):
     ), result.stderr
 
 
+@pytest.mark.database("postgresql", "mysql")
+@pytest.mark.shared_cache
+def test_mixes_of_several_processes(benchmark, services):
+    names = ["mix-50", "mix-100", "plain", "plus"]
+    result = benchmark("--rounds", "2", *services, "--only", *names)
+    assert (result.returncode, result.stderr) == (0, "")
+    half, reads = sections(result.stdout).values()
+    assert {*half} == {*reads} == {"plain Django", "PlusManager"}
+    assert reads["plain Django"][2:4] == ["1", "0"]
+    assert number(reads["PlusManager"][2]) < 0.1
+    # A get() and an UPDATE in the place of a SELECT.
+    assert number(half["plain Django"][2]) == pytest.approx(1.5, abs=0.2)
+    assert all(number(cells[0]) > 0 for cells in (*half.values(), *reads.values()))
+
+
+def test_mixes_need_services_that_processes_share(benchmark):
+    result = benchmark("--rounds", "1", "--only", "mix-50", "hit", "plain")
+    assert (result.returncode, result.stderr) == (0, "")
+    first, _, table = result.stdout.partition("\n")
+    assert first == (
+        "mix-50, mix-80, mix-95, mix-100 are left out: several processes need "
+        "--database and --cache of a server."
+    )
+    assert [*sections(table)] == ["get_or_create() of a row that the cache knows"]
+
+
 def test_missing_requirements_are_named(benchmark):
     """Without site-packages there is nothing but this package."""
     result = benchmark("--quick", options=["-S"])

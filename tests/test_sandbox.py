@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from django.db import connection
 
 from sandbox.gazetteer import geonames
 
@@ -51,20 +50,6 @@ def run(tmp_path):
 @pytest.fixture
 def demo(run):
     return lambda *arguments: run(str(SANDBOX / "manage.py"), "demo", *arguments)
-
-
-@pytest.fixture
-def services(db):
-    """Return the options for the database and the cache of this test run."""
-    config = connection.settings_dict
-    user = f"{config['USER']}:{config['PASSWORD']}".rstrip(":")
-    host = f"{config['HOST']}:{config['PORT']}".rstrip(":")
-    return [
-        "--database",
-        f"{connection.vendor}://{user}@{host}/{config['NAME']}",
-        "--cache",
-        os.environ.get("CACHE_URL", "locmemcache://"),
-    ]
 
 
 def measured(output):

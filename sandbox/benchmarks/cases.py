@@ -36,8 +36,19 @@ OPERATIONS = {
     "bulk": Operation("10,000 rows in a transaction, half of them there", 1),
     "bulk-hit": Operation("10,000 rows that the cache knows, plain: in_bulk()", 1),
 }
-EACH = [name for name in OPERATIONS if name not in ("large", "bulk", "bulk-hit")]
 BULK = ["bulk", "bulk-hit"]
+EACH = [name for name in OPERATIONS if name not in ("large", *BULK)]
+# The share of reads in what several processes do at once.
+MIXES = {f"mix-{share}": share for share in (50, 80, 95, 100)}
+OPERATIONS |= {
+    name: Operation(
+        f"{share} % get_or_create() and {100 - share} % get() and save() of 10 rows, "
+        "by 4 processes",
+        400,
+    )
+    for name, share in MIXES.items()
+}
+PROCESSES = 4  # of a mix
 CREATES = ["create", "autocommit"]
 
 OURS = "getorcreateplus"
@@ -51,14 +62,16 @@ CONTENDERS = {
     "by-hand": Contender("get(), create() by hand", "plain", CREATES),
     "bulk-by-hand": Contender("bulk_create(ignore_conflicts=True)", "plain", ["bulk"]),
     "cached": Contender(
-        "CachedManager", OURS, [*OPERATIONS], (*FLOORS, "bulk-by-hand")
+        "CachedManager", OURS, [*EACH, "large", *BULK], (*FLOORS, "bulk-by-hand")
     ),
     "nonatomic": Contender(
         "NonAtomicManager", OURS, [*EACH, "bulk"], ("by-hand", "bulk-by-hand")
     ),
     "always": Contender("AlwaysManager", OURS, EACH),
     "always-get": Contender("AlwaysManager, get()", OURS, ["hit"]),
-    "plus": Contender("PlusManager", OURS, EACH + BULK, (*FLOORS, "bulk-by-hand")),
+    "plus": Contender(
+        "PlusManager", OURS, [*EACH, *BULK, *MIXES], (*FLOORS, "bulk-by-hand")
+    ),
     "plus-get": Contender("PlusManager, get()", OURS, ["hit"], FLOORS),
     "local": Contender(
         "local_timeout = 60", OURS, ["hit", "bulk-hit"], ("floor-locmem",)

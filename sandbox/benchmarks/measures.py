@@ -12,6 +12,7 @@ from django.db import connection, transaction
 
 from getorcreateplus.test import CaptureCacheCommands, in_command
 
+from .cases import MIXES
 from .models import TABLES, rows_of
 
 MANY = 10_000  # rows of a batch
@@ -189,6 +190,27 @@ def bulk_hit(contender, meter, calls, random):
     check(model, rows, answers, created=False)
 
 
+def mix(contender, meter, calls, random, share):
+    """Read and write the rows that other processes read and write."""
+    model = contender.model("hot")
+    rows = rows_of(range(TABLES["hot"]))
+    order = [
+        (*random.choice(rows), random.randrange(100) < share) for _ in range(calls)
+    ]
+    found = []
+    with meter:
+        for name, defaults, reads in order:
+            if reads:
+                obj, _ = contender.get_or_create(model, name, defaults)
+            else:
+                obj = model.objects.get(name=name)
+                obj.count += 1
+                obj.save()
+            found.append(obj.name)
+    if found != [name for name, *_ in order]:
+        raise WrongAnswer("a row of another name")
+
+
 MEASURES = {
     "hit": hit,
     "large": partial(hit, table="large"),
@@ -200,4 +222,5 @@ MEASURES = {
     "update": update,
     "bulk": bulk,
     "bulk-hit": bulk_hit,
+    **{name: partial(mix, share=share) for name, share in MIXES.items()},
 }

@@ -29,7 +29,9 @@ def serve(process):
         print(json.dumps(values), file=answers, flush=True)
 
     try:
-        start(process, **json.loads(sys.stdin.readline()))
+        options = json.loads(sys.stdin.readline())
+        is_mate = options.pop("is_mate")
+        start(process, **options)
     except ModuleNotFoundError as error:
         answer(fails=f"{error}. Run: python -m pip install -e '.[benchmark]'")
         return
@@ -40,6 +42,9 @@ def serve(process):
     from .contenders import contenders_of
 
     contenders = contenders_of(process)
+    if is_mate:
+        for contender in contenders.values():
+            contender.join()
     answer()
     try:
         for line in sys.stdin:
@@ -48,7 +53,7 @@ def serve(process):
             except Exception as error:  # noqa: BLE001 - of whatever package
                 answer(fails=f"{type(error).__name__}: {error}")
     finally:
-        for contender in contenders.values():
+        for contender in () if is_mate else contenders.values():
             contender.drop()
 
 
