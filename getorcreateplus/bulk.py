@@ -583,7 +583,7 @@ class Run:
         for part, index in zip(parts, [*self.unknown, None], strict=True):
             if is_doubtful and len(part) > SELECTS:
                 # What is equal to the rows of an earlier part is lost to it.
-                part.sort(key=self.first.get)
+                part.sort(key=self.first.__getitem__)
                 pieces = [sorted(p) for p in cut(part, SELECTS, self.bulk.most_bytes)]
                 yield from ((piece, None) for piece in pieces[:-1])
                 yield pieces[-1], index
@@ -602,7 +602,7 @@ class Run:
             self.read_winners(lost)
         # As a loop does: the first of them may be equal to the others.
         rest = [k for k in part if not (k in self.found or k in repeated)]
-        for key in sorted(rest, key=self.first.get):
+        for key in sorted(rest, key=self.first.__getitem__):
             obj, created = self.get_or_create(self.rows[self.first[key]])
             self.found[key] = obj
             if created:
@@ -638,7 +638,7 @@ class Run:
         if not equals:
             return {}
         first, repeated = {}, {}
-        for key in sorted(part, key=self.first.get):
+        for key in sorted(part, key=self.first.__getitem__):
             same = tuple(
                 equals[place][value] if place in equals else value
                 for place, value in enumerate(key)

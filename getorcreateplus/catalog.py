@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager
 
 from . import coherence, refusals
 from .interruptions import reraise
+from .statements import lacks, words
 
 # A statement that may change a column, or which table a name stands for.
 CHANGES = re.compile(
@@ -27,6 +28,10 @@ CHANGES = re.compile(
     # One that Django does not know ends, and a column is again what it was.
     r"|(?:\A|;|\*/)\s*(?:ABORT|CALL|DO|EXECUTE|ROLLBACK(?!\s+TO))\b",
     re.IGNORECASE,
+)
+
+CHANGING = words(
+    "abort alter attach call create detach do drop execute import rename rollback"
 )
 
 # In any schema, because search_path changes unseen: one schema whose column is
@@ -169,12 +174,13 @@ def is_of_transaction(connection):
     return changed is connection.atomic_blocks[0]
 
 
-def watching(execute, connection, sql):
+def watching(execute, connection, sql, found):
     """
-    Return what sends a statement that is not in Django's form: afterwards each
-    connection of the process asks again, if the statement may change columns.
+    Return what sends a statement that is not in Django's form, of which
+    words_of() are found: afterwards each connection of the process asks again,
+    if the statement may change columns.
     """
-    if not CHANGES.search(sql):
+    if lacks(found, sql, CHANGING) or not CHANGES.search(sql):
         return execute
 
     def execute_and_forget(*args):

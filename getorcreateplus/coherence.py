@@ -1633,7 +1633,9 @@ def note_isolation(connection, text, starts):
     Note whether a statement, which begins with these words, may change what is
     known of the isolation.
     """
-    isolates = ISOLATES.search(text) is not None
+    # The pattern, which ignores case, takes much longer.
+    may_isolate = not text.isascii() or "isolation" in text.lower()
+    isolates = may_isolate and ISOLATES.search(text) is not None
     if connection.vendor != "mysql":
         if isolates or not starts.isdisjoint(RESETS):
             connection.getorcreateplus_answer = None, None

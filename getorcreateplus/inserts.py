@@ -332,7 +332,7 @@ class InsertGuard(UpdateGuard):
                 self.pending.drop()
                 self.pending = None
             else:
-                self.begin()
+                self.begin(self.pending)
         elif not self.is_own and (many or not statement.is_read()):
             self.hold()
         try:
@@ -348,12 +348,12 @@ class InsertGuard(UpdateGuard):
         self.wrote = True
         return result
 
-    def begin(self):
+    def begin(self, pending):
         """Begin the transaction that is pending."""
         self.busy = True
         try:
-            self.atomic = self.pending.atomic
-            self.pending.begin()
+            self.atomic = pending.atomic
+            pending.begin()
         finally:
             self.pending = None
             self.busy = False

@@ -570,10 +570,10 @@ class Statements:
             write = None
         if write is None:
             self.note_inserted(connection)
-            execute = watching_columns(execute, connection, statement)
+            found = words_of(text)
+            execute = watching_columns(execute, connection, statement, found)
             if self.changes_schema and is_outside(connection):
                 self.forget_relations(connection)  # once more, after the commit
-            found = words_of(text)
             effect = effect_of(text, found, connection.vendor)
             coherence.note_isolation(connection, text, effect.starts)
             coherence.note_session(connection, text, effect.starts)
@@ -637,14 +637,15 @@ class Statements:
         names = known.names.mentioned(found) | relations.names.mentioned(found)
         for name in list(names):
             names |= relations.affected(name)
-        watches = known.watches_of(names)
-        # A name with a schema may be that of another tenant.
-        is_qualified = (
-            effect.schema
-            or "search_path" in found
-            or QUALIFIED.search(text) is not None
-        )
-        rows = all_rows(watches, alias, is_qualified)
+        rows, watches = {}, known.watches_of(names)
+        if watches:
+            # A name with a schema may be that of another tenant.
+            is_qualified = (
+                effect.schema
+                or "search_path" in found
+                or QUALIFIED.search(text) is not None
+            )
+            rows = all_rows(watches, alias, is_qualified)
         if connection.vendor == "mysql":
             rows |= by_other_database(connection, found)
         return rows
@@ -739,13 +740,13 @@ class Statements:
             coherence.after_inserts(connection, region, pks)
 
 
-def watching_columns(execute, connection, statement):
+def watching_columns(execute, connection, statement, found):
     """As catalog.watching(), and look at the columns while SQLite can."""
     if connection.vendor == "sqlite" and statement.begins_with(("BEGIN",)):
         if columns := index(connection).text_keys:
             refresh(connection, columns)
         return execute
-    return watching(execute, connection, statement.text)
+    return watching(execute, connection, statement.text, found)
 
 
 def is_upsert(text):

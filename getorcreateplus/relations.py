@@ -11,7 +11,7 @@ from contextlib import closing
 from django.db import connections
 
 from . import drivers
-from .statements import Names, fold, words_of
+from .statements import Names, fold, words, words_of
 
 # What depends, on what, whether it is a child, whether it shows rows. A rule
 # of a table writes what it names. A materialized view shows other rows when it
@@ -51,8 +51,11 @@ SELECT name, CASE type WHEN 'view' THEN sql END FROM sqlite_temp_master
 WHERE type IN ('table', 'view')
 """
 # The tables that a statement writes.
+BEFORE_TARGETS = words(
+    "concurrently copy exists from into only table truncate update view"
+)
 TARGET = re.compile(
-    r"\b(?:UPDATE|INTO|FROM|TABLE|TRUNCATE|COPY|VIEW|ONLY|EXISTS|CONCURRENTLY)\s+"
+    rf"\b(?:{'|'.join(BEFORE_TARGETS)})\s+"
     r'((?:[\w."`$-]|"[^"]*"|`[^`]*`)+)',
     re.IGNORECASE,
 )
@@ -97,7 +100,7 @@ class Relations:
         Tell whether each table that a statement may write is among these Names
         or known here, or was looked for in the catalog.
         """
-        targets = {fold(target) for target in TARGET.findall(text)} - self.unrelated
+        targets = {fold(target) for target in targets_of(text)} - self.unrelated
         return all(
             names.mentioned(words) or self.names.mentioned(words)
             for words in map(words_of, targets)
@@ -107,7 +110,22 @@ class Relations:
         """Take what is not known now for unrelated."""
         if len(self.unrelated) > MOST_UNRELATED:
             self.unrelated.clear()
-        self.unrelated.update(fold(target) for target in TARGET.findall(text))
+        self.unrelated.update(fold(target) for target in targets_of(text))
+
+
+def targets_of(text):
+    """Yield the names of the tables that a statement may write."""
+    if not text.isascii():
+        yield from TARGET.findall(text)
+        return
+    # To look for each word first takes a tenth of the time.
+    lower = text.lower()
+    for word in BEFORE_TARGETS:
+        place = lower.find(word)
+        while place >= 0:
+            if match := TARGET.match(text, place):
+                yield match[1]
+            place = lower.find(word, place + 1)
 
 
 def closure(names, edges):

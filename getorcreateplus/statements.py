@@ -186,7 +186,8 @@ def statement_of(sql, connection):
     text = sql if type(sql) is str else text_of(sql, connection)
     if text[:1].isalpha() and text[-1:] not in AFTER and ";" not in text:
         return Statement("", text)  # as nearly always
-    start = START.get(connection.vendor, START_ELSEWHERE).match(text).end()
+    pattern = START.get(connection.vendor, START_ELSEWHERE)
+    start = pattern.match(text).end()  # type: ignore[union-attr]  # or empty
     end = end_of_statement(text)
     if start >= end:
         start = 0  # nothing but a statement that sets a variable
@@ -218,6 +219,15 @@ def words_of(text):
     long = [word for word in found if len(word) > 15]  # of four bytes each
     found.update(word.encode()[:63].decode(errors="ignore") for word in long)
     return found
+
+
+def lacks(found, text, words):
+    """
+    Tell that none of these words, in lower case, is in a text of which
+    words_of() are found. A pattern that ignores case takes much longer.
+    """
+    # Of other letters some are equal only to such a pattern.
+    return text.isascii() and found.isdisjoint(words)
 
 
 def effect_of(text, found, vendor):
