@@ -14,6 +14,8 @@ import pytest
 from django.db import connection, transaction
 
 import getorcreateplus
+from getorcreateplus.invalidation import index
+from getorcreateplus.statements import Names
 
 from .models import Paper, PlusPaper
 from .sql import execute
@@ -117,6 +119,25 @@ def never_release_savepoint(model, i):
 
 def sql(model, i):
     execute(f"UPDATE {model._meta.db_table} SET pages = {i} WHERE id = {i + 1}")
+
+
+def test_cost_of_a_text(monkeypatch):
+    """Of SQL about another table: the number of models does not matter."""
+    execute("CREATE TABLE growth (text varchar(20))")
+    words = ", ".join(f"('word{i}')" for i in range(1000))
+    insert = f"INSERT INTO growth VALUES {words}"
+
+    def cost():
+        execute(insert)
+        return lines_of(lambda: execute(insert))
+
+    few = cost()
+    known = index(connection)
+    names = [f"shop_model{i}" for i in range(10_000)]
+    monkeypatch.setattr(known, "names", Names([*known.keys.values(), *names]))
+    many = cost()
+    execute("DROP TABLE growth")
+    assert 0 < many < 1.1 * few
 
 
 @pytest.mark.parametrize(

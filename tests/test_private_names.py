@@ -111,7 +111,7 @@ PRIVATE = {
     "ensure_connection": (connection, "as atomic() does"),
     "run_and_clear_commit_hooks": (connection, "hooks of a transaction without SQL"),
     "wrap_database_errors": (connection, "errors of the driver's own cursor"),
-    "savepoint_ids": (connection, "what would be rolled back together"),
+    "set_autocommit": (connection, "a rollback that no method tells of"),
 }
 
 # Set by Django's as_manager() as well, on what it makes.

@@ -6,6 +6,8 @@ from contextlib import suppress
 import pytest
 from django.db import ProgrammingError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from getorcreateplus import invalidation, relations
 from getorcreateplus.statements import Names, effect_of, words_of
@@ -569,6 +571,17 @@ class TestPartitions:
         finally:
             connection.rollback()
             connection.set_autocommit(True)
+
+
+PARTS = ["INTO", "From", "shop", "x.y", "up", "--", "(", ",", '"a b"', " ", "\n"]
+PARTS += ["\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}", "\N{LATIN SMALL LETTER LONG S}"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([*sorted(relations.BEFORE_TARGETS), *PARTS])))
+def test_targets_are_those_that_the_pattern_finds(parts):
+    text = "".join(parts)
+    assert {*relations.TARGET.findall(text)} <= {*relations.targets_of(text)}
 
 
 def refuse():
