@@ -591,7 +591,7 @@ class Run:
                 yield part, index
 
     def create(self, part):
-        """Create what nobody else creates, and find the rest."""
+        """Create these rows, and find those that others have created."""
         if not part:
             return
         repeated = self.repeated(part)

@@ -242,8 +242,8 @@ class Region:
         Let readers fill these rows again; None for all rows of the model, or
         both, where both were locked.
 
-        Of the published rows, {pk: version}, the payload stays. Nobody is told
-        of rows that were not written, but rolled back.
+        The published rows, {pk: version}, keep their payloads. ``written``
+        tells whether to send a signal: not for rows that were rolled back.
         """
         place = world_of(connection)
         changed = None if all_rows else pks
@@ -945,8 +945,8 @@ class Journal:
         """Another transaction has begun than the one that is known."""
         if self.in_test:
             self.settle(connection)
-        # Otherwise nobody has seen the end of the last one: its connection was
-        # lost. LOCK goes by its timeout.
+        # Otherwise the last transaction has lost its connection, so that its
+        # end was not seen. Its LOCKs end by their timeout.
         self.clear()
         watch_end(connection)
         self.block = block
@@ -998,9 +998,9 @@ class Journal:
         """
         Trust no values any more, only that they were written.
 
-        Something was rolled back, and nobody knows what. The locks of the rows
-        in the database may be gone as well, and another writer's release may
-        have replaced the LOCKs in the cache.
+        Something was rolled back, and the Journal cannot tell what. The locks
+        of the rows in the database may be gone as well, and another writer's
+        release may have replaced the LOCKs in the cache.
         """
         self.doubted = self.sequence
         for level in self.levels:
@@ -1288,7 +1288,7 @@ worlds = weakref.WeakKeyDictionary()  # the atomic() around a TestCase: its pref
 
 
 def journal(connection):
-    # On the connection itself, for it is asked for many times a call.
+    # An attribute of the connection, because each call reads it many times.
     try:
         own = connection.getorcreateplus_journal
     except AttributeError:

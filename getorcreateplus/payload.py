@@ -72,7 +72,7 @@ def is_same(value, wanted):
     return type(value) is type(wanted) and value == wanted
 
 
-# Of a serializer that has no tuples
+# Payloads of a serializer that turns tuples into lists
 
 SURE = frozenset((bool, int, str, type(None)))  # as JSON and msgpack have them
 OTHER = "*"  # marks a value of another type

@@ -72,7 +72,7 @@ def refuses(connection, model):
 def key_of(connection, model):
     return (
         database_name(connection.alias, connection.settings_dict),
-        # Of a tenant, as django-tenants calls it.
+        # The tenant, under the name that django-tenants gives it.
         getattr(connection, "schema_name", None),
         model._meta.db_table,
     )

@@ -20,8 +20,9 @@ NEXT = re.compile(rf";{BEFORE}(\w+)", re.DOTALL)
 EMPTY = re.compile(rf"(?:{BEFORE[:-2]}|[;)])*+\Z", re.DOTALL)
 # Comments that are the same on each database: not nested, and not executed.
 COMMENTS = r"(?:\s|--[^\r\n]*|#[^\r\n]*|/\*(?!M?!)(?:(?!\*/|/\*).)*\*/)*+"
-# What sets a variable that means nothing to PostgreSQL, for its name has a
-# dot; or a timeout. Others put that before a statement, to tell triggers.
+# Other packages put a statement before another one that sets a variable for
+# triggers, or a timeout. The variable means nothing to PostgreSQL, because its
+# name has a dot.
 VARIABLE = r"\w+(?:\.\w+)+"
 VALUE = r"""(?:[^-()'";/\\$`%]|'[^'\\%]*'|%s|%\(\w+\)s)*+"""
 SET_CONFIG = rf"""(?:pg_catalog\.)?set_config\(\s*'{VARIABLE}'\s*,{VALUE}\)"""

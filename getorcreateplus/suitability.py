@@ -103,7 +103,7 @@ def waits(alias, library, options):
     return default is None and not all("socket_timeout" in each for each in queries)
 
 
-# Failures that nobody is told of
+# Caches that hide their failures
 
 
 def hiding_flaw(alias):

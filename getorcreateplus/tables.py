@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from . import catalog
 
-# A function all of whose RETURNs are of NEW, which it never replaces, leaves
-# no row out: of each other one nobody knows. Of a view and of a foreign table
-# the triggers are elsewhere. In any schema, as in catalog.py.
+# A function that returns nothing but NEW, and never replaces it, leaves no row
+# out. Each other function may leave a row out. The triggers of a view and of a
+# foreign table are elsewhere. Tables of any schema count, as in catalog.py.
 POSTGRESQL = r"""
 WITH RECURSIVE tables AS (
     SELECT c.oid, c.relkind FROM pg_catalog.pg_class c

@@ -965,7 +965,7 @@ def limit(name, number):
 
 
 class TestLimits:
-    """Of the database, on one statement."""
+    """The database limits what one statement may have."""
 
     @pytest.mark.parametrize("batch_size", [None, 1100, 3000])
     def test_keys_with_no_value_in_common(self, batch_size):

@@ -260,7 +260,7 @@ def test_failure_after_a_time_limit_is_a_failure(kind, struck):
 
 
 def test_function_of_a_client_that_gets_a_frame_of_its_own(struck):
-    """It is no handler: the frame is none that it was called from."""
+    """It is no handler, because nobody called it from that frame."""
     warm()
 
     def fail(frame):

@@ -188,7 +188,7 @@ def test_check_and_explain_say_what_is_lost(serializer, lost):
     with using(serializer):
         messages = list(checks.check_kept(Survivor))
         if "Serializing" in settings.CACHES["default"]["BACKEND"]:
-            # It is none that the package knows: nothing is said of it.
+            # The package does not know this backend, and says nothing of it.
             assert messages == []
             return
         [message] = messages
