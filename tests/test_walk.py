@@ -93,6 +93,7 @@ def shrunk_walks(members):
 
 
 @pytest.mark.slow
+@pytest.mark.database("sqlite")  # a search of minutes on a server
 @pytest.mark.parametrize(
     "break_rule",
     [forget_what_is_owed, trust_what_was_rolled_back, forget_what_is_released],
