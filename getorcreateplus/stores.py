@@ -480,10 +480,12 @@ class Store:
 
     def down(self, error):
         with self.lock:
-            if self.down_until is None:
-                self.tell_of(error)
+            is_news = self.down_until is None
             self.pause = min(2 * self.pause or self.FIRST_PAUSE, self.LONGEST_PAUSE)
             self.down_until = time.monotonic() + self.pause
+        if is_news:
+            # Without the lock: a handler may keep records by get_or_create().
+            self.tell_of(error)
 
     def tell_of(self, error):
         said = named(self.alias), described(error, self.alias)
@@ -532,13 +534,15 @@ class Store:
                 self.down_until = time.monotonic()  # the next one tries
             raise
         with self.lock:
-            if self.owed or self.owed_locks:  # more, since: at the next command
-                self.down_until = time.monotonic()
-            else:
+            is_back = not (self.owed or self.owed_locks)
+            if is_back:
                 self.down_until = None
                 self.pause = 0
                 self.hangs = self.is_behind = False
-                logger.info("Cache %r is back.", self.alias)
+            else:  # more, since: at the next command
+                self.down_until = time.monotonic()
+        if is_back:
+            logger.info("Cache %r is back.", self.alias)
 
     def pay(self, owed, locks):
         """

@@ -17,6 +17,7 @@ from getorcreateplus.invalidation import watched
 from getorcreateplus.triggers import pay_caches
 
 from .models import Paper
+from .threads import elsewhere
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -151,6 +152,26 @@ def test_one_warning_per_outage(caplog):
         "ConnectionError: refused",
         "Cache 'default' is back.",
     ]
+
+
+class RowPerRecord(logging.Handler):
+    """Keep the log in the database, and each message once."""
+
+    def emit(self, record):
+        Paper.objects.get_or_create(title=record.levelname)
+
+
+def test_handler_that_keeps_the_log_by_get_or_create(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "getorcreateplus")
+    logger = logging.getLogger("getorcreateplus")
+    monkeypatch.setattr(logger, "handlers", [RowPerRecord()])
+    with override_settings(CACHES=one_broken()):
+        Switch.failure = ConnectionError("refused")
+        elsewhere(pages)
+        assert Paper.objects.filter(title="WARNING").exists()
+        Switch.failure = None
+        elsewhere(pages)
+        assert Paper.objects.filter(title="INFO").exists()
 
 
 def test_cache_that_is_down_is_left_alone(monkeypatch):
