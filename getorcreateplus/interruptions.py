@@ -89,10 +89,11 @@ def is_known(error):
 
 def is_of_handler(error):
     """Tell whether the handler of a signal has raised it."""
-    passed, trace = set(), error.__traceback__
+    passed, trace, codes = set(), error.__traceback__, handler_codes()
     while trace is not None and len(passed) < MOST_FRAMES:
         frame = trace.tb_frame
-        if passed and gets_frame(frame, passed):
+        # It may have deleted its argument, or made another frame of it.
+        if passed and (frame.f_code in codes or gets_frame(frame, passed)):
             return True
         passed.add(frame)
         trace = trace.tb_next
@@ -105,9 +106,7 @@ def gets_frame(frame, passed):
     number = code.co_argcount + code.co_kwonlyargcount
     number += bool(code.co_flags & inspect.CO_VARARGS)
     for name in code.co_varnames[:number]:
-        if name not in local:  # it has deleted its argument
-            return code in handler_codes()
-        value = local[name]
+        value = local.get(name)  # None, if it has deleted the argument
         values = value if type(value) is tuple else (value,)
         if any(isinstance(each, FrameType) and each in passed for each in values):
             return True

@@ -91,6 +91,15 @@ def by_deleted_arguments(kind):
     return handler
 
 
+def by_a_walk_up_the_stack(kind):
+    def handler(number, frame):
+        while frame is not None:
+            frame = frame.f_back
+        raise kind
+
+    return handler
+
+
 def by_another_function(kind):
     def strike():
         raise kind
@@ -104,6 +113,7 @@ HANDLERS = [
     by_object,
     by_partial,
     by_deleted_arguments,
+    by_a_walk_up_the_stack,
     by_another_function,
 ]
 
