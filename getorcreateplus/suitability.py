@@ -19,7 +19,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.cache.backends.memcached import PyMemcacheCache
+from django.core.cache.backends.memcached import BaseMemcachedCache, PyMemcacheCache
 from django.core.cache.backends.redis import RedisCache
 from django.db import models
 from django.utils.module_loading import import_string
@@ -169,13 +169,15 @@ def keeping_flaw(model, alias, timeouts):
     Return the Flaw of a cache that does not keep the rows of a model, or gives
     them back otherwise than it got them; None where it serves them.
     """
-    default = default_timeout(alias)
-    if 0 in [default if each is DEFAULT_TIMEOUT else each for each in timeouts]:
-        return Flaw(
-            "keeps rows for 0 seconds.",
-            "Set a TIMEOUT, or a cache_timeout, of more.",
-            id="getorcreateplus.W022",
-        )
+    default, backend = default_timeout(alias), backend_of(alias)
+    for each in timeouts:
+        timeout = default if each is DEFAULT_TIMEOUT else each
+        if type(timeout) in {int, float} and is_no_time(timeout, backend):
+            return Flaw(
+                f"keeps rows for {timeout} seconds.",
+                "Set a TIMEOUT, or a cache_timeout, of more.",
+                id="getorcreateplus.W022",
+            )
     serializer, round_trip = serializer_of(alias)
     if round_trip is None:
         return None
@@ -189,6 +191,12 @@ def keeping_flaw(model, alias, timeouts):
         "object_cache_alias and key_cache_alias.",
         id="getorcreateplus.W022",
     )
+
+
+def is_no_time(timeout, backend):
+    # These count whole seconds.
+    is_cut = issubclass(backend, (BaseMemcachedCache, RedisCache))
+    return (int(timeout) if is_cut else timeout) <= 0
 
 
 def default_timeout(alias):

@@ -12,7 +12,7 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.redis import RedisCache
 from django.test import override_settings
 
-from getorcreateplus import checks, coherence, suitability
+from getorcreateplus import CachedQuerySet, checks, coherence, suitability
 from getorcreateplus.explaining import explain
 from getorcreateplus.failures import described, named
 
@@ -164,7 +164,7 @@ def test_servers_have_room_of_their_own():
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("timeout", [0, "0"])
+@pytest.mark.parametrize("timeout", [0, "0", -1])
 def test_cache_that_keeps_rows_for_no_time(timeout):
     config = {"BACKEND": LOCMEM, "LOCATION": "no time", "TIMEOUT": timeout}
     with override_settings(CACHES={"default": config}):
@@ -174,11 +174,28 @@ def test_cache_that_keeps_rows_for_no_time(timeout):
         assert (message.id, message.msg) == (
             "getorcreateplus.W022",
             "Rows of tests.Paper are never served from the cache 'default': it keeps "
-            "rows for 0 seconds.",
+            f"rows for {timeout} seconds.",
         )
         found = explain(Paper.objects, title="a")
-        assert found.why == "The cache 'default' keeps rows for 0 seconds."
+        assert found.why == f"The cache 'default' keeps rows for {timeout} seconds."
         assert found.remedy.startswith("Set a TIMEOUT")
+
+
+@pytest.mark.parametrize(
+    ("name", "timeout", "warns"),
+    [
+        (REDIS, 0.5, True),
+        (MEMCACHED, 0.5, True),
+        (LOCMEM, 0.5, False),
+        (REDIS, 1.5, False),
+        (REDIS, None, False),
+        (LOCMEM, -1, True),
+    ],
+)
+def test_time_of_less_than_a_second(name, timeout, warns, monkeypatch):
+    monkeypatch.setattr(CachedQuerySet, "cache_timeout", timeout)
+    with cache(name):
+        assert bool([*checks.check_kept(Paper)]) == warns
 
 
 @pytest.mark.django_db(transaction=True)
