@@ -21,7 +21,7 @@ from .failures import described, is_misconfigured, named
 from .forks import renew_in_child
 from .identity import cache_of, keep_keys
 from .interruptions import failures_suppressed, limit_of
-from .payload import revive
+from .payload import PARTS, freeze, revive
 
 logger = logging.getLogger("getorcreateplus")
 
@@ -62,6 +62,8 @@ KEEP_ORDER = (
     LocMemCache,
     RedisCache,
 )
+
+SERIALIZING = (BaseMemcachedCache, DatabaseCache, FileBasedCache, RedisCache)
 
 
 class Store:
@@ -127,7 +129,7 @@ class Store:
         cache = self.cache()
         started = time.monotonic()
         try:
-            return with_tuples(cache.get_many(keys))
+            return own_entries(cache, keys)
         except UNREADABLE as error:
             self.heed(error)
             raise Garbage from error
@@ -144,7 +146,7 @@ class Store:
             self.down(error)
             raise Unavailable from error
         try:
-            return with_tuples(self.cache().get_many(keys))
+            return own_entries(self.cache(), keys)
         except UNREADABLE as another:
             self.heed(another)
             raise Garbage from another
@@ -597,6 +599,21 @@ class Store:
             # Another thread has found, since this one failed, that it is back
             # and is owed nothing. The next command pays.
             self.down_until = time.monotonic()
+
+
+def own_entries(cache, keys):
+    """Return entries that nobody shares, with tuples where they had them."""
+    entries = with_tuples(cache.get_many(keys))
+    if type(cache) is LocMemCache or isinstance(cache, SERIALIZING):
+        return entries
+    # It may give the very objects that it keeps, and a project changes a dict.
+    return {k: copied(v) if type(v) is tuple else v for k, v in entries.items()}
+
+
+def copied(payload):
+    if len(payload) != PARTS or type(payload[2]) is not tuple:
+        return payload
+    return (*payload[:2], freeze(payload[2]), *payload[3:])
 
 
 def with_tuples(entries):

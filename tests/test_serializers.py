@@ -207,3 +207,46 @@ def test_check_and_explain_say_what_is_lost(serializer, lost):
         assert explained.why == f"The cache 'default' {what}{lost}."
         assert explained.remedy.endswith("See the system check getorcreateplus.W022.")
         assert list(checks.check_kept(Paper)) == [] or serializer is Bytes
+
+
+class Keeping(LocMemCache):
+    """It keeps the objects themselves, as LRUObjectCache and others do."""
+
+    kept = {}
+
+    def add(self, key, value, *args, **kwargs):
+        is_new = key not in self.kept
+        self.kept.setdefault(key, value)
+        return is_new
+
+    def set(self, key, value, *args, **kwargs):
+        self.kept[key] = value
+
+    def get(self, key, default=None, version=None):
+        return self.kept.get(key, default)
+
+    def delete(self, key, version=None):
+        return self.kept.pop(key, None) is not None
+
+
+def one(name):
+    return Survivor.objects.get_or_create(name=name)[0]
+
+
+def one_of_a_batch(name):
+    [(obj, _)] = Survivor.objects.bulk_get_or_create([{"name": name}])
+    return obj
+
+
+@pytest.mark.parametrize("read", [one, one_of_a_batch])
+def test_object_of_a_hit_is_nobody_elses(read, monkeypatch):
+    monkeypatch.setattr(Keeping, "kept", {})
+    config = {"BACKEND": f"{__name__}.Keeping", "LOCATION": uuid.uuid4().hex}
+    with override_settings(CACHES={"default": config}):
+        Survivor.objects.get_or_create(name="a", defaults={"data": {"a": [1]}})
+        for _ in range(3):
+            with CaptureQueriesContext(connection) as queries:
+                obj = read("a")
+            assert obj.data == {"a": [1]}
+            obj.data["a"].append(2)
+        assert len(queries) == 0
