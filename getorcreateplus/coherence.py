@@ -880,6 +880,13 @@ class Level:
         # (region, pk): (read, values frozen), of rows created or read
         self.fills = {}
 
+    def lead(self, region, lookup, pk):
+        """Let a lookup lead to a row. One row may have had any number."""
+        if lookup is not None:
+            if len(self.hints) >= conf.OVERLAY_ROWS:
+                self.hints.clear()
+            self.hints[region, lookup] = pk
+
     def take(self, other):
         """Take over what was written since a savepoint that is released."""
         self.rows.update(other.rows)
@@ -1134,8 +1141,7 @@ class Journal:
         if not self.has_room(level, values):
             values = None
         level.rows[region, pk] = sequence, values
-        if lookup is not None:
-            level.hints[region, lookup] = pk
+        level.lead(region, lookup, pk)
 
     def has_room(self, level, values):
         """Tell whether the transaction may keep so much more, and count it."""
@@ -1183,8 +1189,7 @@ class Journal:
             return
         region = read.region
         level.fills[region, pk] = read, values
-        if read.lookup is not None:
-            level.hints[region, read.lookup] = pk
+        level.lead(region, read.lookup, pk)
         if region.keys.are_lost_later:
             hints = [] if read.lookup is None else [read.hint]
             region.remember_keys([*region.entries([pk]), *hints])

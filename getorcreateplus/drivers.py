@@ -38,6 +38,7 @@ BEGINS_NOTHING = words(
     "RENAME REPLACE SAVEPOINT SELECT SHOW TRUNCATE UPDATE USE VALUES WITH"
 )
 PROGRAMS = words("BEGIN CALL EXECUTE")  # they may return several results
+MOST_KEPT = 2000  # rows of a model; as MOST_LOCKED of coherence
 EXECUTED_COMMENT = re.compile(r"/\*M?!")
 
 
@@ -265,6 +266,17 @@ def keep_locked(connection, rows):
         known, all_rows = kept.get(region, (set(), False))
         known.update(pks or ())
         kept[region] = known, all_rows or pks is None
+
+
+def keeps_many(connection, region):
+    """
+    Tell whether so many rows are locked by hand that all rows are to be: the
+    release is one command, and it is kept in memory what it is for.
+    """
+    raw, kept = kept_of(connection)
+    if not kept or raw is not connection.connection or region not in kept:
+        return False
+    return len(kept[region][0]) >= MOST_KEPT
 
 
 def kept_of(connection):

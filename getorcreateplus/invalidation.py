@@ -871,6 +871,10 @@ def named_pks(known, part, name, sql, params):
 
 def write_rows(connection, rows, execute, sql, params, many, context):
     """Run a statement that writes these {region: primary keys}."""
+    rows = {
+        region: None if drivers.keeps_many(connection, region) else pks
+        for region, pks in rows.items()
+    }
     new = {
         region: coherence.before_write(connection, region, pks)
         for region, pks in rows.items()

@@ -374,6 +374,27 @@ def test_autocommit_is_off(commit):
     assert uses("a") == commit
 
 
+def test_many_rows_are_kept_as_their_model(monkeypatch):
+    monkeypatch.setattr(drivers, "MOST_KEPT", 2)
+    for name in "abcd":
+        warm(name)
+    rows = [Begun.plain.get(name=name) for name in "abcd"]
+    connection.set_autocommit(False)
+    try:
+        for row in rows:
+            row.uses = 1
+            row.save()
+        _, kept = drivers.kept_of(connection)
+        assert [(len(pks), all_rows) for pks, all_rows in kept.values()] == [(2, True)]
+        connection.commit()
+    finally:
+        connection.rollback()
+        connection.set_autocommit(True)
+    for name in "abcd":
+        assert elsewhere(lambda name=name: uses(name)) == 1
+        warm(name)
+
+
 @servers
 def test_autocommit_stays_off():
     """What a transaction locked, the next one's statement releases."""

@@ -280,6 +280,17 @@ class TestInside:
                 assert pages(model, title)[0] == 1
             assert pages(model, "a")[1] == 1
 
+    def test_row_of_many_names(self, model):
+        obj = model.objects.create(title="a", pages=1)
+        with override_settings(GETORCREATEPLUS_OVERLAY_ROWS=3), transaction.atomic():
+            for title in "bcdefgh":
+                obj.title = title
+                obj.save()
+                assert pages(model, title)[0] == 1
+                assert pages(model, title)[1] == 0
+            [level] = connection.getorcreateplus_journal.levels
+            assert 0 < len(level.hints) <= 3
+
 
 @committed
 @CACHED
