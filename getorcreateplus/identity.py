@@ -242,7 +242,7 @@ class Keys:
         renew_in_child(self)
 
     def begin_anew(self):
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         made, self.made = self.made, LRUCache(self.made.maxsize)
         with suppress(KeyError):  # of one that was being dropped
             self.made.update(made)
@@ -258,7 +258,14 @@ class Keys:
         cache = caches[self.alias]
         made = {key: cache.make_key(key) for key in keys}
         with self.lock:
-            self.made.update(made)
+            try:
+                self.made.update(made)
+            except BaseException as error:
+                # As Memory.changing().
+                self.made = LRUCache(self.made.maxsize)
+                if type(error) is not KeyError:
+                    raise
+                self.made.update(made)
 
     def are_known(self, keys):
         if not self.are_lost_later:

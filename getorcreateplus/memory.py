@@ -11,6 +11,7 @@ its threads wrote is not kept.
 import pickle
 import threading
 import time
+from contextlib import contextmanager
 
 from cachetools import LRUCache
 from django.core.signals import setting_changed
@@ -31,7 +32,8 @@ class Memory:
 
     def begin_anew(self):
         # Another thread may have held the lock, and been at half of a change.
-        self.lock = threading.Lock()
+        # The handler of a signal may need it while its own thread holds it.
+        self.lock = threading.RLock()
         self.__dict__.pop("entries", None)
 
     @cached_property
@@ -50,9 +52,22 @@ class Memory:
                 return None
 
     def put(self, key, value):
-        with self.lock:
+        with self.lock, self.changing():
             if self.entries.maxsize > 0:
                 self.entries[key] = value
+
+    @contextmanager
+    def changing(self):
+        """
+        Forget all entries where a time limit, or Ctrl-C, ends a change at its
+        half: each later change would fail.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.__dict__.pop("entries", None)
+            if type(error) is not KeyError:  # by what a signal handler has kept
+                raise
 
 
 class Rows(Memory):
@@ -70,7 +85,7 @@ class Rows(Memory):
 
     def keep(self, region, place, pk, values, read):
         """Keep a row, unless the region was written since the Read began."""
-        with self.lock:
+        with self.lock, self.changing():
             if region.writes == read.writes and self.entries.maxsize > 0:
                 key = region, region.generation, place, pk
                 # A transaction keeps it after its commit, long after its read.
@@ -78,7 +93,7 @@ class Rows(Memory):
 
     def forget(self, region, place, pks):
         """This process writes these rows; None for all of the region."""
-        with self.lock:
+        with self.lock, self.changing():
             region.writes += 1
             if pks is None:
                 region.generation += 1

@@ -96,7 +96,7 @@ class Store:
 
     def __init__(self, alias):
         self.alias = alias
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         renew_in_child(self)
         self.down_until = None
         self.pause = 0
@@ -464,7 +464,7 @@ class Store:
         and then each of them may read the answer to the other's question. Nor
         is that one closed: libmemcached says goodbye to the server then.
         """
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         if self.down_until is not None:
             self.down_until = time.monotonic()  # the thread that tried is gone
         with failures_suppressed():

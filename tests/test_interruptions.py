@@ -9,12 +9,14 @@ import uuid
 from contextlib import contextmanager, suppress
 
 import pytest
+from cachetools import Cache, LRUCache
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.dispatch import receiver
 from django.test import override_settings
 
-from getorcreateplus import coherence, interruptions
+from getorcreateplus import coherence, interruptions, memory
+from getorcreateplus.identity import Keys
 from getorcreateplus.payload import freeze
 from getorcreateplus.signals import cache_hit
 
@@ -406,3 +408,69 @@ def test_server_that_does_not_answer(kind, client, deaf_server):
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         Paper.objects.get_or_create(title="a")
     assert coherence.stores["default"].down_until is None
+
+
+# What a process remembers
+
+
+class Struck(LRUCache):
+    """A signal arrives when it has forgotten one half of its oldest entry."""
+
+    def __delitem__(self, key):
+        Cache.__delitem__(self, key)
+        alarm()
+        super().__delitem__(key)
+
+
+class Looking(LRUCache):
+    """A signal arrives whenever it is asked for an entry."""
+
+    def __getitem__(self, key):
+        alarm()
+        return super().__getitem__(key)
+
+
+@pytest.fixture
+def remembered(monkeypatch):
+    def replace(cls):
+        monkeypatch.setitem(memory.hints.__dict__, "entries", cls(2))
+
+    return replace
+
+
+def test_hint_that_is_forgotten_by_half(remembered):
+    remembered(Struck)
+    with handled_by(by_argument(Limit)), pytest.raises(Limit):
+        for title in "abc":
+            pages(title=title)
+    for title in "abcdef":
+        pages(title=title)
+        assert pages(title=title) == (0, 0)
+
+
+def test_keys_that_are_forgotten_by_half(monkeypatch):
+    keys = Keys("default")
+    monkeypatch.setattr(keys, "made", Struck(2))
+    with handled_by(by_argument(Limit)), pytest.raises(Limit):
+        keys.remember(["a", "b", "c"])
+    keys.remember(["d", "e", "f"])
+    assert keys.are_known(["e", "f"])
+
+
+def test_handler_that_asks_meanwhile(remembered):
+    """The thread that it interrupts holds the lock."""
+    asked = []
+
+    def ask(number, frame):
+        if not asked:
+            asked.append(True)
+            asked.append(pages(title="b"))
+
+    def read():
+        remembered(Looking)
+        return pages()
+
+    warm()
+    with handled_by(ask):
+        assert read()[0] == 1
+    assert len(asked) == 2
