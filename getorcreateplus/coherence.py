@@ -1769,6 +1769,13 @@ def after_savepoint(connection, savepoint):
         own.doubt()  # the outermost block in a TestCase
 
 
+def after_unknown(connection, savepoint):
+    """Nobody knows whether a statement about a savepoint was executed."""
+    if savepoint.command == ROLLBACK_TO:
+        drivers.note_rollback(connection)
+        journal(connection).doubt()
+
+
 def after_error(connection):
     """
     A statement failed, and may have ended this transaction on the server.

@@ -538,10 +538,15 @@ class Statements:
             savepoint = coherence.savepoint_of(sql)
             if savepoint is not None:
                 self.note_inserted(connection)
-                result = execute(sql, params, many, context)
                 if savepoint.command == coherence.ROLLBACK_TO:
                     self.own_relations = None
-                coherence.after_savepoint(connection, savepoint)
+                try:
+                    result = execute(sql, params, many, context)
+                    coherence.after_savepoint(connection, savepoint)
+                except BaseException:
+                    # A time limit, or Ctrl-C. The database may have done it.
+                    coherence.after_unknown(connection, savepoint)
+                    raise
                 return result
             return self.execute(connection, execute, sql, params, many, context)
         except Conflict:

@@ -105,3 +105,38 @@ class TestNestedRollbacks:
         for title, number in ("a", 2), ("b", 3), ("c", 1):
             assert pages(model, title)[0] == number
             assert pages(model, title) == (number, 0)
+
+
+class Limit(Exception):
+    pass
+
+
+def struck_after(word):
+    """A time limit ends a statement that the database has done."""
+
+    def wrapper(execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if sql.startswith(word):
+            raise Limit
+        return result
+
+    return connection.execute_wrapper(wrapper)
+
+
+@pytest.mark.parametrize("word", ["ROLLBACK TO", "RELEASE", "SAVEPOINT"])
+def test_time_limit_at_a_savepoint(model, word):
+    def read(title):
+        obj, _ = model.objects.get_or_create(title=title, defaults={"pages": 0})
+        return obj.pages
+
+    with transaction.atomic():
+        with suppress(Limit), struck_after(word):
+            with suppress(Rollback), transaction.atomic():
+                model.objects.get_or_create(title="d", defaults={"pages": 1})
+                model.objects.update_or_create(title="a", defaults={"pages": 2})
+                if word != "RELEASE":
+                    raise Rollback
+        rows = dict(model._base_manager.values_list("title", "pages"))
+        assert read("a") == rows["a"]
+    for title in "ad":
+        assert read(title) == rows.get(title, 0)
