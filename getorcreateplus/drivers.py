@@ -88,6 +88,17 @@ def is_open(connection):
     return True
 
 
+def changes(connection):
+    """
+    Return what is as before once a statement that failed has undone itself
+    alone; None where databases leave no choice in it.
+    """
+    if connection.vendor != "sqlite":
+        return None
+    raw = connection.connection
+    return getattr(raw, "in_transaction", None), getattr(raw, "total_changes", None)
+
+
 def is_open_postgresql(raw, unknown=False):
     pgconn = getattr(raw, "pgconn", None)
     if pgconn is None:  # psycopg2

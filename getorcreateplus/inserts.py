@@ -2,7 +2,8 @@
 Writing a row that another connection may be writing as well.
 
 A conflict has to fail alone, without a savepoint around it. SQLite and MySQL
-undo just the statement that failed. PostgreSQL aborts the transaction, so its
+undo just the statement that failed, unless SQLite's schema says FAIL or
+ROLLBACK; that wants the savepoint. PostgreSQL aborts the transaction, so its
 INSERT is sent with ON CONFLICT DO NOTHING and the row count tells who won.
 (Never MySQL's INSERT IGNORE: it truncates strings, stores NULL as 0 and skips
 a row whose foreign key is missing, without a word.)
@@ -138,12 +139,15 @@ class UpdateGuard(Wrapper):
 
     def try_to(self, execute, *args):
         """Note an error after which the database goes on as if nothing was."""
+        before = drivers.changes(self.connection)
         try:
             return execute(*args)
         except DatabaseError as exc:
             self.rejected = (
                 isinstance(exc, (DataError, IntegrityError))
                 and self.connection.vendor != "postgresql"
+                # A trigger of SQLite's may say what to undo.
+                and drivers.changes(self.connection) == before
             )
             # save() does that, too, and bulk_create() doesn't always.
             set_rollback(True, self.using)
@@ -327,19 +331,30 @@ class InsertGuard(UpdateGuard):
                 statement.own_params(params),
             )
         )
+        fails_alone = self.is_own and self.fails_alone()
         if self.pending:
-            if self.is_own and not self.pending.is_used():
+            if fails_alone and not self.pending.is_used():
                 self.pending.drop()
                 self.pending = None
             else:
                 self.begin(self.pending)
-        elif not self.is_own and (many or not statement.is_read()):
+        elif not fails_alone and (many or not statement.is_read()):
             self.hold()
         try:
             return execute(sql, params, many, context)
         finally:
             # Another wrapper may send a statement in the middle of one.
             self.is_own = was_own
+
+    def fails_alone(self):
+        """Tell whether an INSERT that fails undoes itself, and no more."""
+        from . import tables  # which needs this module
+
+        connection = self.connection
+        return (
+            connection.vendor != "sqlite"
+            or tables.table_of(connection, self.model).fails_alone
+        )
 
     def on_statement(self, execute, sql, params, many, context):
         if not self.is_own or self.busy:

@@ -50,6 +50,15 @@ SELECT type, name, sql FROM (
 ) WHERE type IN ('table', 'trigger', 'view') AND lower(tbl_name) = ?
 """
 LEAVES_OUT = re.compile(r"\bRAISE\s*\(\s*IGNORE\b", re.IGNORECASE)
+# Anywhere: a trigger may write a table that has another trigger, or a
+# constraint ON CONFLICT FAIL.
+SQLITE_FAILURES = """
+SELECT sql FROM (
+    SELECT type, sql FROM sqlite_master
+    UNION ALL SELECT type, sql FROM sqlite_temp_master
+) WHERE type IN ('table', 'trigger') AND (sql LIKE '%FAIL%' OR sql LIKE '%ROLLBACK%')
+"""
+KEEPS_OR_ENDS = re.compile(r"\b(?:FAIL|ROLLBACK)\b", re.IGNORECASE)
 
 # ON DUPLICATE KEY UPDATE wants the right to update, and runs the triggers of
 # an UPDATE, which a user without the right TRIGGER is not shown.
@@ -94,6 +103,8 @@ class Table(NamedTuple):
     exact: frozenset = frozenset()  # columns that compare texts as Python does
     known: frozenset = frozenset()  # columns of KNOWN_COLLATIONS
     most_bytes: int = 2**26  # of a statement
+    # Whether a statement that fails undoes itself, and nothing else.
+    fails_alone: bool = False
 
 
 tables = {}  # (database, user, table): (generation, Table)
@@ -158,7 +169,9 @@ def read_sqlite(cursor, name):
     )
     columns = catalog.ask_sqlite(cursor, [name])
     exact = {column for (_, column), is_exact in columns.items() if is_exact}
-    return Table(is_plain, exact=frozenset(exact))
+    cursor.execute(SQLITE_FAILURES)
+    fails_alone = not any(KEEPS_OR_ENDS.search(sql) for (sql,) in cursor.fetchall())
+    return Table(is_plain, exact=frozenset(exact), fails_alone=fails_alone)
 
 
 def read_mysql(cursor, name):

@@ -1,9 +1,9 @@
 """What triggers, rights and collations make of get_or_create() and batches."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 
 import pytest
-from django.db import connection, models, transaction
+from django.db import DatabaseError, IntegrityError, connection, models, transaction
 from django.db.models import Value
 from django.db.models.functions import Lower
 from django.db.models.signals import post_save, pre_save
@@ -110,6 +110,32 @@ CALLS = {
 }
 
 
+@contextmanager
+def failing(model, action):
+    """Have SQLite refuse the row "bad", and any update, after writing it."""
+    table = model._meta.db_table
+    for event, condition in ("INSERT", "NEW.key = 'bad'"), ("UPDATE", "true"):
+        execute(
+            f"CREATE TRIGGER failing_{event} AFTER {event} ON {table} "
+            f"WHEN {condition} BEGIN SELECT RAISE({action}, 'no'); END"
+        )
+    try:
+        yield
+    finally:
+        execute("DROP TRIGGER failing_INSERT", "DROP TRIGGER failing_UPDATE")
+
+
+FAILING = {
+    "get_or_create": lambda model: model.objects.get_or_create(key="bad"),
+    "update_or_create": lambda model: model.objects.update_or_create(
+        {"number": 1}, key="before"
+    ),
+    "batch": lambda model: model.objects.bulk_get_or_create(
+        [{"key": "a"}, {"key": "bad"}, {"key": "c"}]
+    ),
+}
+
+
 class TestTriggers:
     @pytest.mark.database("postgresql", "sqlite")
     @SLOTS
@@ -161,6 +187,37 @@ class TestTriggers:
         ]
         assert model.objects.get_or_create(key="c")[1]
         assert model.objects.get_or_create(key="b") == (found[1][0], False)
+
+    @pytest.mark.database("sqlite")
+    @pytest.mark.django_db(transaction=True)
+    @SLOTS
+    @pytest.mark.parametrize("block", [transaction.atomic, nullcontext])
+    def test_trigger_that_fails_and_keeps_the_row(self, model, block):
+        """RAISE(FAIL) keeps what a statement has written, and Django not."""
+        for each in PlainSlot, model:
+            with failing(each, "FAIL"), block():
+                each._base_manager.create(key="before")
+                with pytest.raises(IntegrityError):
+                    each.objects.get_or_create(key="bad")
+                assert each.objects.get_or_create(key="after")[1]
+            keys = each._base_manager.values_list("key", flat=True)
+            assert sorted(keys) == ["after", "before"]
+
+    @pytest.mark.database("sqlite")
+    @pytest.mark.django_db(transaction=True)
+    @SLOTS
+    @pytest.mark.parametrize("action", ["FAIL", "ROLLBACK"])
+    @pytest.mark.parametrize("call", FAILING.values(), ids=FAILING)
+    def test_transaction_after_such_a_trigger(self, model, action, call):
+        """What comes after it is not committed without what was before it."""
+        with failing(model, action), transaction.atomic():
+            model._base_manager.create(key="before")
+            with pytest.raises(DatabaseError):
+                call(model)
+            with suppress(DatabaseError):
+                model._base_manager.create(key="after")
+        rows = {*model._base_manager.values_list("key", "number")}
+        assert rows in ({("before", 0), ("after", 0)}, set())
 
     @pytest.mark.database("postgresql")
     @SLOTS
