@@ -9,6 +9,7 @@ costs a savepoint, and is right.
 
 import datetime
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
 from uuid import UUID
@@ -91,15 +92,15 @@ def columns_of(connection, model, arguments):
     """Yield (column, value), as they are sent, of arguments of create()."""
     for field, given in fields_of(model._meta, arguments):
         value = given
-        if field.is_relation and isinstance(value, models.Model):
-            value = getattr(value, field.target_field.attname)
-        if hasattr(value, "resolve_expression"):
-            continue
-        if value is None and field in model._meta.pk_fields:
-            continue  # The database makes one.
         try:
+            if field.is_relation and isinstance(value, models.Model):
+                value = getattr(value, field.target_field.attname)
+            if hasattr(value, "resolve_expression"):
+                continue
+            if value is None and field in model._meta.pk_fields:
+                continue  # The database makes one.
             sent = field.get_db_prep_save(value, connection)
-        except Exception:  # noqa: BLE001 - of any kind; create() raises it as well
+        except Exception:  # noqa: BLE001 - of any kind; Django's create() raises it
             continue
         if isinstance(sent, COMPARABLE):
             yield field.column, sent
@@ -109,7 +110,9 @@ def fields_of(opts, arguments):
     """Yield (field, value) of those arguments that are columns."""
     for name, value in arguments.items():
         if name == "pk" and len(opts.pk_fields) > 1:
-            yield from zip(opts.pk_fields, value, strict=False)
+            # It may be None, and anything to a create() of a project's.
+            values = value if isinstance(value, Iterable) else ()
+            yield from zip(opts.pk_fields, values, strict=False)
             continue
         try:
             field = opts.pk if name == "pk" else opts.get_field(name)

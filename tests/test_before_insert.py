@@ -11,7 +11,15 @@ from django.db.models.signals import pre_save
 
 from getorcreateplus.recognizing import places_of
 
-from .models import Audit, NonAtomicStep, PlainStep, PlusStep
+from .models import (
+    Audit,
+    NonAtomicCompositeKey,
+    NonAtomicStep,
+    PlainCompositeKey,
+    PlainSlot,
+    PlainStep,
+    PlusStep,
+)
 from .sql import execute
 from .test_non_atomic import connected, rival, statements
 from .threads import elsewhere
@@ -221,6 +229,31 @@ def test_values_that_save_changes_have_a_savepoint(monkeypatch):
     with transaction.atomic(), statements() as sent:
         NonAtomicStep.objects.get_or_create(name="b")
     assert sent == ["SELECT", "INSERT"]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("model", MODELS)
+def test_argument_that_is_no_value_of_its_field(model, block):
+    """A create() of a project's own knows what to do with it."""
+
+    def create_by_slot(model):
+        class Own(type(model.objects.all())):
+            def create(self, counter=None, **kwargs):
+                return super().create(rank=len(counter.key), **kwargs)
+
+        slot = PlainSlot(key="s")  # which has no id
+        return Own(model).get_or_create(name="a", defaults={"counter": slot})
+
+    expected = outcome(PlainStep, create_by_slot, block)
+    assert outcome(model, create_by_slot, block) == expected
+
+
+def test_composite_key_that_is_none():
+    found = []
+    for model in PlainCompositeKey, NonAtomicCompositeKey:
+        obj, created = model.objects.get_or_create(name="a", defaults={"pk": None})
+        found.append((obj.pk, created))
+    assert found[1] == found[0]
 
 
 def test_statement_of_another_wrapper_in_the_middle_of_the_insert():
