@@ -392,8 +392,13 @@ class InsertGuard(UpdateGuard):
             self.busy = False
 
     def send(self, execute, sql, params, context):
-        if self.connection.vendor != "postgresql" or drivers.is_pipelined(
-            self.connection
+        if (
+            self.connection.vendor != "postgresql"
+            or drivers.is_pipelined(self.connection)
+            # Without the clause the error has its reason, for a create() that
+            # catches it: its block has got one of these.
+            or self.savepoint
+            or self.atomic
         ):
             return self.try_to(execute, sql, params, False, context)
         from . import tables  # which needs this module
@@ -418,10 +423,13 @@ class InsertGuard(UpdateGuard):
         if inserted == 0:
             self.rejected = self.hidden = True
             tables.forget(self.connection, self.model)
-            raise Conflict(
+            message = (
                 f"The new row of {self.table} conflicts with another one. (With ON "
                 "CONFLICT DO NOTHING PostgreSQL doesn't name the constraint.)"
             )
+            # Whoever catches it may look at its cause, as for Django's.
+            cause = self.connection.Database.errors.UniqueViolation(message)
+            raise Conflict(message) from cause
         return result
 
     def send_plainly(self, execute, sql, params, context):

@@ -248,6 +248,39 @@ def test_argument_that_is_no_value_of_its_field(model, block):
     assert outcome(model, create_by_slot, block) == expected
 
 
+@pytest.mark.database("postgresql")
+@pytest.mark.parametrize("inner", BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("model", MODELS)
+def test_cause_of_a_conflict(model, block, inner):
+    """A create() may ask the driver's error for the reason."""
+
+    def create_or_tell(model):
+        class Own(type(model.objects.all())):
+            def create(self, **kwargs):
+                try:
+                    with inner():
+                        return super().create(**kwargs)
+                except IntegrityError as error:
+                    cause = error.__cause__
+                    names.append(cause.diag.constraint_name)
+                    code = getattr(cause, "sqlstate", None) or cause.pgcode
+                    raise ValueError(type(cause), code) from None
+
+        model._base_manager.create(name="a")
+        with pytest.raises(ValueError, match="UniqueViolation") as info:
+            Own(model).get_or_create(name="a", rank=7)
+        raise info.value
+
+    names = []
+    expected = outcome(PlainStep, create_or_tell, transaction.atomic)
+    found = outcome(model, create_or_tell, block)
+    assert (found[0], expected[0]) == (ValueError, ValueError)
+    if inner is transaction.atomic:
+        assert "name" in names[0]
+        assert "name" in names[1]
+
+
 def test_composite_key_that_is_none():
     found = []
     for model in PlainCompositeKey, NonAtomicCompositeKey:
