@@ -462,8 +462,8 @@ class Read:
     def _pays(self, pk, may_hit):
         asking = self.region.asking
         # What a TestCase sees under LOCK is its own. A forced SELECT mends
-        # what is in the cache.
-        if self.place or self.insists or not may_hit:
+        # what is in the cache. The process's own memory costs nothing.
+        if self.place or self.insists or not may_hit or self.local_timeout != 0:
             return True
         if asking.large and asking.is_too_large(pk or self._known_pk()):
             self.omitted = Reason.LARGE

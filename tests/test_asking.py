@@ -10,7 +10,7 @@ from django.db import connection, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import asking
+from getorcreateplus import CachedQuerySet, asking
 from getorcreateplus.asking import LARGE_REST, PATIENCE, Asking
 from getorcreateplus.invalidation import region_of
 from getorcreateplus.signals import Reason, cache_miss
@@ -160,6 +160,21 @@ def test_force_select_asks_in_any_case():
     Paper.objects.get_or_create(title="a", force_select=True)
     judge.begin()
     assert pages() == (2, 0)
+
+
+class Remembering(CachedQuerySet):
+    local_timeout = 60
+
+
+def test_memory_of_the_process_is_always_asked():
+    """It costs nothing, whatever the share of hits in the cache is."""
+    warm()
+    judge = region_of(Remembering(Paper)).asking
+    judge.shares, judge.rate = {"lookups": 0.0, "reads": 0.0}, 0.0
+    Remembering(Paper).get_or_create(title="a")
+    with CaptureQueriesContext(connection) as queries:
+        assert commands(lambda: Remembering(Paper).get_or_create(title="a")) == []
+    assert len(queries) == 0
 
 
 def test_tests_ask_for_all(monkeypatch):
