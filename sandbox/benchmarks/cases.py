@@ -61,6 +61,7 @@ CONTENDERS = {
     "plain": Contender("plain Django", "plain", [*OPERATIONS]),
     "by-hand": Contender("get(), create() by hand", "plain", CREATES),
     "bulk-by-hand": Contender("bulk_create(ignore_conflicts=True)", "plain", ["bulk"]),
+    "told": Contender("plain, telling a cache of writes", "plain", [*MIXES]),
     "cached": Contender(
         "CachedManager", OURS, [*EACH, "large", *BULK], (*FLOORS, "bulk-by-hand")
     ),
@@ -70,7 +71,7 @@ CONTENDERS = {
     "always": Contender("AlwaysManager", OURS, EACH),
     "always-get": Contender("AlwaysManager, get()", OURS, ["hit"]),
     "plus": Contender(
-        "PlusManager", OURS, [*EACH, *BULK, *MIXES], (*FLOORS, "bulk-by-hand")
+        "PlusManager", OURS, [*EACH, *BULK, *MIXES], (*FLOORS, "bulk-by-hand", "told")
     ),
     "plus-get": Contender("PlusManager, get()", OURS, ["hit"], FLOORS),
     "local": Contender(

@@ -190,10 +190,10 @@ def bulk_hit(contender, meter, calls, random):
     check(model, rows, answers, created=False)
 
 
-def mix(contender, meter, calls, random, share):
+def mix(contender, meter, calls, random, table, share):
     """Read and write the rows that other processes read and write."""
-    model = contender.model("hot")
-    rows = rows_of(range(TABLES["hot"]))
+    model = contender.model(table)
+    rows = rows_of(range(TABLES[table]))
     order = [
         (*random.choice(rows), random.randrange(100) < share) for _ in range(calls)
     ]
@@ -205,7 +205,7 @@ def mix(contender, meter, calls, random, share):
             else:
                 obj = model.objects.get(name=name)
                 obj.count += 1
-                obj.save()
+                contender.save(obj)
             found.append(obj.name)
     if found != [name for name, *_ in order]:
         raise WrongAnswer("a row of another name")
@@ -222,5 +222,5 @@ MEASURES = {
     "update": update,
     "bulk": bulk,
     "bulk-hit": bulk_hit,
-    **{name: partial(mix, share=share) for name, share in MIXES.items()},
+    **{name: partial(mix, table=name, share=share) for name, share in MIXES.items()},
 }

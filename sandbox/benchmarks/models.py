@@ -8,14 +8,17 @@ from decimal import Decimal
 
 from django.db import models
 
+from .cases import MIXES
+
 # The tables of each contender, and their rows: one is read, one is written,
-# one is empty but for what a call creates, one is what all processes work on.
+# one is empty but for what a call creates. Each mix has one, because a process
+# judges by its earlier lookups whether to ask the cache.
 TABLES = {
     "read": 1_000,
     "written": 10_000,
     "created": 0,
     "large": 1_000_000,
-    "hot": 10,
+    **dict.fromkeys(MIXES, 10),
 }
 
 
