@@ -110,6 +110,8 @@ class UpdateGuard(Wrapper):
         self.using = connection.alias
         self.wrote = False
         self.rejected = False  # The last statement failed, and failed alone.
+        # A statement failed, or something else that this can't undo.
+        self.failed = is_doomed(connection)
 
     def remove(self):
         was_there = super().remove()
@@ -121,9 +123,18 @@ class UpdateGuard(Wrapper):
         self.remove()
         if exc_type is None:
             return
+        self.mark()
+
+    def mark(self):
+        """
+        Mark the transaction for rollback, if there is anything to undo.
+
+        Django's save() marks it at any error, also of a value that no field
+        takes.
+        """
         if self.wrote:
             set_rollback(True, self.using)
-        elif self.rejected:
+        elif not (self.failed or self.connection.closed_in_transaction):
             set_rollback(False, self.using)
 
     def on_statement(self, execute, sql, params, many, context):
@@ -131,20 +142,30 @@ class UpdateGuard(Wrapper):
             return execute(sql, params, many, context)  # Django refuses it.
         self.rejected = False
         statement = statement_of(sql, self.connection)
-        if many or not (statement.is_read() or statement.is_of_savepoint()):
-            result = self.try_to(execute, sql, params, many, context)
-            self.wrote = True
-            return result
-        return execute(sql, params, many, context)
+        with self.noting_failure():
+            if many or not (statement.is_read() or statement.is_of_savepoint()):
+                result = self.try_to(execute, sql, params, many, context)
+                self.wrote = True
+                return result
+            return execute(sql, params, many, context)
 
-    def try_to(self, execute, *args):
+    @contextmanager
+    def noting_failure(self):
+        try:
+            yield
+        except BaseException:
+            self.failed |= not self.rejected
+            raise
+
+    def try_to(self, execute, sql, params, many, context):
         """Note an error after which the database goes on as if nothing was."""
         before = drivers.changes(self.connection)
         try:
-            return execute(*args)
+            return execute(sql, params, many, context)
         except DatabaseError as exc:
             self.rejected = (
                 isinstance(exc, (DataError, IntegrityError))
+                and not many
                 and self.connection.vendor != "postgresql"
                 # A trigger of SQLite's may say what to undo.
                 and drivers.changes(self.connection) == before
@@ -283,10 +304,8 @@ class InsertGuard(UpdateGuard):
             except DatabaseError:
                 # InnoDB's deadlock took the whole transaction, savepoints too.
                 set_rollback(True, self.using)
-        elif self.wrote:
-            set_rollback(True, self.using)
-        elif self.rejected:
-            set_rollback(False, self.using)
+        else:
+            self.mark()
         undone = self.savepoint is not None or not self.wrote
         self.intact = undone and not is_doomed(self.connection)
         # As a savepoint's rollback does: the object was not created.
@@ -332,16 +351,17 @@ class InsertGuard(UpdateGuard):
             )
         )
         fails_alone = self.is_own and self.fails_alone()
-        if self.pending:
-            if fails_alone and not self.pending.is_used():
-                self.pending.drop()
-                self.pending = None
-            else:
-                self.begin(self.pending)
-        elif not fails_alone and (many or not statement.is_read()):
-            self.hold()
         try:
-            return execute(sql, params, many, context)
+            with self.noting_failure():
+                if self.pending:
+                    if fails_alone and not self.pending.is_used():
+                        self.pending.drop()
+                        self.pending = None
+                    else:
+                        self.begin(self.pending)
+                elif not fails_alone and (many or not statement.is_read()):
+                    self.hold()
+                return execute(sql, params, many, context)
         finally:
             # Another wrapper may send a statement in the middle of one.
             self.is_own = was_own

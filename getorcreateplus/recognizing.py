@@ -50,7 +50,7 @@ def is_row_of(connection, model, arguments, sql, params):
         if name not in places:
             return False
         place = places[name]
-        if place is not None and params[place] != value:
+        if place is not None and (place >= len(params) or params[place] != value):
             return False
     return True
 

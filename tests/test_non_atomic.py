@@ -543,6 +543,42 @@ def test_invalid_update(defaults):
     assert sent == ["SELECT", "UPDATE"]
 
 
+def refuse():
+    raise LookupError
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("method", ["get_or_create", "update_or_create"])
+@pytest.mark.parametrize("name", ["new", "old"])
+@pytest.mark.parametrize(
+    ("defaults", "error"),
+    [
+        ({"size": "many"}, ValueError),  # Django's save() marks the transaction
+        ({"size": refuse}, LookupError),
+        ({"size": lambda: transaction.set_rollback(True) or refuse()}, LookupError),
+        ({"colour": "red"}, FieldError),
+    ],
+)
+def test_error_before_the_write_leaves_the_transaction(method, name, defaults, error):
+    for model in (PlainEntry, NonAtomicEntry):
+        model._base_manager.create(name="old", size=1)
+        raised = nullcontext()
+        # Django gives an instance any attribute.
+        updates = method == "update_or_create" and "colour" not in defaults
+        if updates or name == "new":
+            raised = pytest.raises(error)
+        with transaction.atomic():
+            model._base_manager.create(name="outer", size=1)
+            with raised:
+                getattr(model.objects, method)(name=name, defaults=defaults)
+            assert not connection.needs_rollback
+            model._base_manager.filter(name="outer").update(size=2)
+        assert sorted(model._base_manager.values_list("name", "size")) == [
+            ("old", 1),
+            ("outer", 2),
+        ]
+
+
 def test_query_after_invalid_update():
     """Django refuses the query: the UPDATE was still all that failed."""
     NonAtomicEntry.objects.create(name="a")
