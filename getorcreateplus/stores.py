@@ -602,7 +602,7 @@ class Store:
 
 
 def own_entries(cache, keys):
-    """Return entries that nobody shares, with tuples where they had them."""
+    """Return entries that no other thread has, with the tuples as set."""
     entries = with_tuples(cache.get_many(keys))
     if type(cache) is LocMemCache or isinstance(cache, SERIALIZING):
         return entries
