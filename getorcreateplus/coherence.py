@@ -138,7 +138,7 @@ MOST_ADDS = 3
 
 # Rows of a model that a transaction locks one by one; with more, it locks all.
 # So no command of its release has more than some thousand entries.
-MOST_LOCKED = 2000
+MOST_LOCKED = drivers.MOST_KEPT
 # Savepoints that are open at once. What is written since a later one counts as
 # a part of the last of these; rolled back, it is doubted together with it.
 MOST_LEVELS = 64

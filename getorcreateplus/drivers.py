@@ -38,7 +38,7 @@ BEGINS_NOTHING = words(
     "RENAME REPLACE SAVEPOINT SELECT SHOW TRUNCATE UPDATE USE VALUES WITH"
 )
 PROGRAMS = words("BEGIN CALL EXECUTE")  # they may return several results
-MOST_KEPT = 2000  # rows of a model; as MOST_LOCKED of coherence
+MOST_KEPT = 2000  # rows of a model that are locked one by one
 EXECUTED_COMMENT = re.compile(r"/\*M?!")
 
 
