@@ -1,6 +1,5 @@
 from . import checks  # noqa: F401 - they are registered
 from .bypassing import bypass
-from .invalidation import invalidate
 from .managers import AlwaysManager, CachedManager, NonAtomicManager, PlusManager
 from .query import (
     AlwaysGetOrCreateMixin,
@@ -11,6 +10,7 @@ from .query import (
     NonAtomicQuerySet,
     PlusQuerySet,
 )
+from .writes.invalidation import invalidate
 
 __all__ = [
     "AlwaysGetOrCreateMixin",

@@ -15,12 +15,13 @@ from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from . import coherence, invalidation
-from .aliases import cache_faults
 from .checks import check_admin, lookup_change, queryset_classes
-from .payload import layout
+from .coherence import protocol as coherence
+from .environment.aliases import cache_faults
+from .lookups.rows import layout
 from .query import CachedGetOrCreateMixin
 from .signals import Reason
+from .writes import invalidation
 
 REASONS = {
     Reason.NO_ROW: gettext_lazy("nobody has asked for it lately, or it was dropped"),

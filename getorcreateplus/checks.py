@@ -12,11 +12,10 @@ from django.core import checks
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.db import models, router
 
-from .aliases import cache_faults, object_cache_alias, usable_connections
 from .conf import DEFAULTS, PREFIX, conf
-from .inserts import can_guard
-from .invalidation import queryset_class_of, tables
-from .lookup_path import change_of, path_of
+from .diagnosis.suitability import flaws_of, keeping_flaw
+from .environment.aliases import cache_faults, object_cache_alias, usable_connections
+from .lookups.django_path import change_of, path_of
 from .managers import BaseAlwaysManager
 from .query import (
     AlwaysGetOrCreateMixin,
@@ -24,7 +23,8 @@ from .query import (
     GetOrCreateBase,
     NonAtomicGetOrCreateMixin,
 )
-from .suitability import flaws_of, keeping_flaw
+from .writes.guards import can_guard
+from .writes.invalidation import queryset_class_of, tables
 
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"

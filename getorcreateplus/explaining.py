@@ -24,18 +24,27 @@ from django.db import connections, models
 from django.db.models.constants import LOOKUP_SEP
 from django.utils import timezone
 
-from . import keys, memory
-from .aliases import cache_faults, object_cache_alias
 from .checks import queryset_classes
-from .coherence import LOCK, Garbage, Read, Store, Unavailable, is_locked, is_token
+from .coherence import process_memory as memory
+from .coherence.protocol import (
+    LOCK,
+    Garbage,
+    Read,
+    Store,
+    Unavailable,
+    is_locked,
+    is_token,
+)
 from .conf import conf
-from .failures import described
-from .invalidation import end_of_relation, region_of
-from .lookup_path import change_of, with_own_steps
-from .payload import PARTS, layout
+from .diagnosis.suitability import hiding_flaw, keeping_flaw
+from .environment.aliases import cache_faults, object_cache_alias
+from .environment.failures import described
+from .lookups import equality as keys
+from .lookups.django_path import change_of, with_own_steps
+from .lookups.rows import PARTS, layout
 from .query import CachedGetOrCreateMixin, reason_without_lookup, yields_whole_rows
 from .signals import Reason, Source
-from .suitability import hiding_flaw, keeping_flaw
+from .writes.invalidation import end_of_relation, region_of
 
 WIDTH = 80
 

@@ -13,29 +13,19 @@ from django.db.models.sql.datastructures import BaseTable, Join
 from django.db.models.sql.where import WhereNode
 from django.db.models.utils import resolve_callables
 
-from . import coherence, keys
-from .bulk import Bulk, batched
+from .bulk.batch import Bulk, batched
 from .bypassing import blocks, is_bypassed
-from .inserts import (
-    InsertGuard,
-    UpdateGuard,
-    can_guard,
-    is_by_hand,
-    is_multi_table,
-    locking_read,
-    share_lock,
-)
-from .invalidation import invalidate, invalidate_rows, region_of
-from .lookup_path import (
+from .coherence import protocol as coherence
+from .coherence.many import ReadMany
+from .lookups import equality as keys
+from .lookups.django_path import (
     follows_django,
     has_django_query,
     has_django_steps,
     path_of,
     with_own_steps,
 )
-from .many import ReadMany
-from .payload import layout, load
-from .recording import Recording, RecordingIterable
+from .lookups.rows import layout, load
 from .signals import (
     Reason,
     ask_and_tell,
@@ -44,6 +34,17 @@ from .signals import (
     tell_not_asked,
     tell_savepoint_omitted,
 )
+from .writes.captured_rows import Recording, RecordingIterable
+from .writes.guards import (
+    InsertGuard,
+    UpdateGuard,
+    can_guard,
+    is_by_hand,
+    is_multi_table,
+    locking_read,
+    share_lock,
+)
+from .writes.invalidation import invalidate, invalidate_rows, region_of
 
 
 class GetOrCreateBase:

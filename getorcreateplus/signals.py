@@ -13,7 +13,7 @@ from time import perf_counter
 
 from django.dispatch import Signal
 
-from .interruptions import reraise
+from .environment.interruptions import reraise
 
 logger = logging.getLogger("getorcreateplus")
 

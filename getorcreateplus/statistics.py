@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from django.dispatch import Signal
 
-from .forks import renew_in_child
+from .environment.forks import renew_in_child
 from .signals import (
     Reason,
     cache_hit,

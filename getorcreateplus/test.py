@@ -24,7 +24,7 @@ from django.db.models import Model
 from django.test.utils import TestContextDecorator
 
 from .bypassing import concrete_model, everywhere, refuse_generator
-from .forks import renew_in_child
+from .environment.forks import renew_in_child
 from .signals import Reason, Source, cache_hit, cache_miss
 
 __all__ = [

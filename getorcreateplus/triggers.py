@@ -20,9 +20,10 @@ from contextlib import suppress
 from django.core.management import CommandError
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router
 
-from . import coherence, invalidation
 from .bypassing import concrete_model
-from .keys import digest
+from .coherence import protocol as coherence
+from .lookups.equality import digest
+from .writes import invalidation
 
 CHANNEL = "getorcreateplus"
 # Of the names of PostgreSQL, and of a NOTIFY, in bytes.

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection
 
-from getorcreateplus.coherence import is_locked
+from getorcreateplus.coherence.protocol import is_locked
 
 TIMEOUT = 20  # seconds
 # Seconds after which a statement that has not returned may be waiting for a

@@ -3,7 +3,7 @@
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.invalidation import region_of
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import Paper
 

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from getorcreateplus import coherence
-from getorcreateplus.invalidation import watched
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.writes.invalidation import watched
 
 PATIENCE = 10  # seconds
 

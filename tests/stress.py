@@ -157,8 +157,8 @@ def configure(options, running):
         }
     settings.CACHES = {"default": cache}
     django.setup()
-    from getorcreateplus import asking
-    from getorcreateplus.coherence import Store
+    from getorcreateplus.coherence import asking
+    from getorcreateplus.coherence.protocol import Store
 
     # Each write that fails doubles the pause, and all have to come back.
     Store.LONGEST_PAUSE = 5

@@ -9,8 +9,8 @@ from django.core.cache import caches
 from django.db import Error, connection, transaction
 from django.db.models import F
 
-from getorcreateplus.coherence import is_locked, stores
-from getorcreateplus.invalidation import region_of
+from getorcreateplus.coherence.protocol import is_locked, stores
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import FarGauge, Gauge
 from .stress import LOCK_TIMEOUT

@@ -17,7 +17,7 @@ from django.urls import path
 
 from getorcreateplus import bypass
 from getorcreateplus.admin import CachedModelAdminMixin
-from getorcreateplus.invalidation import pk_of, region_of
+from getorcreateplus.writes.invalidation import pk_of, region_of
 
 from .models import (
     Buoy,

@@ -7,7 +7,7 @@ import pytest
 from django.core.cache import caches
 from django.db import Error, connection, transaction
 
-from getorcreateplus.invalidation import region_of
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import PlusPaper, Rack, Sheet
 from .test_transactions import count, pages

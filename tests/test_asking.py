@@ -10,10 +10,11 @@ from django.db import connection, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import CachedQuerySet, asking
-from getorcreateplus.asking import LARGE_REST, PATIENCE, Asking
-from getorcreateplus.invalidation import region_of
+from getorcreateplus import CachedQuerySet
+from getorcreateplus.coherence import asking
+from getorcreateplus.coherence.asking import LARGE_REST, PATIENCE, Asking
 from getorcreateplus.signals import Reason, cache_miss
+from getorcreateplus.writes.invalidation import region_of
 
 from .caches import commands
 from .models import Paper, Scroll

@@ -9,7 +9,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.db.models.signals import pre_save
 
-from getorcreateplus.recognizing import places_of
+from getorcreateplus.writes.recognizing import places_of
 
 from .models import (
     Audit,

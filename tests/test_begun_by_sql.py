@@ -15,7 +15,8 @@ from django.db import (
 )
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import coherence, drivers
+from getorcreateplus.coherence import drivers
+from getorcreateplus.coherence import protocol as coherence
 
 from .models import Begun
 from .sql import execute

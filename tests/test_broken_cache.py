@@ -12,9 +12,11 @@ from django.db import connection, models, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import coherence, invalidate, memory
-from getorcreateplus.invalidation import watched
+from getorcreateplus import invalidate
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.triggers import pay_caches
+from getorcreateplus.writes.invalidation import watched
 
 from .models import Paper
 from .threads import elsewhere

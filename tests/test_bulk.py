@@ -17,9 +17,10 @@ from django.db.models.signals import post_save, pre_save
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import bypass, memory
-from getorcreateplus.bulk import SAMPLE
-from getorcreateplus.many import Sought
+from getorcreateplus import bypass
+from getorcreateplus.bulk.batch import SAMPLE
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence.many import Sought
 
 from .caches import commands
 from .models import (

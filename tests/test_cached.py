@@ -8,7 +8,7 @@ from django.db import connection, models
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import CachedQuerySet, PlusQuerySet
-from getorcreateplus.invalidation import watched
+from getorcreateplus.writes.invalidation import watched
 
 from .models import (
     CachedMutableModel,

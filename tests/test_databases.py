@@ -9,8 +9,10 @@ from django.db import connection, connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.backends.sqlite3.base import DatabaseWrapper as SQLiteWrapper
 
-from getorcreateplus import identity, invalidate, invalidation
-from getorcreateplus.invalidation import region_of
+from getorcreateplus import invalidate
+from getorcreateplus.environment import identity
+from getorcreateplus.writes import invalidation
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import Paper
 from .test_transactions import pages
@@ -267,7 +269,7 @@ from django.conf import settings
 settings.configure(
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 )
-from getorcreateplus import identity
+from getorcreateplus.environment import identity
 from django.db import connections
 before = identity.database_name("default", connections.settings["default"])
 assert before == identity.database_name("default", connections.settings["default"])

@@ -11,8 +11,10 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection, transaction
 from django.test import override_settings
 
-from getorcreateplus import coherence, invalidate, stores
-from getorcreateplus.invalidation import region_of
+from getorcreateplus import invalidate
+from getorcreateplus.coherence import outages as stores
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import Paper, Sheet
 from .papers import pages, save, store, warm

@@ -13,11 +13,13 @@ from django.db.models import F
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
-from getorcreateplus import CachedQuerySet, bypass, coherence, memory
+from getorcreateplus import CachedQuerySet, bypass
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.explaining import check, explain, from_text, pk_from_text
-from getorcreateplus.invalidation import region_of
 from getorcreateplus.signals import Reason, Source
 from getorcreateplus.test import CaptureCacheCommands
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import (
     Composite,

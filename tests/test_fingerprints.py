@@ -22,8 +22,8 @@ from django.utils.functional import lazystr
 from django.utils.translation import gettext_lazy, override
 
 import getorcreateplus
-from getorcreateplus import payload
-from getorcreateplus.fingerprints import describe
+from getorcreateplus.lookups import rows as payload
+from getorcreateplus.lookups.fingerprints import describe
 
 from .models import Ship
 

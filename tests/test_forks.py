@@ -13,10 +13,12 @@ import pytest
 from django.core.cache import caches
 
 import getorcreateplus
-from getorcreateplus import coherence, invalidation, memory
 from getorcreateplus import test as kit
-from getorcreateplus.invalidation import region_of
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.statistics import Statistics
+from getorcreateplus.writes import invalidation
+from getorcreateplus.writes.invalidation import region_of
 
 from .forks import in_child
 from .models import Paper

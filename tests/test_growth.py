@@ -14,8 +14,8 @@ import pytest
 from django.db import connection, transaction
 
 import getorcreateplus
-from getorcreateplus.invalidation import index
-from getorcreateplus.statements import Names
+from getorcreateplus.writes.invalidation import index
+from getorcreateplus.writes.statements import Names
 
 from .models import Paper, PlusPaper
 from .sql import execute

@@ -12,9 +12,10 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection, transaction
 from django.test import override_settings
 
-from getorcreateplus import coherence, invalidate
-from getorcreateplus.invalidation import region_of
+from getorcreateplus import invalidate
+from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.test import assert_cache_commands
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import Paper
 from .papers import (
@@ -295,7 +296,7 @@ class FlakyCache(LocMemCache):
 def flaky(monkeypatch):
     monkeypatch.setattr(Flaky, "failures", {})
     monkeypatch.setattr(Flaky, "given", [])
-    monkeypatch.setattr("getorcreateplus.stores.KEEP_ORDER", (FlakyCache,))
+    monkeypatch.setattr("getorcreateplus.coherence.outages.KEEP_ORDER", (FlakyCache,))
     name = f"{FlakyCache.__module__}.{FlakyCache.__qualname__}"
     with override_settings(
         CACHES={"default": {"BACKEND": name, "LOCATION": uuid.uuid4().hex}}

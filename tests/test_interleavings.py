@@ -25,7 +25,9 @@ import pytest
 from django.core.cache import caches
 from django.db import IntegrityError, OperationalError, connection, transaction
 
-from getorcreateplus import coherence, invalidation, memory
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.writes import invalidation
 
 from .interleavings import (
     GatedCache,

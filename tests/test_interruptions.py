@@ -15,9 +15,11 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.dispatch import receiver
 from django.test import override_settings
 
-from getorcreateplus import coherence, interruptions, memory
-from getorcreateplus.identity import Keys
-from getorcreateplus.payload import freeze
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.environment import interruptions
+from getorcreateplus.environment.identity import Keys
+from getorcreateplus.lookups.rows import freeze
 from getorcreateplus.signals import cache_hit
 
 from .models import Paper

@@ -34,8 +34,10 @@ from django.db.models.signals import post_delete, post_save, pre_delete
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
-from getorcreateplus import CachedManager, CachedQuerySet, coherence, invalidation
+from getorcreateplus import CachedManager, CachedQuerySet
+from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.test import CaptureCacheCommands
+from getorcreateplus.writes import invalidation
 
 from .caches import commands
 from .invalidation_models import (
@@ -1590,7 +1592,8 @@ def test_package_is_imported_after_other_models(shared_cache):
         from django.contrib.auth.models import Group
         assert "getorcreateplus" not in sys.modules
         assert Group.objects.count() == 0
-        from getorcreateplus import CachedManager, invalidation
+        from getorcreateplus import CachedManager
+        from getorcreateplus.writes import invalidation
         from django.db import connection
         assert invalidation.statements_of(connection)
         class CachedGroup(Group):

@@ -16,9 +16,9 @@ from django.utils.translation import gettext_lazy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from getorcreateplus import keys
-from getorcreateplus.coherence import Region
-from getorcreateplus.payload import is_same, layout
+from getorcreateplus.coherence.protocol import Region
+from getorcreateplus.lookups import equality as keys
+from getorcreateplus.lookups.rows import is_same, layout
 
 from .models import (
     Colour,

@@ -17,7 +17,6 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.test import TestCase, override_settings
 
 from getorcreateplus import bypass
-from getorcreateplus.invalidation import region_of
 from getorcreateplus.signals import Reason, Source
 from getorcreateplus.test import (
     CacheAssertions,
@@ -30,6 +29,7 @@ from getorcreateplus.test import (
     assert_cache_misses,
     caching_off,
 )
+from getorcreateplus.writes.invalidation import region_of
 
 from .bulk_models import AbstractItem
 from .models import CachedItem, Paper, PlusItem, Sheet, Zone

@@ -38,7 +38,7 @@ from getorcreateplus import (
 )
 from getorcreateplus.checks import check_lookups
 from getorcreateplus.explaining import check, explain
-from getorcreateplus.lookup_path import (
+from getorcreateplus.lookups.django_path import (
     batch_follows_django,
     change_of,
     follows_django,

@@ -7,8 +7,9 @@ from django.db import connection, transaction
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import coherence, memory
-from getorcreateplus.invalidation import region_of
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.writes.invalidation import region_of
 
 from .caches import commands
 from .models import Paper, PlusPaper, Sheet, Zone

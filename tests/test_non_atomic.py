@@ -21,7 +21,7 @@ from django.db.models.signals import post_save, pre_save
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import NonAtomicQuerySet
-from getorcreateplus.inserts import ignore_conflict
+from getorcreateplus.writes.guards import ignore_conflict
 
 from .models import (
     Audit,

@@ -9,9 +9,9 @@ from django.db import connection, models
 from django.db.models.signals import post_init
 from django.test.utils import isolate_apps
 
-from getorcreateplus import payload
-from getorcreateplus.payload import Layout, freeze, layout, load
-from getorcreateplus.recording import Recording, RecordingIterable
+from getorcreateplus.lookups import rows as payload
+from getorcreateplus.lookups.rows import Layout, freeze, layout, load
+from getorcreateplus.writes.captured_rows import Recording, RecordingIterable
 
 from .models import (
     Colour,

@@ -8,8 +8,9 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models.signals import post_save, pre_save
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import coherence, drivers
-from getorcreateplus.statements import statement_of
+from getorcreateplus.coherence import drivers
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.writes.statements import statement_of
 
 from .models import NonAtomicEntry, Paper, PlainEntry, PlainPaper, PlusPaper
 from .papers import pages, warm

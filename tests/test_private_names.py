@@ -20,7 +20,7 @@ from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler
 from django.db.models.sql.where import WhereNode
 
 import getorcreateplus
-from getorcreateplus.lookup_path import STEPS
+from getorcreateplus.lookups.django_path import STEPS
 
 from .models import Paper, Shelf
 

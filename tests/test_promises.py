@@ -19,7 +19,7 @@ from django.db import connection, models, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.invalidation import region_of, watched
+from getorcreateplus.writes.invalidation import region_of, watched
 
 from .models import Paper, Sheet
 from .threads import elsewhere

@@ -14,8 +14,8 @@ from django.db.models.signals import post_save
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
-from getorcreateplus import payload
-from getorcreateplus.recording import Recording, RecordingIterable
+from getorcreateplus.lookups import rows as payload
+from getorcreateplus.writes.captured_rows import Recording, RecordingIterable
 
 from .models import (
     Colour,

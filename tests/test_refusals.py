@@ -14,7 +14,7 @@ from django.db import (
     transaction,
 )
 
-from getorcreateplus import refusals
+from getorcreateplus.writes import refusals
 
 from .models import CachedRefusing, NonAtomicRefusing, PlainRefusing, PlusRefusing
 from .sql import execute

@@ -13,8 +13,10 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection, transaction
 from django.test import override_settings
 
-from getorcreateplus import coherence, invalidate, memory
-from getorcreateplus.invalidation import region_of
+from getorcreateplus import invalidate
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import Paper
 from .papers import (
@@ -99,7 +101,7 @@ def switch(monkeypatch):
     monkeypatch.setattr(Switch, "is_on", False)
     monkeypatch.setattr(Switch, "deleted", [])
     monkeypatch.setattr(
-        "getorcreateplus.stores.KEEP_ORDER",
+        "getorcreateplus.coherence.outages.KEEP_ORDER",
         (FullDisk, HalfFullCache, SilentlyFullCache, ReplicaCache),
     )
     monkeypatch.setattr(coherence, "stores", coherence.Stores())

@@ -15,9 +15,10 @@ from django.db import connection
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import checks, coherence
+from getorcreateplus import checks
+from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.explaining import explain
-from getorcreateplus.payload import PARTS, mark, revive
+from getorcreateplus.lookups.rows import PARTS, mark, revive
 
 from .models import Paper, Survivor
 from .papers import pages, save, save_in_transaction, update, warm

@@ -13,8 +13,8 @@ from django.core.cache.backends.base import BaseCache
 from django.db import connection, transaction
 from django.test import override_settings
 
-from getorcreateplus import NonAtomicQuerySet, bypass, coherence
-from getorcreateplus.invalidation import region_of
+from getorcreateplus import NonAtomicQuerySet, bypass
+from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.signals import (
     Reason,
     Source,
@@ -24,6 +24,7 @@ from getorcreateplus.signals import (
     savepoint_omitted,
 )
 from getorcreateplus.statistics import Counts, Statistics
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import Paper, PlusItem, PlusPaper, Poster, Rack, Sheet, Zone
 from .test_bulk import isolation

@@ -9,8 +9,9 @@ from django.db import connections, models, transaction
 from django.template import Context, Template
 from django.test import override_settings
 
-from getorcreateplus import CachedManager, invalidate, invalidation
+from getorcreateplus import CachedManager, invalidate
 from getorcreateplus.test import CaptureCacheCommands
+from getorcreateplus.writes import invalidation
 
 from .bulk_models import AbstractItem
 from .invalidation_models import CarFerry, Dinghy, Ferry, Lightship, Vessel

@@ -12,9 +12,11 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.redis import RedisCache
 from django.test import override_settings
 
-from getorcreateplus import CachedQuerySet, checks, coherence, suitability
+from getorcreateplus import CachedQuerySet, checks
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.diagnosis import suitability
+from getorcreateplus.environment.failures import described, named
 from getorcreateplus.explaining import explain
-from getorcreateplus.failures import described, named
 
 from .models import Paper
 from .papers import pages, warm

@@ -9,8 +9,8 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from getorcreateplus import invalidation, relations
-from getorcreateplus.statements import Names, effect_of, words_of
+from getorcreateplus.writes import invalidation, relations
+from getorcreateplus.writes.statements import Names, effect_of, words_of
 
 from .models import (
     Event,

@@ -8,7 +8,8 @@ from django.db.models import Value
 from django.db.models.functions import Lower
 from django.db.models.signals import post_save, pre_save
 
-from getorcreateplus import bulk, tables
+from getorcreateplus.bulk import batch as bulk
+from getorcreateplus.writes import table_facts as tables
 
 from .models import (
     CachedItem,

@@ -12,8 +12,9 @@ from django.core.cache import caches, close_caches
 from django.db import connection, transaction
 from django.test import override_settings
 
-from getorcreateplus import coherence, identity
-from getorcreateplus.invalidation import region_of
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.environment import identity
+from getorcreateplus.writes.invalidation import region_of
 
 from .models import PlusPaper, Price, SharedPrice, Sheet
 from .sql import execute
@@ -241,7 +242,7 @@ def test_memory_of_the_process_is_told_apart_by_tenant(switch, monkeypatch):
 @committed
 def test_more_tenants_than_are_kept(monkeypatch):
     """The least recent ones are made again; what is in the cache stays."""
-    monkeypatch.setattr("getorcreateplus.invalidation.MOST_REGIONS", 2)
+    monkeypatch.setattr("getorcreateplus.writes.invalidation.MOST_REGIONS", 2)
     config = settings.CACHES["default"] | {"KEY_FUNCTION": joined}
     with override_settings(CACHES={**settings.CACHES, "default": config}):
         Sheet.objects.create(title="a", pages=1)

@@ -7,8 +7,9 @@ from django.core.cache import caches
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus import catalog, invalidate
-from getorcreateplus.invalidation import index, watched
+from getorcreateplus import invalidate
+from getorcreateplus.writes import text_columns as catalog
+from getorcreateplus.writes.invalidation import index, watched
 
 from .models import Capital, Country, Parish, Plate, Sticker
 from .sql import execute

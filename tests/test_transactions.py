@@ -19,8 +19,8 @@ from django.db import (
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.inserts import Conflict
-from getorcreateplus.invalidation import Statements, region_of
+from getorcreateplus.writes.guards import Conflict
+from getorcreateplus.writes.invalidation import Statements, region_of
 
 from .caches import commands
 from .models import Ferry, Ordinary, Paper, PlusPaper, Rack, Sheet, Ticket, Vessel

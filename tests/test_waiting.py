@@ -10,7 +10,7 @@ import pytest
 from django.db import connection, connections, models, transaction
 from django.test import TestCase
 
-from getorcreateplus import coherence
+from getorcreateplus.coherence import protocol as coherence
 
 from .models import PlusPaper, Rack, Sheet
 from .sql import execute

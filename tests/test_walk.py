@@ -6,7 +6,7 @@ import sys
 import pytest
 from django.db import connection
 
-from getorcreateplus import coherence
+from getorcreateplus.coherence import protocol as coherence
 
 from . import walk
 from .walk import MANAGERS, company, generate, new_seed, play, shrink

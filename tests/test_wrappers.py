@@ -8,10 +8,10 @@ from django.db import IntegrityError, connection, transaction
 from django.db.backends.signals import connection_created
 from django.db.models.signals import post_save
 
-from getorcreateplus.inserts import InsertGuard, ShareLock, UpdateGuard
-from getorcreateplus.invalidation import Statements
-from getorcreateplus.recording import Recording
-from getorcreateplus.wrappers import Wrapper
+from getorcreateplus.writes.captured_rows import Recording
+from getorcreateplus.writes.guards import InsertGuard, ShareLock, UpdateGuard
+from getorcreateplus.writes.invalidation import Statements
+from getorcreateplus.writes.wrappers import Wrapper
 
 from .models import NonAtomicEntry, Paper, PlusPaper, Sheet
 from .papers import pages

@@ -12,18 +12,18 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from getorcreateplus import explaining
-from getorcreateplus.aliases import usable_connections
 from getorcreateplus.checks import class_of, lookup_change
-from getorcreateplus.coherence import in_transaction
+from getorcreateplus.coherence.protocol import in_transaction
 from getorcreateplus.conf import conf
-from getorcreateplus.failures import described
-from getorcreateplus.invalidation import examine, invalidate_rows, watched
+from getorcreateplus.diagnosis.suitability import PER_ROW, flaws_of, most_entries
+from getorcreateplus.environment.aliases import usable_connections
+from getorcreateplus.environment.failures import described
 from getorcreateplus.query import (
     AlwaysGetOrCreateMixin,
     CachedGetOrCreateMixin,
     NonAtomicGetOrCreateMixin,
 )
-from getorcreateplus.suitability import PER_ROW, flaws_of, most_entries
+from getorcreateplus.writes.invalidation import examine, invalidate_rows, watched
 
 MIXINS = {
     CachedGetOrCreateMixin: "caches",

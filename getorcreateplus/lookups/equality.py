@@ -26,8 +26,8 @@ from django.db.models.fields.related_lookups import RelatedExact, RelatedIsNull
 from django.db.models.lookups import Exact, IntegerFieldExact, IsNull
 from django.db.models.signals import class_prepared
 
-from .interruptions import reraise
-from .lookup_path import is_foreign
+from ..environment.interruptions import reraise
+from .django_path import is_foreign
 
 
 class NotCanonical(Exception):

@@ -10,7 +10,7 @@ from contextlib import closing
 
 from django.db import connections
 
-from . import drivers
+from ..coherence import drivers
 from .statements import Names, fold, words, words_of
 
 # What depends, on what, whether it is a child, whether it shows rows. A rule

@@ -40,14 +40,16 @@ from django.db.backends.signals import connection_created
 from django.db.models.signals import class_prepared, post_save
 from django.utils.functional import cached_property
 
-from . import coherence, drivers, identity, relations
-from .aliases import cache_faults, object_cache_alias, usable_connections
-from .bypassing import concrete_model
-from .catalog import are_exact, refresh, watching
-from .inserts import Conflict
-from .interruptions import reraise
-from .keys import is_exact_pk, is_text, pk_text
-from .recording import SEQUENCES, is_exact
+from ..bypassing import concrete_model
+from ..coherence import drivers
+from ..coherence import protocol as coherence
+from ..environment import identity
+from ..environment.aliases import cache_faults, object_cache_alias, usable_connections
+from ..environment.interruptions import reraise
+from ..lookups.equality import is_exact_pk, is_text, pk_text
+from . import relations
+from .captured_rows import SEQUENCES, is_exact
+from .guards import Conflict
 from .statements import (
     Names,
     effect_of,
@@ -56,6 +58,7 @@ from .statements import (
     words,
     words_of,
 )
+from .text_columns import are_exact, refresh, watching
 
 logger = logging.getLogger("getorcreateplus")
 

@@ -23,7 +23,7 @@ import time
 from contextlib import contextmanager
 from zlib import crc32
 
-from .identity import is_testing
+from ..environment.identity import is_testing
 
 REST = 0.3  # seconds without a question, after a model was seen under LOCK
 PATIENCE = 1000  # reads that ask before the share of hits is judged

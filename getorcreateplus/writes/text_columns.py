@@ -18,8 +18,9 @@ that may change a column makes all its connections ask again.
 import re
 from contextlib import closing, contextmanager
 
-from . import coherence, refusals
-from .interruptions import reraise
+from ..coherence import protocol as coherence
+from ..environment.interruptions import reraise
+from . import refusals
 from .statements import lacks, words
 
 # A statement that may change a column, or which table a name stands for.

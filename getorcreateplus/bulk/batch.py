@@ -35,22 +35,23 @@ from django.db.models.sql import InsertQuery
 from django.db.models.utils import resolve_callables
 from django.utils.functional import cached_property
 
-from . import keys, tables
-from .conf import conf
-from .inserts import (
+from ..coherence.many import Sought
+from ..conf import conf
+from ..environment.interruptions import reraise
+from ..lookups import equality as keys
+from ..lookups.django_path import batch_follows_django
+from ..lookups.rows import freeze, layout
+from ..signals import ask_many_and_tell, cache_hit, cache_miss
+from ..writes import table_facts as tables
+from ..writes.guards import (
     can_guard,
     is_multi_table,
     locking_read,
     set_rollback,
 )
-from .interruptions import reraise
-from .invalidation import batch_of_inserts
-from .lookup_path import batch_follows_django
-from .many import Sought
-from .payload import freeze, layout
-from .refusals import Refused, refuses, try_clause
+from ..writes.invalidation import batch_of_inserts
+from ..writes.refusals import Refused, refuses, try_clause
 from .related import Relation
-from .signals import ask_many_and_tell, cache_hit, cache_miss
 
 BATCH = 1000  # rows of a statement, and of a command of the cache
 # Names that get_or_create() does not take for a field.

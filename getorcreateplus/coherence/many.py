@@ -10,8 +10,10 @@ leaves these out.
 
 from contextlib import suppress
 
-from . import memory
-from .coherence import (
+from ..lookups.rows import PARTS, mark
+from ..signals import Source
+from . import process_memory as memory
+from .protocol import (
     Garbage,
     Unavailable,
     in_transaction,
@@ -24,8 +26,6 @@ from .coherence import (
     situation,
     token,
 )
-from .payload import PARTS, mark
-from .signals import Source
 
 MOST_ADDED = 100  # versions, of one batch; 5,000 took Redis 4 s, loaded
 

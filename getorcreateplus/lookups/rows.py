@@ -11,9 +11,9 @@ from decimal import Decimal
 from django.core.signals import setting_changed
 from django.db.models.signals import class_prepared
 
+from ..environment.interruptions import reraise
+from .equality import PLAIN, NotCanonical, digest, pk_text, plain
 from .fingerprints import fingerprint
-from .interruptions import reraise
-from .keys import PLAIN, NotCanonical, digest, pk_text, plain
 
 # Of a payload's values, in this release of the package: to be raised with any
 # change of it. Keys and tokens stay what they are, for releases that share a

@@ -17,9 +17,9 @@ from cachetools import LRUCache
 from django.core.signals import setting_changed
 from django.utils.functional import cached_property
 
-from .conf import conf
-from .forks import renew_in_child
-from .payload import IMMUTABLE
+from ..conf import conf
+from ..environment.forks import renew_in_child
+from ..lookups.rows import IMMUTABLE
 
 
 class Memory:

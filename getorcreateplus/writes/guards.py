@@ -26,11 +26,11 @@ from django.db import (
     transaction,
 )
 
-from . import drivers
-from .drivers import last_result
+from ..coherence import drivers
+from ..coherence.drivers import last_result
+from ..signals import tell_savepoint_omitted
 from .recognizing import COMMENT, is_row_of
 from .refusals import Refused, refuses, try_clause
-from .signals import tell_savepoint_omitted
 from .statements import READING, statement_of
 from .wrappers import Wrapper
 
@@ -368,7 +368,7 @@ class InsertGuard(UpdateGuard):
 
     def fails_alone(self):
         """Tell whether an INSERT that fails undoes itself, and no more."""
-        from . import tables  # which needs this module
+        from . import table_facts as tables  # which needs this module
 
         connection = self.connection
         return (
@@ -421,7 +421,7 @@ class InsertGuard(UpdateGuard):
             or self.atomic
         ):
             return self.try_to(execute, sql, params, False, context)
-        from . import tables  # which needs this module
+        from . import table_facts as tables  # which needs this module
 
         statement, ignoring = statement_of(sql, self.connection), None
         if (

@@ -10,7 +10,7 @@ import re
 from contextlib import closing
 from typing import NamedTuple
 
-from . import catalog
+from . import text_columns as catalog
 
 # A function that returns nothing but NEW, and never replaces it, leaves no row
 # out. Each other function may leave a row out. The triggers of a view and of a

@@ -17,11 +17,11 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.cache.backends.redis import RedisCache
 
-from .failures import described, is_misconfigured, named
-from .forks import renew_in_child
-from .identity import cache_of, keep_keys
-from .interruptions import failures_suppressed, limit_of
-from .payload import PARTS, freeze, revive
+from ..environment.failures import described, is_misconfigured, named
+from ..environment.forks import renew_in_child
+from ..environment.identity import cache_of, keep_keys
+from ..environment.interruptions import failures_suppressed, limit_of
+from ..lookups.rows import PARTS, freeze, revive
 
 logger = logging.getLogger("getorcreateplus")
 

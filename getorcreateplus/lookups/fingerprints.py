@@ -22,8 +22,8 @@ from django.conf import settings
 from django.db.models import Field, Manager, Model, QuerySet
 from django.utils.functional import Promise
 
-from .interruptions import reraise
-from .keys import converts_as_django, digest
+from ..environment.interruptions import reraise
+from .equality import converts_as_django, digest
 
 # Arguments that change no column value, of a field that converts as Django's
 # does. (Choices may come from a database, or be sorted by a language; the

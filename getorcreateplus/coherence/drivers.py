@@ -14,8 +14,8 @@ Where it hides the attributes below, Django is taken at its word.
 import re
 from contextlib import closing, contextmanager
 
-from .interruptions import failures_suppressed, reraise
-from .statements import BEFORE, words
+from ..environment.interruptions import failures_suppressed, reraise
+from ..writes.statements import BEFORE, words
 
 # psycopg.pq.TransactionStatus: IDLE; UNKNOWN, where the connection is lost.
 IDLE = (0, 4)

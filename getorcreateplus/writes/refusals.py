@@ -14,8 +14,8 @@ from contextlib import closing
 
 from django.db import DatabaseError, DataError, IntegrityError
 
-from . import drivers
-from .identity import database_name
+from ..coherence import drivers
+from ..environment.identity import database_name
 
 # Errors that say nothing of the clause: of a connection, a transaction, a
 # server, a trigger's RAISE, a right, a table or a column that is not there.

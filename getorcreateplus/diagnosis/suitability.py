@@ -24,7 +24,7 @@ from django.core.cache.backends.redis import RedisCache
 from django.db import models
 from django.utils.module_loading import import_string
 
-from .payload import mark, revive
+from ..lookups.rows import mark, revive
 
 CULLING = (DatabaseCache, FileBasedCache, LocMemCache)  # by MAX_ENTRIES
 FEW = 300  # entries, of which Django's caches keep no more by default

@@ -22,9 +22,9 @@ from django.db import connections, models
 from django.db.models.query import ModelIterable
 from django.db.models.signals import class_prepared
 
-from . import drivers
-from .drivers import last_result
-from .keys import (
+from ..coherence import drivers
+from ..coherence.drivers import last_result
+from ..lookups.equality import (
     PLAIN,
     NotCanonical,
     plain,
@@ -33,7 +33,7 @@ from .keys import (
     refuse_other_text,
     stored_as,
 )
-from .payload import freeze, layout
+from ..lookups.rows import freeze, layout
 from .statements import statement_of
 from .wrappers import Wrapper
 
