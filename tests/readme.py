@@ -14,7 +14,7 @@ Three reStructuredText comments, which the reader of the page does not see:
 ``.. raises: IntegrityError``
     The block that follows has to raise it.
 ``.. not run: REASON``
-    The block that follows cannot run here. tests/test_readme.py lists them.
+    The block that follows cannot run here: see tests/project/test_readme.py.
 
 A block of nothing but settings, before any other of its project, is of the
 project's settings. A later one is tried, by making its caches and running the

@@ -731,7 +731,7 @@ def shrink(members, steps, right, error):
 
 
 def as_test(steps):
-    """Return a failing walk as what can be pasted into tests/test_walk.py."""
+    """Return a failing walk as what can be pasted into test_walk.py."""
     lines = "".join(f"        {step!r},\n" for step in steps)
     return f"    [\n{lines}    ],\n"
 

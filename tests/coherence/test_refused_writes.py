@@ -1,0 +1,446 @@
+"""A cache that answers but refuses writes: what is written is still no hit."""
+
+import errno
+import logging
+import shutil
+import uuid
+
+import pytest
+from django.conf import settings
+from django.core.cache import caches
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.db import connection, transaction
+from django.test import override_settings
+
+from getorcreateplus import invalidate
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.writes.invalidation import region_of
+
+from ..models import Paper
+from ..support.papers import (
+    pages,
+    save,
+    save_in_transaction,
+    store,
+    update,
+    update_or_create_in_transaction,
+    warm,
+)
+from ..support.servers import (
+    another_process,
+    caches_at,
+    memcached,
+    redis_server,
+    wait_for,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Switch:
+    is_on = False
+    what = "set"
+    deleted = []
+
+
+class FullCache(LocMemCache):
+    """Its set() and add() fail while the switch is on; what it had stays."""
+
+    def check(self):
+        if Switch.is_on:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def add(self, *args, **kwargs):
+        self.check()
+        return super().add(*args, **kwargs)
+
+    def set(self, *args, **kwargs):
+        self.check()
+        return super().set(*args, **kwargs)
+
+    def delete_many(self, keys, *args, **kwargs):
+        Switch.deleted += keys
+        return super().delete_many(keys, *args, **kwargs)
+
+
+class SilentlyFullCache(FullCache):
+    """It tells which keys it did not store, as memcached's clients do."""
+
+    def set_many(self, data, *args, **kwargs):
+        return list(data) if Switch.is_on else super().set_many(data, *args, **kwargs)
+
+
+class HalfFullCache(FullCache):
+    """It takes one entry of several, and no more."""
+
+    def set_many(self, data, *args, **kwargs):
+        if Switch.is_on and len(data) > 1:
+            super(FullCache, self).set(*next(iter(data.items())), *args, **kwargs)
+        return super().set_many(data, *args, **kwargs)
+
+
+class UnorderedFullCache(FullCache):
+    """Not a backend of Django's: each step is a command of its own."""
+
+
+class FullDisk(FileBasedCache):
+    def set(self, *args, **kwargs):
+        FullCache.check(self)
+        super().set(*args, **kwargs)
+
+
+class ReplicaCache(FullCache):
+    """It does not take deletes either."""
+
+    def delete(self, *args, **kwargs):
+        self.check()
+        return super().delete(*args, **kwargs)
+
+
+FULL = [FullCache, SilentlyFullCache, HalfFullCache, UnorderedFullCache, FullDisk]
+
+
+@pytest.fixture(autouse=True)
+def switch(monkeypatch):
+    monkeypatch.setattr(Switch, "is_on", False)
+    monkeypatch.setattr(Switch, "deleted", [])
+    monkeypatch.setattr(
+        "getorcreateplus.coherence.outages.KEEP_ORDER",
+        (FullDisk, HalfFullCache, SilentlyFullCache, ReplicaCache),
+    )
+    monkeypatch.setattr(coherence, "stores", coherence.Stores())
+    monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 0)
+    monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 0)
+
+
+@pytest.fixture
+def use(tmp_path):
+    """Return a function that makes a backend the only cache."""
+    overridden = []
+
+    def use(cls):
+        location = str(tmp_path) if cls is FullDisk else uuid.uuid4().hex
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        config = {"BACKEND": name, "LOCATION": location}
+        overridden.append(override_settings(CACHES={"default": config}))
+        overridden[-1].enable()
+
+    yield use
+    for each in overridden:
+        each.disable()
+
+
+def update_in_transaction(paper):
+    with transaction.atomic():
+        save(paper)
+        update(paper)
+
+
+def update_or_create(paper):
+    Paper.objects.update_or_create(title="a", defaults={"pages": 2})
+
+
+def execute(paper):
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {Paper._meta.db_table} SET pages = 2")
+
+
+def write_elsewhere(paper):
+    """As another program does."""
+    wrappers, connection.execute_wrappers[:] = connection.execute_wrappers[:], []
+    try:
+        execute(paper)
+    finally:
+        connection.execute_wrappers[:] = wrappers
+
+
+def invalidate_row(paper):
+    write_elsewhere(paper)
+    invalidate(paper)
+
+
+def invalidate_all(paper):
+    write_elsewhere(paper)
+    invalidate(Paper)
+
+
+WRITES = [
+    save,
+    update,
+    save_in_transaction,
+    update_in_transaction,
+    update_or_create,
+    update_or_create_in_transaction,
+    execute,
+    invalidate_row,
+    invalidate_all,
+]
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("cls", FULL)
+def test_full_cache_forgets_what_is_written(cls, write, use):
+    use(cls)
+    paper = warm()
+    Switch.is_on = True
+    write(paper)
+    assert store().owed == {}
+    assert store().down_until is None
+    with another_process():
+        assert pages()[0] == 2
+        Switch.is_on = False
+        assert pages()[0] == 2
+    assert pages()[0] == 2
+    assert pages() == (2, 0)
+
+
+def test_lock_that_is_refused_deletes_the_row(use):
+    use(FullCache)
+    paper = warm()
+    region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
+    Switch.is_on = True
+    region.lock(connection, [pk])
+    names = [region.version(pk), region.payload(pk)]
+    assert caches["default"].get_many(names) == {}
+    assert caches["default"].get(region.epoch)
+    region.lock(connection, None)
+    assert caches["default"].get(region.epoch) is None
+
+
+@pytest.mark.parametrize("cls", [HalfFullCache, UnorderedFullCache])
+def test_clock_is_deleted_first(cls, use):
+    """Whether by one command or several."""
+    use(cls)
+    paper = warm()
+    region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
+    Switch.is_on = True
+    region.release(connection, [pk], all_rows=True)
+    row = [region.version(pk), region.epoch, region.payload(pk)]
+    assert Switch.deleted == [region.clock, *row]
+
+
+@pytest.mark.parametrize("knows", ["pk", "lookup", "nothing"])
+@pytest.mark.parametrize("write", [save, update])
+def test_reader_that_meets_a_release_by_deletion_does_not_fill(write, knows, use):
+    """The cache takes writes again when the reader goes on."""
+    use(FullCache)
+    paper = warm()
+    region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
+    names = [region.payload(pk), region.version(pk), region.epoch, region.clock]
+    hint = region.hint([("title", "a")])
+    caches["default"].delete_many(names + [hint] * (knows == "nothing"))
+    if knows == "nothing":
+        memory.hints.clear()
+
+    def write_after_select(call, sql, params, many, context):
+        result = call(sql, params, many, context)
+        if sql.startswith("SELECT") and not written:
+            written.append(sql)
+            Switch.is_on = True
+            write(paper)
+            Switch.is_on = False
+        return result
+
+    written = []
+    lookup = {"pk": paper.pk} if knows == "pk" else {"title": "a"}
+    with connection.execute_wrapper(write_after_select):
+        Paper.objects.get_or_create(**lookup)
+    assert written
+    for _ in range(3):
+        assert Paper.objects.get_or_create(**lookup)[0].pages == 2
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_cache_that_takes_no_deletes_is_owed(write, use):
+    use(ReplicaCache)
+    paper = warm()
+    Switch.is_on = True
+    write(paper)
+    assert store().owed
+    for _ in range(2):
+        assert pages() == (2, 1)
+    Switch.is_on = False
+    assert pages()[0] == 2
+    assert store().owed == {}
+    with another_process():
+        assert pages()[0] == 2
+
+
+@pytest.mark.parametrize("cls", [FullCache, ReplicaCache])
+@pytest.mark.parametrize("write", [save, update])
+def test_transaction_by_hand_owes_its_lock(write, cls, use):
+    """Rows that are deleted may be filled again before the commit."""
+    use(cls)
+    paper = warm()
+    transaction.set_autocommit(False)
+    try:
+        Switch.is_on = True
+        write(paper)
+        assert store().owed_locks
+        assert pages()[0] == 2
+        Switch.is_on = False
+        transaction.commit()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+    assert pages() == (2, 1)
+    assert pages() == (2, 0)
+    assert store().owed_locks == {}
+
+
+class NoRows(LocMemCache):
+    """It stores no rows while the switch is on: they are too large."""
+
+    def set(self, key, value, *args, **kwargs):
+        if Switch.is_on and type(value) is tuple:
+            if Switch.what == "error":
+                raise ValueError("object too large for cache")
+            return
+        super().set(key, value, *args, **kwargs)
+
+    def set_many(self, data, *args, **kwargs):
+        super().set_many(data, *args, **kwargs)
+        return [key for key in data if type(data[key]) is tuple and Switch.is_on]
+
+
+@pytest.mark.parametrize("what", ["error", "failed keys"])
+def test_published_row_that_is_not_stored_is_dropped(what, use, caplog, monkeypatch):
+    monkeypatch.setattr(Switch, "what", what)
+    use(NoRows)
+    paper = warm()
+    region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
+    assert caches["default"].get(region.payload(pk))
+    Switch.is_on = True
+    update_or_create_in_transaction(paper)
+    assert caches["default"].get(region.payload(pk)) is None
+    assert pages() == (2, 1)
+    assert caplog.records == []
+
+
+def test_refusal_is_one_warning(use, caplog):
+    caplog.set_level(logging.INFO, "getorcreateplus")
+    use(FullCache)
+    place = settings.CACHES["default"]["LOCATION"]
+    paper = warm()
+    for _ in range(2):
+        Switch.is_on = True
+        save(paper)
+        update(paper)
+        pages()
+        Switch.is_on = False
+        save(paper)
+    assert [record.getMessage() for record in caplog.records] == 2 * [
+        f"Cache 'default' ({place}) answers, but refuses writes: "
+        "OSError: [Errno 28] No space left on device",
+        "Cache 'default' takes writes again.",
+    ]
+
+
+def test_hits_go_on_where_a_new_row_is_refused(use):
+    use(FullCache)
+    warm()
+    Switch.is_on = True
+    Paper.objects.get_or_create(title="b")
+    assert pages() == (1, 0)
+    assert store().down_until is None
+
+
+def test_reader_that_wants_to_repair_a_full_cache(use):
+    """Entries that cannot be read are deleted, which the cache refuses."""
+    use(ReplicaCache)
+    paper = warm()
+    region = region_of(Paper.objects.all())
+    caches["default"].set(region.payload(f"{paper.pk}"), Unreadable())
+    Switch.is_on = True
+    assert pages() == (1, 1)
+    assert store().down_until is None
+
+
+class Unreadable:
+    def __reduce__(self):
+        return int, ("of another release",)
+
+
+# Servers
+
+
+def fill_up(client):
+    """Store junk until nothing more fits."""
+    number = 0
+    for size in (50_000, 2000, 100, 1):
+        while True:
+            number += 1
+            try:
+                client.set(f"junk{number}", "x" * size)
+            except Exception:
+                break
+
+
+def full_redis():
+    return redis_server("--maxmemory", "4mb", "--maxmemory-policy", "noeviction")
+
+
+def full_memcached():
+    return memcached("-m", "2", "-M")
+
+
+@pytest.mark.shared_cache
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("server", [full_redis, full_memcached])
+def test_full_server_forgets_what_is_written(server, write):
+    with server() as location, override_settings(CACHES=caches_at(location)):
+        paper = warm()
+        fill_up(caches["default"]._cache)
+        write(paper)
+        with another_process():
+            assert pages()[0] == 2
+        assert pages()[0] == 2
+
+
+def refuse_as_replica(client):
+    # Its primary does not exist, so it goes on serving what it has.
+    client.config_set("replica-serve-stale-data", "yes")
+    client.replicaof("127.0.0.1", 1)
+
+
+def refuse_without_replicas(client):
+    client.config_set("min-replicas-to-write", 1)
+
+
+def refuse_after_a_failed_snapshot(client):
+    client.config_set("save", "3600 1")
+    shutil.rmtree(client.config_get("dir")["dir"])
+    client.bgsave()
+    wait_for(lambda: client.info("persistence")["rdb_last_bgsave_status"] != "ok")
+
+
+def refuse_by_rights(client):
+    client.execute_command("ACL", "SETUSER", "default", "-@write")
+
+
+REFUSALS = {
+    refuse_as_replica: lambda client: client.replicaof("NO", "ONE"),
+    refuse_without_replicas: lambda c: c.config_set("min-replicas-to-write", 0),
+    refuse_after_a_failed_snapshot: lambda client: client.config_set("save", ""),
+    refuse_by_rights: lambda c: c.execute_command("ACL", "SETUSER", "default", "+@all"),
+}
+
+
+@pytest.mark.shared_cache
+@pytest.mark.parametrize("write", [save, update_in_transaction, invalidate_row])
+@pytest.mark.parametrize("refuse", REFUSALS)
+def test_redis_that_refuses_deletes_is_owed(refuse, write):
+    with redis_server() as location, override_settings(CACHES=caches_at(location)):
+        paper = warm()
+        client = caches["default"]._cache.get_client()
+        refuse(client)
+        write(paper)
+        assert store().owed
+        assert pages() == (2, 1)
+        REFUSALS[refuse](client)
+        assert pages()[0] == 2
+        assert store().owed == {}
+        with another_process():
+            assert pages()[0] == 2

@@ -1,0 +1,150 @@
+"""
+The names of Django that are not public, and that the package leans on: what
+each is used for. One that is gone fails here first, by its name.
+"""
+
+import ast
+from pathlib import Path
+
+import django
+import django.test.utils
+import pytest
+from django.core.cache import caches
+from django.core.cache.backends.redis import RedisCache
+from django.db import connection, models, transaction
+from django.db.models.expressions import Col
+from django.db.models.lookups import Exact
+from django.db.models.query import QuerySet
+from django.db.models.sql import InsertQuery
+from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler
+from django.db.models.sql.where import WhereNode
+
+import getorcreateplus
+from getorcreateplus.lookups.django_path import STEPS
+
+from ..models import Paper, Shelf
+
+QUERYSET = QuerySet(Paper)
+QUERY = QUERYSET.query
+OPTS = Paper._meta
+
+PRIVATE = {
+    # The queryset
+    "_clone": (QUERYSET, "copies that carry the package's own attributes"),
+    "_db": (QUERYSET, "the database that a generic relation asks"),
+    "_extract_model_params": (QUERYSET, "the parameters of create()"),
+    "_for_write": (QUERYSET, "get_or_create() asks the database that is written"),
+    "_hints": (QUERYSET, "the instance of a related manager"),
+    "_iterable_class": (QUERYSET, "not values(), and to see the rows of a SELECT"),
+    "_known_related_objects": (QUERYSET, "obj.parent of a related manager's hit"),
+    "_prepare_for_bulk_create": (QUERYSET, "primary keys that Django makes"),
+    "_prefetch_related_lookups": (QUERYSET, "a hit has nothing prefetched"),
+    "_result_cache": (QUERYSET, "the rows of a prefetched related manager"),
+    # The query
+    "_filtered_relations": (QUERY, "a query that is more than a filter"),
+    "alias_refcount": (QUERY, "a join may filter rows"),
+    "base_table": (QUERY, "a filter on the model's own columns"),
+    "combinator": (QUERY, "a query that is more than a filter"),
+    "default_cols": (QUERY, "only() and defer() ask the database"),
+    "deferred_loading": (QUERY, "only() and defer() ask the database"),
+    "distinct": (QUERY, "a query that is more than a filter"),
+    "extra": (QUERY, "a query that is more than a filter"),
+    "extra_tables": (QUERY, "a query that is more than a filter"),
+    "get_compiler": (QUERY, "to see the rows of a SELECT"),
+    "is_sliced": (QUERY, "a query that is more than a filter"),
+    "select_for_update": (QUERY, "whoever locks a row wants the database's"),
+    "select_related": (QUERY, "a hit has nothing joined"),
+    "where": (QUERY, "the filters that belong to a lookup"),
+    "children": (WhereNode(), "the filters that belong to a lookup"),
+    "negated": (WhereNode(), "the filters that belong to a lookup"),
+    "bilateral_transforms": (Exact(Col("paper", OPTS.pk), 1), "plain equality"),
+    "results_iter": (SQLCompiler, "to see the rows of a SELECT"),
+    # An INSERT of many rows
+    "insert_values": (InsertQuery, "the rows of an INSERT"),
+    "as_sql": (SQLInsertCompiler, "its SQL, without what becomes of conflicts"),
+    "apply_converters": (SQLInsertCompiler, "what RETURNING returns"),
+    "get_converters": (SQLInsertCompiler, "what RETURNING returns"),
+    "bulk_batch_size": (connection.ops, "how many rows an INSERT can have"),
+    "has_bulk_insert": (type(connection.features), "whether it can have several"),
+    "max_query_params": (type(connection.features), "how many keys a SELECT can have"),
+    "can_return_rows_from_bulk_insert": (type(connection.features), "RETURNING"),
+    # Related managers
+    "source_field": (Shelf(pk=1).labels, "which many-to-many manager it was"),
+    # The models
+    "_base_manager": (Paper, "a generic foreign key asks it"),
+    "_default_manager": (Paper, "the users' manager, for a system check"),
+    "_is_pk_set": (Paper, "an unsaved object is Django's error"),
+    "_meta": (Paper, "documented in part"),
+    "_state": (Paper(), "documented in part"),
+    "_property_names": (OPTS, "create() takes properties as well"),
+    "db_returning_fields": (OPTS, "what the database makes of a new row"),
+    "private_fields": (OPTS, "the generic foreign keys of a model"),
+    "total_unique_constraints": (OPTS, "the fields that identify a row"),
+    "_non_pk_concrete_field_names": (OPTS, "the update_fields of update_or_create()"),
+    "all_parents": (OPTS, "the tables that hold a row"),
+    "concrete_fields": (OPTS, "the columns of a row, as from_db() takes them"),
+    "concrete_model": (OPTS, "proxies agree"),
+    "pk_fields": (OPTS, "composite primary keys"),
+    "swapped": (OPTS, "a model without a table"),
+    # The managers
+    "_queryset_class": (models.Manager, "a manager that cannot make a queryset"),
+    # The caches
+    "_connections": (caches, "the cache objects that a thread has"),
+    "_cache": (RedisCache, "a client library that is not installed"),
+    "key_func": (caches["default"], "the tenant whose keys a cache makes"),
+    "key_prefix": (caches["default"], "the tenant whose keys a cache makes"),
+    # Tests
+    "_TestState": (django.test.utils, "a test database shares no entries"),
+    "saved_data": (django.test.utils._TestState, "the test environment is set up"),
+    # The connection and its transaction
+    "_from_testcase": (transaction.atomic(), "a TestCase is the outside world"),
+    "atomic_blocks": (connection, "a TestCase is the outside world"),
+    "commit_on_exit": (connection, "a transaction that is managed by hand"),
+    "execute_wrappers": (connection, "the statements of a connection"),
+    "in_atomic_block": (connection, "a transaction"),
+    "needs_rollback": (connection, "a transaction that is broken"),
+    "run_on_commit": (connection, "what of a transaction was not rolled back"),
+    "errors_occurred": (connection, "an error that no execute wrapper has seen"),
+    "autocommit": (connection, "a transaction that has not begun yet"),
+    "closed_in_transaction": (connection, "a transaction that has not begun yet"),
+    "close_if_health_check_failed": (connection, "as atomic() does"),
+    "ensure_connection": (connection, "as atomic() does"),
+    "run_and_clear_commit_hooks": (connection, "hooks of a transaction without SQL"),
+    "wrap_database_errors": (connection, "errors of the driver's own cursor"),
+    "set_autocommit": (connection, "a rollback that no method tells of"),
+}
+
+# Set by Django's as_manager() as well, on what it makes.
+SET = {"_built_with_as_manager"}
+# In Django 6.1 alone, and asked for with getattr() or hasattr().
+NEWER = {"_fetch_mode"}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_private_name_is_there(name):
+    owner, reason = PRIVATE[name]
+    assert hasattr(owner, name), (
+        f"Django {django.__version__} has no {name!r} any more, which this package "
+        f"needs for: {reason}."
+    )
+
+
+def test_list_is_complete():
+    used, own = set(), set()
+    for file in Path(getorcreateplus.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = getattr(node, "targets", None) or [node.target]
+                own |= {each.id for each in targets if isinstance(each, ast.Name)}
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                used.add(node.attr)
+    used = {name for name in used if not name.startswith("__")}
+    assert used - own <= set(PRIVATE) | SET | NEWER
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_step_of_a_lookup_is_there(name):
+    """One that Django calls otherwise would be overridden unseen."""
+    assert hasattr(QuerySet, name)

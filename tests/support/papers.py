@@ -1,0 +1,45 @@
+"""One row of Paper: how it is read, and how it is written."""
+
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from getorcreateplus.writes.invalidation import region_of
+
+from ..models import Paper
+
+
+def pages(model=Paper, title="a"):
+    """Return the pages of the row, 0 where it is new, and the queries."""
+    with CaptureQueriesContext(connection) as queries:
+        obj, _ = model.objects.get_or_create(title=title, defaults={"pages": 0})
+    return obj.pages, len(queries)
+
+
+def warm(model=Paper):
+    obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
+    pages(model)
+    assert pages(model) == (1, 0)
+    return obj
+
+
+def store():
+    return region_of(Paper.objects.all()).store
+
+
+def save(obj, number=2):
+    obj.pages = number
+    obj.save()
+
+
+def update(paper):
+    Paper.objects.update(pages=2)
+
+
+def save_in_transaction(paper):
+    with transaction.atomic():
+        save(paper)
+
+
+def update_or_create_in_transaction(paper):
+    with transaction.atomic():
+        Paper.objects.update_or_create(title="a", defaults={"pages": 2})

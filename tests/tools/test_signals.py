@@ -1,0 +1,598 @@
+"""What the signals tell, and to whom; and what Statistics counts of it."""
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.db import connection, transaction
+from django.test import override_settings
+
+from getorcreateplus import NonAtomicQuerySet, bypass
+from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.signals import (
+    Reason,
+    Source,
+    cache_hit,
+    cache_invalidated,
+    cache_miss,
+    savepoint_omitted,
+)
+from getorcreateplus.statistics import Counts, Statistics
+from getorcreateplus.writes.invalidation import region_of
+
+from ..bulk.test_bulk import isolation
+from ..models import Paper, PlusItem, PlusPaper, Poster, Rack, Sheet, Zone
+from ..support.threads import own_connections
+
+pytestmark = pytest.mark.django_db
+
+SIGNALS = {
+    "hit": cache_hit,
+    "miss": cache_miss,
+    "invalidated": cache_invalidated,
+    "omitted": savepoint_omitted,
+}
+
+
+class Rollback(Exception):
+    pass
+
+
+@contextmanager
+def told():
+    """Yield a list of what is told: (signal, model, arguments)."""
+    heard, receivers = [], {}
+    for name, signal in SIGNALS.items():
+
+        def receiver(sender, signal, name=name, **kwargs):
+            assert kwargs.pop("using") == "default"
+            if "duration" in kwargs:
+                assert 0 <= kwargs.pop("duration") < 10
+            heard.append((name, sender, kwargs))
+
+        receivers[name] = receiver
+        signal.connect(receiver)
+    try:
+        yield heard
+    finally:
+        for name, signal in SIGNALS.items():
+            assert signal.disconnect(receivers[name])
+
+
+def what_is_told(call):
+    with told() as heard:
+        call()
+    return heard
+
+
+def miss(reason, model=Paper, **lookup):
+    return "miss", model, {"lookup": lookup or {"title": "a"}, "reason": reason}
+
+
+def hit(source, model=Paper, **lookup):
+    return "hit", model, {"lookup": lookup or {"title": "a"}, "source": source}
+
+
+def get_or_create(model=Paper, **lookup):
+    return model.objects.get_or_create(**(lookup or {"title": "a"}))[0]
+
+
+async def aget_or_create():
+    return await Paper.objects.aget_or_create(title="a")
+
+
+def warm(model=Paper, **lookup):
+    """Return a row that is in the cache."""
+    obj = get_or_create(model, **lookup)
+    get_or_create(model, **lookup)
+    return obj
+
+
+def entries(obj):
+    region = region_of(type(obj).objects.all())
+    pk = str(obj.pk)
+    return region, region.payload(pk), region.version(pk)
+
+
+class TestReasons:
+    """Each is what the lookup meets, and is told before the query."""
+
+    def test_no_hint(self):
+        assert what_is_told(get_or_create) == [miss(Reason.NO_HINT)]
+        assert Paper.objects.count() == 1
+
+    def test_hit(self):
+        obj = warm()
+        assert what_is_told(get_or_create) == [hit(Source.CACHE)]
+        assert what_is_told(lambda: get_or_create(pk=obj.pk)) == [
+            hit(Source.CACHE, id=obj.pk)
+        ]
+
+    def test_lookup_is_one_of_columns(self):
+        Paper.objects.create(title="a", pages=3)
+        told = what_is_told(
+            lambda: Paper.objects.get_or_create(title__exact="a", pages="3")
+        )
+        assert told == [miss(Reason.NO_HINT, title="a", pages=3)]
+
+    def test_no_row(self):
+        obj = warm()
+        caches["paper"].delete(obj.pk)
+        assert what_is_told(get_or_create) == [miss(Reason.NO_ROW)]
+
+    def test_row_that_was_written(self):
+        warm().save()
+        assert what_is_told(get_or_create) == [miss(Reason.NO_ROW)]
+
+    def test_locked(self):
+        region, _, version = entries(warm())
+        region.store.set({version: coherence.world("default") + coherence.LOCK}, 60)
+        assert what_is_told(get_or_create) == [miss(Reason.LOCKED)]
+        region.store.set({region.epoch: coherence.world("default") + "LOCK"}, 60)
+        assert what_is_told(get_or_create) == [miss(Reason.LOCKED)]
+
+    def test_stamp(self):
+        region, _, version = entries(warm())
+        token = coherence.token(coherence.world("default"))
+        region.store.set({version: token}, 60)
+        assert what_is_told(get_or_create) == [miss(Reason.STAMP)]
+
+    def test_model_that_was_written(self):
+        warm()
+        Paper.objects.filter(pages=7).update(pages=8)
+        assert what_is_told(get_or_create) == [miss(Reason.STAMP)]
+
+    def test_fields(self):
+        region, payload, _ = entries(warm())
+        stamp, _, *rest = region.store.get_many([payload])[payload]
+        region.store.set({payload: (stamp, "another", *rest)}, 60)
+        assert what_is_told(get_or_create) == [miss(Reason.FIELDS)]
+
+    def test_lookup(self):
+        obj = warm()
+        obj.title = "b"
+        obj.save()
+        warm(title="b")
+        # Its hint is still there.
+        assert what_is_told(get_or_create) == [miss(Reason.LOOKUP)]
+
+    def test_what_is_no_payload(self):
+        region, payload, _ = entries(warm())
+        region.store.set({payload: "something"}, 60)
+        assert what_is_told(get_or_create) == [miss(Reason.ERROR)]
+
+    def test_version_that_is_gone(self):
+        region, _, version = entries(warm())
+        region.store.delete([version])
+        assert what_is_told(get_or_create) == [miss(Reason.NO_ROW)]
+
+    def test_cache_that_fails(self):
+        broken = {"BACKEND": "tests.tools.test_signals.BrokenCache"}
+        with override_settings(CACHES={"default": broken}):
+            assert what_is_told(get_or_create) == [miss(Reason.ERROR)]
+
+    def test_forced(self):
+        warm()
+        told = what_is_told(
+            lambda: Paper.objects.get_or_create(force_select=True, title="a")
+        )
+        assert told == [miss(Reason.FORCED)]
+
+    def test_bypass(self):
+        warm()
+        with bypass():
+            assert what_is_told(get_or_create) == [miss(Reason.BYPASS)]
+
+    @pytest.mark.parametrize(
+        "lookup", [{"title__startswith": "a"}, {"rack__name": "a"}, {"title__in": "a"}]
+    )
+    def test_lookup_that_is_none_of_the_cache(self, lookup):
+        Paper.objects.create(title="a", rack=get_or_create(Rack, name="a"))
+        told = what_is_told(lambda: Paper.objects.get_or_create(**lookup))
+        assert told == [miss(Reason.NOT_CACHEABLE, **lookup)]
+
+    def test_queryset_that_is_none_of_the_cache(self):
+        get_or_create()
+        told = what_is_told(lambda: Paper.objects.only("title").get_or_create(pages=1))
+        assert told == [miss(Reason.NOT_CACHEABLE, pages=1)]
+
+    @pytest.mark.parametrize("model", [Paper, PlusPaper])
+    def test_update_or_create_is_no_lookup(self, model):
+        """It always asks the database, and nothing is wrong about that."""
+        heard = what_is_told(lambda: model.objects.update_or_create(title="a"))
+        heard += what_is_told(lambda: model.objects.update_or_create(title="a"))
+        assert not {"hit", "miss"} & {name for name, _, _ in heard}
+
+    def test_update_or_create_that_is_none_of_the_cache(self):
+        get_or_create()
+        told = what_is_told(lambda: Paper.objects.update_or_create(title__in="a"))
+        assert told == [miss(Reason.NOT_CACHEABLE, title__in="a")]
+
+
+class BrokenCache(BaseCache):
+    def __init__(self, location, params):
+        super().__init__(params)
+
+    def get_many(self, keys, version=None):
+        raise OSError
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTransactions:
+    def test_own_row(self):
+        with transaction.atomic():
+            get_or_create()
+            assert what_is_told(get_or_create) == [hit(Source.TRANSACTION)]
+
+    def test_own_row_that_has_to_be_read(self):
+        obj = warm()
+        with transaction.atomic():
+            obj.save()
+            assert what_is_told(get_or_create) == [miss(Reason.TRANSACTION)]
+            assert what_is_told(get_or_create) == [hit(Source.TRANSACTION)]
+
+    def test_transaction_that_is_to_be_rolled_back(self):
+        warm()
+        with transaction.atomic():
+            transaction.set_rollback(True)
+            with (
+                told() as heard,
+                pytest.raises(transaction.TransactionManagementError),
+            ):
+                get_or_create()
+            transaction.set_rollback(False)
+        assert heard == [miss(Reason.TRANSACTION)]
+
+    def test_rows_that_are_created_one_after_the_other(self):
+        with transaction.atomic():
+            for title in "abc":
+                get_or_create(title=title)
+            told = what_is_told(lambda: get_or_create(title="d"))
+        assert told == [miss(Reason.TRANSACTION, title="d")]
+
+    @pytest.mark.database("postgresql", "mysql")
+    def test_snapshot(self):
+        warm()
+        connection.close()
+        with isolation("repeatable read"), transaction.atomic():
+            assert what_is_told(get_or_create) == [miss(Reason.TRANSACTION)]
+        connection.close()
+
+    def test_invalidation_is_told_after_the_commit(self):
+        obj, other = warm(), warm(title="b")
+        pks = str(obj.pk), str(other.pk)
+        with told() as heard:
+            with transaction.atomic():
+                obj.save()
+                other.delete()
+                assert heard == []
+            assert heard == [("invalidated", Paper, {"pks": pks})]
+
+    def test_rollback_invalidates_nothing(self):
+        obj = warm()
+        with told() as heard, pytest.raises(Rollback), transaction.atomic():
+            obj.save()
+            raise Rollback
+        assert heard == []
+
+    def test_row_is_not_served_by_then(self):
+        """A receiver that looks it up gets what was committed."""
+        obj, seen = warm(), []
+
+        def look_up(sender, **kwargs):
+            seen.append(get_or_create().pages)
+
+        cache_invalidated.connect(look_up)
+        try:
+            with transaction.atomic():
+                Paper.objects.filter(pk=obj.pk).update(pages=9)
+            Paper.objects.update(pages=10)
+        finally:
+            cache_invalidated.disconnect(look_up)
+        assert seen == [9, 10]
+
+
+class TestInvalidated:
+    def test_rows(self):
+        obj = warm()
+        assert what_is_told(obj.save) == [
+            ("invalidated", Paper, {"pks": (str(obj.pk),)})
+        ]
+        pk = str(obj.pk)
+        assert what_is_told(obj.delete) == [("invalidated", Paper, {"pks": (pk,)})]
+
+    def test_all_rows(self):
+        told = what_is_told(lambda: Paper.objects.update(pages=1))
+        assert told == [("invalidated", Paper, {"pks": None})]
+
+    def test_created_row_is_none(self):
+        assert what_is_told(lambda: Paper.objects.create(title="a")) == []
+
+
+class TestMemory:
+    def test_source(self):
+        warm(Zone, name="a")
+        told = what_is_told(lambda: get_or_create(Zone, name="a"))
+        assert told == [hit(Source.MEMORY, Zone, name="a")]
+
+
+class TestBatches:
+    def test_rows(self):
+        warm(PlusItem, code="a")
+        rows = [{"code": code} for code in "ab"]
+        assert what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
+            hit(Source.CACHE, PlusItem, code="a"),
+            miss(Reason.NO_HINT, PlusItem, code="b"),
+            ("omitted", PlusItem, {}),
+        ]
+        assert what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
+            hit(Source.CACHE, PlusItem, code="a"),
+            hit(Source.CACHE, PlusItem, code="b"),
+        ]
+
+    def test_reasons(self):
+        obj, other = warm(PlusItem, code="a"), warm(PlusItem, code="b")
+        obj.save()
+        region, _, version = entries(other)
+        region.store.set({version: coherence.world("default") + coherence.LOCK}, 60)
+        rows = [{"code": code} for code in "ab"]
+        assert what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
+            miss(Reason.NO_ROW, PlusItem, code="a"),
+            miss(Reason.LOCKED, PlusItem, code="b"),
+        ]
+
+    def test_bypass(self):
+        warm(PlusItem, code="a")
+        rows = [{"code": code} for code in "ab"]
+        with bypass():
+            told = what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows))
+        assert told[:2] == [
+            miss(Reason.BYPASS, PlusItem, code="a"),
+            miss(Reason.BYPASS, PlusItem, code="b"),
+        ]
+
+    def test_queryset_that_is_none_of_the_cache(self):
+        warm(PlusItem, code="a")
+        items = PlusItem.objects.only("code")
+        told = what_is_told(lambda: items.bulk_get_or_create([{"code": "a"}]))
+        assert told == [miss(Reason.NOT_CACHEABLE, PlusItem, code="a")]
+
+    def test_queryset_that_does_not_cache(self):
+        items = NonAtomicQuerySet(PlusItem)
+        told = what_is_told(lambda: items.bulk_get_or_create([{"code": "a"}]))
+        assert told == [("omitted", PlusItem, {})]
+
+    def test_cache_that_fails(self):
+        broken = {"BACKEND": "tests.tools.test_signals.BrokenCache"}
+        PlusItem.objects.create(code="a")
+        with override_settings(CACHES={"default": broken}):
+            told = what_is_told(
+                lambda: PlusItem.objects.bulk_get_or_create([{"code": "a"}])
+            )
+        assert told == [miss(Reason.ERROR, PlusItem, code="a")]
+
+    def test_memory(self):
+        warm(Zone, name="a")
+        told = what_is_told(lambda: Zone.objects.bulk_get_or_create([{"name": "a"}]))
+        assert told == [hit(Source.MEMORY, Zone, name="a")]
+
+    @pytest.mark.django_db(transaction=True)
+    def test_own_rows(self):
+        with transaction.atomic():
+            get_or_create(PlusItem, code="a")
+            told = what_is_told(
+                lambda: PlusItem.objects.bulk_get_or_create([{"code": "a"}])
+            )
+        assert told == [hit(Source.TRANSACTION, PlusItem, code="a")]
+
+
+class TestSavepoints:
+    """Told once for each that Django would have made."""
+
+    @pytest.mark.parametrize(
+        ("call", "omitted"),
+        [
+            (lambda: PlusItem.objects.get_or_create(code="a"), 0),  # it is there
+            (lambda: PlusItem.objects.get_or_create(code="b"), 1),
+            (lambda: PlusItem.objects.update_or_create({"size": 1}, code="a"), 1),
+            (lambda: PlusItem.objects.update_or_create({"size": 1}, code="b"), 2),
+            (lambda: PlusItem.objects.bulk_get_or_create([{"code": "b"}]), 1),
+        ],
+    )
+    def test_inside_of_a_transaction(self, call, omitted):
+        PlusItem.objects.create(code="a")
+        heard = [name for name, _, _ in what_is_told(call)]
+        assert heard.count("omitted") == omitted
+
+    @pytest.mark.django_db(transaction=True)
+    def test_outside_of_one(self):
+        told = what_is_told(lambda: PlusItem.objects.get_or_create(code="b"))
+        assert "omitted" not in [name for name, _, _ in told]
+
+    def test_one_that_has_to_be_made(self):
+        """The callable writes, before the INSERT."""
+
+        def size():
+            PlusItem.objects.create(code="c")
+            return 1
+
+        told = what_is_told(
+            lambda: PlusItem.objects.get_or_create({"size": size}, code="b")
+        )
+        assert "omitted" not in [name for name, _, _ in told]
+
+
+class TestReceivers:
+    def test_sender_is_the_concrete_model(self):
+        heard = []
+
+        def receiver(sender, **kwargs):
+            heard.append(sender)
+
+        cache_miss.connect(receiver, sender=Poster)
+        try:
+            get_or_create(Poster, title="a")
+            get_or_create()
+        finally:
+            cache_miss.disconnect(receiver, sender=Poster)
+        assert heard == [Poster]
+
+    @pytest.mark.parametrize("name", ["hit", "miss", "invalidated", "omitted"])
+    def test_error_stops_nothing(self, name, caplog):
+        def receiver(sender, **kwargs):
+            raise ZeroDivisionError
+
+        SIGNALS[name].connect(receiver)
+        try:
+            with caplog.at_level(logging.ERROR, "django.dispatch"):
+                obj = warm(PlusPaper)
+                obj.pages = 7
+                obj.save()
+                assert get_or_create(PlusPaper).pages == 7
+        finally:
+            SIGNALS[name].disconnect(receiver)
+        assert "ZeroDivisionError" in caplog.text
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("name", ["hit", "miss", "invalidated"])
+    def test_coroutine_function_where_a_loop_runs(self, name, caplog, monkeypatch):
+        """Nobody can wait for it there, as a notebook's cell."""
+        monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+
+        async def receiver(sender, **kwargs):
+            pass
+
+        async def call():
+            with own_connections():
+                obj = warm()
+                obj.pages = 7
+                obj.save()
+                return get_or_create().pages
+
+        SIGNALS[name].connect(receiver)
+        try:
+            assert asyncio.run(call()) == 7
+        finally:
+            SIGNALS[name].disconnect(receiver)
+        assert "A signal of tests.Paper was not sent to all." in caplog.text
+
+    @pytest.mark.parametrize("lookup", [{"title": "b"}, {"title__in": "b"}])
+    def test_lookup_is_a_copy(self, lookup):
+        def receiver(sender, lookup, **kwargs):
+            lookup.clear()
+
+        Paper.objects.create(title="a")
+        Paper.objects.create(title="b")
+        cache_miss.connect(receiver)
+        try:
+            assert get_or_create(**lookup).title == "b"
+        finally:
+            cache_miss.disconnect(receiver)
+
+    def test_async_call(self):
+        assert what_is_told(async_to_sync(aget_or_create)) == [miss(Reason.NO_HINT)]
+
+
+class TestStatistics:
+    def test_counts(self):
+        with Statistics() as statistics:
+            obj = get_or_create()
+            get_or_create()
+            get_or_create()
+            obj.save()
+            get_or_create()
+            get_or_create(PlusPaper)
+        papers, plus = (
+            statistics.models["tests.Paper"],
+            statistics.models.pop("tests.PlusPaper"),
+        )
+        assert papers.hits == papers.queries_saved == 2
+        assert papers.misses == Counter({Reason.NO_HINT: 1, Reason.NO_ROW: 1})
+        assert papers.invalidations == 1
+        assert papers.hit_ratio == 0.5
+        assert 0 < papers.duration < 10
+        assert plus == Counts(0, Counter({"no hint": 1}), 0, 1, plus.duration)
+        total = statistics.total
+        assert (total.hits, total.misses.total(), total.savepoints_saved) == (2, 3, 1)
+
+    def test_nothing(self):
+        statistics = Statistics()
+        assert statistics.models == {}
+        assert statistics.total == Counts()
+        assert statistics.total.hit_ratio is None
+
+    def test_reset(self):
+        with Statistics() as statistics:
+            get_or_create()
+            statistics.reset()
+            get_or_create()
+        assert statistics.total.misses.total() == 0
+        assert statistics.total.hits == 1
+
+    def test_models_are_a_copy(self):
+        with Statistics() as statistics:
+            get_or_create()
+            before = statistics.models["tests.Paper"]
+            get_or_create()
+        assert before.hits == 0
+
+    def test_nothing_is_counted_after_stop(self):
+        statistics = Statistics()
+        statistics.start()
+        statistics.start()
+        statistics.stop()
+        get_or_create()
+        assert statistics.models == {}
+        assert not any(signal.receivers for signal in SIGNALS.values())
+
+    @pytest.mark.parametrize("own_context", [True, False])
+    def test_threads(self, own_context):
+        statistics = Statistics(own_context=own_context)
+
+        def send():
+            cache_hit.send(Sheet, using="default", lookup={}, duration=0)
+
+        with statistics:
+            thread = threading.Thread(target=send)
+            thread.start()
+            thread.join()
+            send()
+        assert statistics.total.hits == (1 if own_context else 2)
+
+    def test_thread_that_has_stopped(self):
+        statistics = Statistics(own_context=True)
+        with statistics:
+            pass
+        begun, done = threading.Event(), threading.Event()
+
+        def count():
+            with statistics:
+                begun.set()
+                done.wait(60)
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        begun.wait(60)
+        get_or_create()
+        done.set()
+        thread.join()
+        assert statistics.models == {}
+
+    def test_several(self):
+        with Statistics(own_context=True) as outer:
+            get_or_create()
+            with Statistics(own_context=True) as inner:
+                get_or_create()
+            get_or_create()
+        assert (outer.total.hits, inner.total.hits) == (2, 1)
+
+    def test_async_calls(self):
+        with Statistics(own_context=True) as statistics:
+            async_to_sync(aget_or_create)()
+        assert statistics.total.misses.total() == 1
