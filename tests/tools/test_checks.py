@@ -513,7 +513,7 @@ def test_project_without_the_app(tmp_path, backend, options, ids):
 
 
 def test_each_check_has_a_section():
-    files = (ROOT / "getorcreateplus").glob("*.py")
+    files = (ROOT / "getorcreateplus").rglob("*.py")
     source = "".join(file.read_text() for file in files)
     page = (ROOT / "docs" / "checks.rst").read_text()
     ids = set(re.findall(r'id="getorcreateplus\.(\w+)"', source))
