@@ -51,7 +51,7 @@ APPS = [
 ]
 
 
-def pages():
+def pages_of_docs():
     return [ROOT / "README.rst", *sorted(ROOT.glob("docs/*.rst"))]
 
 
@@ -370,7 +370,7 @@ def run(file):
 
 def main(*files):
     failed = False
-    for file in map(Path, files or pages()):
+    for file in map(Path, files or pages_of_docs()):
         kept = run(file)
         failed |= kept is None
         print(f"{file.name}: {'failed' if kept is None else f'{kept} promises kept'}")

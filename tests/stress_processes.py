@@ -14,6 +14,7 @@ from getorcreateplus.writes.invalidation import region_of
 
 from .models import FarGauge, Gauge
 from .stress import LOCK_TIMEOUT
+from .support.transactions import Rollback
 
 MORTALS = 10_000  # writers that may be killed in one run, each with its row
 MAYFLIES = 2  # rows that are deleted and created again
@@ -22,10 +23,6 @@ PROBES = {f"probe{n}": n for n in range(20)}  # some on each server
 
 # Forked, for a writer that was killed is soon followed by the next.
 context = multiprocessing.get_context("fork")
-
-
-class Rollback(Exception):
-    pass
 
 
 class Run:

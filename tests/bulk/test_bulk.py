@@ -46,7 +46,9 @@ from ..models import (
     Shelf,
 )
 from ..support.caches import commands
+from ..support.queries import count
 from ..support.threads import elsewhere, start
+from ..support.transactions import Rollback, isolation
 
 pytestmark = pytest.mark.django_db
 
@@ -58,10 +60,6 @@ MODELS = pytest.mark.parametrize(
 CACHED = pytest.mark.parametrize("model", [CachedItem, PlusItem])
 TIMEOUT = 20  # seconds
 DEADLOCK = 1213  # of MariaDB and MySQL
-
-
-class Rollback(Exception):
-    pass
 
 
 def row(obj):
@@ -79,7 +77,7 @@ def stored(model):
 
 
 @contextmanager
-def statements():
+def first_words():
     """Yield a list of the first words of the statements, as they are sent."""
     connection.ensure_connection()
     sent = []
@@ -90,12 +88,6 @@ def statements():
 
     with connection.execute_wrapper(record):
         yield sent
-
-
-def count(call):
-    with CaptureQueriesContext(connection) as queries:
-        result = call()
-    return result, len(queries)
 
 
 def exist(model, codes, **values):
@@ -184,14 +176,14 @@ class TestResult:
         around = (
             [] if model in (NonAtomicItem, PlusItem, ProxyPlusItem) else ["SAVEPOINT"]
         )
-        with transaction.atomic(), statements() as sent:
+        with transaction.atomic(), first_words() as sent:
             found = model.objects.bulk_get_or_create(rows)
         assert [created for _, created in found] == [False, True] * 150
         assert sent == ["SELECT", *around, *INSERT, *(["RELEASE"] if around else [])]
 
     def test_batches(self, model):
         exist(model, "ace")
-        with transaction.atomic(), statements() as sent:
+        with transaction.atomic(), first_words() as sent:
             found = model.objects.bulk_get_or_create(
                 ({"code": code} for code in "abcdef"), batch_size=2
             )
@@ -200,7 +192,7 @@ class TestResult:
         assert sent.count("INSERT") == 2
 
     def test_nothing(self, model):
-        with statements() as sent:
+        with first_words() as sent:
             assert model.objects.bulk_get_or_create([]) == []
         assert sent == []
 
@@ -244,7 +236,7 @@ class TestBadInput:
     """Nothing is written, and the error names the row."""
 
     def fails(self, error, message, rows, model=PlusItem, **kwargs):
-        with pytest.raises(error) as caught, statements() as sent:
+        with pytest.raises(error) as caught, first_words() as sent:
             model.objects.bulk_get_or_create(rows, **kwargs)
         assert str(caught.value) == message
         assert not {"INSERT", "SAVEPOINT"} & set(sent)
@@ -407,7 +399,7 @@ class TestKeys:
             {"shelf_id": str(b.pk), "place": "3"},
             PlusBook(shelf=b, place=4),
         ]
-        with transaction.atomic(), statements() as sent:
+        with transaction.atomic(), first_words() as sent:
             found = PlusBook.objects.bulk_get_or_create(rows)
         assert [created for _, created in found] == [False, True, True, False, True]
         assert [(obj.shelf_id, int(obj.place)) for obj, _ in found] == [
@@ -688,7 +680,7 @@ class TestCache:
 
     def test_only_what_is_missing_is_asked_of_the_database(self, model):
         model.objects.bulk_get_or_create([{"code": code} for code in "ab"])
-        with statements() as sent:
+        with first_words() as sent:
             model.objects.bulk_get_or_create([{"code": code} for code in "abc"])
         assert [word for word in sent if word != "BEGIN"] == ["SELECT", *INSERT]
 
@@ -994,7 +986,7 @@ class TestLimits:
 
     def test_keys_with_a_value_in_common_are_one_statement(self):
         rows = [{"room": 1, "hour": number} for number in range(300)]
-        with bypass(), statements() as sent:
+        with bypass(), first_words() as sent:
             KeyedByBoth.objects.bulk_get_or_create(rows)
         assert sent.count("SELECT") == 1
 
@@ -1151,24 +1143,6 @@ def together(*calls):
         thread.join(TIMEOUT)
         assert not thread.is_alive(), "A batch waits for ever"
     return results
-
-
-@contextmanager
-def isolation(level):
-    """Give the connections of the tests' threads an isolation level."""
-    options = connection.settings_dict["OPTIONS"]
-    before = dict(options)
-    if connection.vendor == "mysql":
-        options["isolation_level"] = level
-    else:
-        from django.db.backends.postgresql.psycopg_any import IsolationLevel
-
-        options["isolation_level"] = IsolationLevel[level.upper().replace(" ", "_")]
-    try:
-        yield
-    finally:
-        options.clear()
-        options.update(before)
 
 
 @committed

@@ -10,8 +10,10 @@ from django.db import Error, connection, transaction
 from getorcreateplus.writes.invalidation import region_of
 
 from ..models import PlusPaper, Rack, Sheet
+from ..support.queries import count_row_statements, pages_of_row
+from ..support.sql import behind_the_back
 from ..support.threads import elsewhere
-from .test_transactions import count, pages
+from ..support.transactions import Rollback
 
 # A transaction of SQLite may show an older snapshot, and fills nothing.
 pytestmark = [
@@ -20,10 +22,6 @@ pytestmark = [
 ]
 
 MODELS = pytest.mark.parametrize("model", [Sheet, PlusPaper])
-
-
-class Rollback(Exception):
-    pass
 
 
 def roll_back(call):
@@ -39,23 +37,17 @@ def table(model):
     return connection.ops.quote_name(model._meta.db_table)
 
 
-def by_driver(sql):
-    cursor = connection.connection.cursor()
-    cursor.execute(sql)
-    cursor.close()
-
-
 def write_untold(model, value=2):
-    by_driver(f"UPDATE {table(model)} SET pages = {value}")
+    behind_the_back(f"UPDATE {table(model)} SET pages = {value}")
 
 
 def read(model):
-    return pages(model)
+    return pages_of_row(model)
 
 
 def read_many(model):
     """As pages(), by a batch."""
-    [(obj, created)], queries = count(
+    [(obj, created)], queries = count_row_statements(
         lambda: model.objects.bulk_get_or_create([{"title": "a"}], ["title"])
     )
     assert not created
@@ -64,7 +56,7 @@ def read_many(model):
 
 def read_by_pk(model):
     pk = model.objects.values_list("pk", flat=True).get(title="a")
-    (obj, _), queries = count(lambda: model.objects.get_or_create(pk=pk))
+    (obj, _), queries = count_row_statements(lambda: model.objects.get_or_create(pk=pk))
     return obj.pages, queries
 
 
@@ -125,32 +117,32 @@ class TestReads:
     def test_second_read_of_a_transaction_has_no_query(self, model):
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
-            assert pages(model) == (1, 1)
-            assert pages(model) == (1, 0)
+            assert pages_of_row(model) == (1, 1)
+            assert pages_of_row(model) == (1, 0)
 
     def test_row_that_another_one_writes_meanwhile(self, model):
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
-            assert pages(model) == (1, 1)
+            assert pages_of_row(model) == (1, 1)
             elsewhere(lambda: model.objects.filter(title="a").update(pages=2))
-            assert pages(model) == (2, 1)
-        assert elsewhere(lambda: pages(model))[0] == 2
+            assert pages_of_row(model) == (2, 1)
+        assert elsewhere(lambda: pages_of_row(model))[0] == 2
 
     def test_row_that_is_written_after_the_read(self, model):
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
-            assert pages(model) == (1, 1)
+            assert pages_of_row(model) == (1, 1)
             elsewhere(lambda: model.objects.filter(title="a").update(pages=2))
-        assert elsewhere(lambda: pages(model))[0] == 2
+        assert elsewhere(lambda: pages_of_row(model))[0] == 2
 
     def test_row_that_the_transaction_writes_after_the_read(self, model):
         obj = model.objects.create(title="a", pages=1)
         with transaction.atomic():
-            assert pages(model) == (1, 1)
+            assert pages_of_row(model) == (1, 1)
             obj.pages = 2
             obj.save()
-            assert pages(model)[0] == 2
-        assert elsewhere(lambda: pages(model))[0] == 2
+            assert pages_of_row(model)[0] == 2
+        assert elsewhere(lambda: pages_of_row(model))[0] == 2
 
     def test_no_more_rows_are_kept_than_the_overlay_has_room_for(self, model, settings):
         settings.GETORCREATEPLUS_OVERLAY_ROWS = 2
@@ -158,8 +150,8 @@ class TestReads:
             model.objects.create(title=title, pages=1)
         with transaction.atomic():
             for title in "abc":
-                pages(model, title)
-        assert sum(elsewhere(lambda t=t: pages(model, t))[1] for t in "abc") == 1
+                pages_of_row(model, title)
+        assert sum(elsewhere(lambda t=t: pages_of_row(model, t))[1] for t in "abc") == 1
 
 
 def test_memory_of_the_process_is_filled_after_the_commit(monkeypatch):
@@ -168,10 +160,10 @@ def test_memory_of_the_process_is_filled_after_the_commit(monkeypatch):
 
     def request():
         write_untold(Sheet)
-        assert pages(Sheet)[0] == 2
+        assert pages_of_row(Sheet)[0] == 2
 
     roll_back(request)
-    assert pages(Sheet)[0] == 1
+    assert pages_of_row(Sheet)[0] == 1
 
 
 def test_row_that_a_trigger_writes():
@@ -193,10 +185,10 @@ def test_row_that_a_trigger_writes():
 
         def request():
             Rack.objects.create(name="new")
-            assert pages(Sheet)[0] == 2
+            assert pages_of_row(Sheet)[0] == 2
 
         roll_back(request)
-        assert elsewhere(lambda: pages(Sheet))[0] == 1
+        assert elsewhere(lambda: pages_of_row(Sheet))[0] == 1
     finally:
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
@@ -242,8 +234,8 @@ def test_commit_that_is_a_rollback(model, fail):
         with pytest.raises((Error, connection.Database.Error)):
             fail()
     assert not model._base_manager.filter(title="new").exists()
-    assert elsewhere(lambda: pages(model, "kept"))[0] == 1
-    assert pages(model, "kept")[0] == 1
+    assert elsewhere(lambda: pages_of_row(model, "kept"))[0] == 1
+    assert pages_of_row(model, "kept")[0] == 1
     _, created = model.objects.get_or_create(title="new")
     assert created
 
@@ -282,27 +274,27 @@ class TestSavepointOfTheDriver:
     def test_updated_row_is_not_served(self, model):
         def publish(value):
             model.objects.update_or_create(title="a", defaults={"pages": value})
-            assert pages(model)[0] == value
+            assert pages_of_row(model)[0] == value
 
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
             self.undo(lambda: publish(2))
-            assert pages(model)[0] == 1
+            assert pages_of_row(model)[0] == 1
             publish(3)
             self.undo(lambda: publish(4))
-            assert pages(model)[0] == 3
-        assert elsewhere(lambda: pages(model))[0] == 3
+            assert pages_of_row(model)[0] == 3
+        assert elsewhere(lambda: pages_of_row(model))[0] == 3
 
     def test_read_row_is_not_filled(self, model):
         def read_untold():
             write_untold(model)
-            assert pages(model)[0] == 2
+            assert pages_of_row(model)[0] == 2
 
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
             list(Rack.objects.all())  # psycopg's transaction() is a savepoint now
             self.undo(read_untold)
-        assert elsewhere(lambda: pages(model))[0] == 1
+        assert elsewhere(lambda: pages_of_row(model))[0] == 1
 
     def test_savepoint_that_is_released(self, model):
         model.objects.create(title="a", pages=1)
@@ -310,5 +302,5 @@ class TestSavepointOfTheDriver:
             Rack.objects.create(name="other")
             with connection.connection.transaction():
                 model.objects.update_or_create(title="a", defaults={"pages": 2})
-            assert pages(model)[0] == 2
-        assert elsewhere(lambda: pages(model))[0] == 2
+            assert pages_of_row(model)[0] == 2
+        assert elsewhere(lambda: pages_of_row(model))[0] == 2

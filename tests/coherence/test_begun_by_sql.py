@@ -19,7 +19,7 @@ from getorcreateplus.coherence import drivers
 from getorcreateplus.coherence import protocol as coherence
 
 from ..models import Begun
-from ..support.sql import execute
+from ..support.sql import behind_the_back, execute
 from ..support.threads import elsewhere
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,7 +35,7 @@ def uses(name):
     return None if created else obj.uses
 
 
-def queries_of(name):
+def queries_of_row(name):
     with CaptureQueriesContext(connection) as queries:
         Begun.objects.get_or_create(name=name)
     return len(queries)
@@ -44,7 +44,7 @@ def queries_of(name):
 def warm(name):
     for _ in range(3):
         Begun.objects.get_or_create(name=name)
-    assert queries_of(name) == 0
+    assert queries_of_row(name) == 0
 
 
 def is_mariadb():
@@ -111,7 +111,7 @@ def test_hit_in_it_is_none():
     warm("a")
     for begin in begins():
         execute(begin)
-        assert queries_of("a") == 1
+        assert queries_of_row("a") == 1
         end()
 
 
@@ -260,13 +260,13 @@ class TestSeveralResults:
         hold()
         connection.close()
         assert elsewhere(lambda: uses("a")) == 1
-        assert elsewhere(lambda: queries_of("a")) == 0
+        assert elsewhere(lambda: queries_of_row("a")) == 0
 
     def test_procedure_without_results_is_told_at_once(self):
         warm("a")
         execute("CALL begun_writes()")
         assert elsewhere(lambda: uses("a")) == 1
-        assert elsewhere(lambda: queries_of("a")) == 0
+        assert elsewhere(lambda: queries_of_row("a")) == 0
 
     def test_procedure_that_begins_a_transaction(self):
         warm("a")
@@ -316,7 +316,7 @@ def test_savepoint_alone_is_a_transaction_of_sqlite():
     execute("SAVEPOINT s")
     Begun.plain.update(uses=1)
     execute("ROLLBACK TO s")
-    assert queries_of("a") == 1
+    assert queries_of_row("a") == 1
     execute("RELEASE s")
     warm("a")
 
@@ -460,7 +460,7 @@ def test_server_that_does_not_tell_its_transactions(monkeypatch):
     Begun.plain.update(uses=1)
     assert elsewhere(lambda: uses("a")) == 0
     execute("SAVEPOINT x", "ROLLBACK TO SAVEPOINT x")
-    assert queries_of("a") == 1
+    assert queries_of_row("a") == 1
     execute("COMMIT")
     assert uses("a") == 1
     warm("a")
@@ -492,7 +492,7 @@ class TestPsycopg:
         connection.connection.autocommit = False
         Begun.plain.create(name="b")
         uses("b")
-        assert queries_of("a") == 1
+        assert queries_of_row("a") == 1
         connection.connection.rollback()
         connection.connection.autocommit = True
         assert uses("b") is None
@@ -557,12 +557,6 @@ class TestSQLite:
         warm("a")
 
 
-def by_driver(sql):
-    connection.ensure_connection()
-    with connection.connection.cursor() as cursor:
-        cursor.execute(sql)
-
-
 def break_connection():
     """Have the server close the connection of this thread."""
     if connection.vendor == "postgresql":
@@ -599,7 +593,9 @@ def test_commit_whose_connection_is_lost(by_hand):
     connection.close()
     for _ in range(2):
         assert uses("a") == 0
-    elsewhere(by_driver, "UPDATE tests_begun SET uses = 1")  # as if it arrived now
+    elsewhere(
+        behind_the_back, "UPDATE tests_begun SET uses = 1"
+    )  # as if it arrived now
     assert uses("a") == 1
 
 
@@ -650,7 +646,7 @@ def test_driver_that_is_hidden():
     try:
         assert coherence.is_autocommit(connection)
         assert drivers.can_ask(connection)
-        assert queries_of("a") == 0
+        assert queries_of_row("a") == 0
         drivers.keep_locked(connection, {})
         drivers.is_open(connection)
     finally:

@@ -10,7 +10,6 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection, models, transaction
 from django.test import override_settings
-from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import invalidate
 from getorcreateplus.coherence import process_memory as memory
@@ -19,6 +18,9 @@ from getorcreateplus.triggers import pay_caches
 from getorcreateplus.writes.invalidation import watched
 
 from ..models import Paper
+from ..support.caches import Switch, SwitchedCache, Unreadable
+from ..support.papers import pages
+from ..support.queries import count
 from ..support.threads import elsewhere
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -26,24 +28,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 DEAD = "redis://127.0.0.1:1"
 
 
-class Switch:
-    failure = None
-
-
-class SwitchedCache(LocMemCache):
-    """It fails while the switch is on."""
-
-    def check(self):
-        if Switch.failure is not None:
-            raise Switch.failure
-
-    def get(self, *args, **kwargs):
-        self.check()
-        return super().get(*args, **kwargs)
-
-    def add(self, *args, **kwargs):
-        self.check()
-        return super().add(*args, **kwargs)
+class KeyByKeyCache(SwitchedCache):
+    """A command of many keys is a command of each of them."""
 
     def set(self, *args, **kwargs):
         self.check()
@@ -54,7 +40,7 @@ class SwitchedCache(LocMemCache):
         return super().delete(*args, **kwargs)
 
 
-class SilentCache(SwitchedCache):
+class SilentCache(KeyByKeyCache):
     """
     It loses what is set, as memcached clients do, and tells only at the end.
     """
@@ -73,15 +59,15 @@ def backend(cls):
 
 
 def one_broken():
-    return {"default": backend(SwitchedCache)}
+    return {"default": backend(KeyByKeyCache)}
 
 
 def broken_rows():
-    return {"default": backend(LocMemCache), "paper": backend(SwitchedCache)}
+    return {"default": backend(LocMemCache), "paper": backend(KeyByKeyCache)}
 
 
 def broken_keys():
-    return {"default": backend(SwitchedCache), "paper": backend(LocMemCache)}
+    return {"default": backend(KeyByKeyCache), "paper": backend(LocMemCache)}
 
 
 @pytest.fixture(autouse=True)
@@ -91,17 +77,6 @@ def stores(monkeypatch):
     monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 0)
     monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 0)
     monkeypatch.setattr(Switch, "failure", None)
-
-
-def count(call):
-    with CaptureQueriesContext(connection) as queries:
-        result = call()
-    return result, len(queries)
-
-
-def pages():
-    obj, queries = count(lambda: Paper.objects.get_or_create(title="a")[0])
-    return obj.pages, queries
 
 
 def write_in_every_way():
@@ -199,7 +174,7 @@ def test_writers_go_on_where_other_servers_are_read(location, monkeypatch):
     """
     monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 100)
     monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 100)
-    config = backend(SwitchedCache)
+    config = backend(KeyByKeyCache)
     with override_settings(CACHES={"default": config}):
         paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         coherence.stores["default"].down(ConnectionError("refused"))
@@ -219,7 +194,7 @@ def test_writers_go_on_where_other_servers_are_read(location, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("kind", [SwitchedCache, SilentCache])
+@pytest.mark.parametrize("kind", [KeyByKeyCache, SilentCache])
 def test_missed_release_is_owed(kind, rows, monkeypatch):
     monkeypatch.setattr(coherence.Store, "MOST_OWED", 2)
     with override_settings(CACHES={"default": backend(kind)}):
@@ -304,13 +279,6 @@ def test_debt_that_is_made_meanwhile_is_paid_next():
 
 def paper_region():
     return watched[Paper].region("default", None)
-
-
-class Unreadable:
-    """It cannot be unpickled."""
-
-    def __reduce__(self):
-        return int, ("of another release",)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import uuid
 
 import pytest
 from django.core.cache import caches
-from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection, transaction
 from django.test import override_settings
 
@@ -17,6 +16,7 @@ from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.writes.invalidation import region_of
 
 from ..models import Paper, Sheet
+from ..support.caches import Switch, SwitchedCache
 from ..support.papers import pages, save, store, warm
 from ..support.servers import another_process
 from ..support.threads import start
@@ -28,24 +28,8 @@ class Interrupt(BaseException):
     """As KeyboardInterrupt, SystemExit, gevent.Timeout."""
 
 
-class Switch:
-    failure = None  # of all commands
-    commands = 0
-
-
-class SwitchedCache(LocMemCache):
-    def check(self):
-        Switch.commands += 1
-        if Switch.failure is not None:
-            raise Switch.failure
-
-    def get(self, *args, **kwargs):
-        self.check()
-        return super().get(*args, **kwargs)
-
-    def add(self, *args, **kwargs):
-        self.check()
-        return super().add(*args, **kwargs)
+class ManyKeysCache(SwitchedCache):
+    """A command of many keys is one command."""
 
     def set_many(self, data, *args, **kwargs):
         self.check()

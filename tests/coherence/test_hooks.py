@@ -9,9 +9,9 @@ from getorcreateplus import invalidate
 
 from ..models import Paper, PlusPaper, Sheet
 from ..support.papers import pages
-from ..support.sql import execute
+from ..support.sql import behind_the_back, execute
 from ..support.threads import elsewhere
-from .test_transactions import Rollback
+from ..support.transactions import Rollback
 
 committed = pytest.mark.django_db(transaction=True)
 # MySQL commits before another DROP.
@@ -195,12 +195,6 @@ class TestInATestCase(TestCase):
 # The end of a transaction that only the driver knows
 
 
-def by_driver(sql):
-    cursor = connection.connection.cursor()
-    cursor.execute(sql)
-    cursor.close()
-
-
 @committed
 @MODELS
 @pytest.mark.database("postgresql", "sqlite")
@@ -210,7 +204,9 @@ def test_driver_rolls_back_inside_of_atomic(model, by, goes_on):
     warm(model)
     with transaction.atomic():
         write(model)
-        by_driver("ROLLBACK") if by == "a cursor" else connection.connection.rollback()
+        behind_the_back(
+            "ROLLBACK"
+        ) if by == "a cursor" else connection.connection.rollback()
         if goes_on:
             plain_pages(model)[:1].get()
             assert pages(model)[0] == 1

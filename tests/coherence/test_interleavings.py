@@ -30,6 +30,7 @@ from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.writes import invalidation
 
 from ..models import FarGauge, Gauge, History
+from ..support.transactions import Rollback
 from .interleavings import (
     GatedCache,
     Scheduler,
@@ -155,10 +156,6 @@ def publish_another_name(stage, number):
 @write
 def delete(stage, number):
     row(stage, number).delete()
-
-
-class Rollback(Exception):
-    pass
 
 
 def roll_back(stage, number):

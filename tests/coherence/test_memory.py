@@ -14,10 +14,7 @@ from getorcreateplus.writes.invalidation import region_of
 from ..models import Paper, PlusPaper, Sheet, Zone
 from ..support.caches import commands
 from ..support.threads import elsewhere
-
-
-class Rollback(Exception):
-    pass
+from ..support.transactions import Rollback
 
 
 def cost(call):

@@ -19,12 +19,15 @@ from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.writes.invalidation import region_of
 
 from ..models import Paper
+from ..support.caches import Unreadable
 from ..support.papers import (
     pages,
     save,
     save_in_transaction,
     store,
     update,
+    update_by_cursor,
+    update_or_create,
     update_or_create_in_transaction,
     warm,
 )
@@ -39,7 +42,7 @@ from ..support.servers import (
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class Switch:
+class Refusal:
     is_on = False
     what = "set"
     deleted = []
@@ -49,7 +52,7 @@ class FullCache(LocMemCache):
     """Its set() and add() fail while the switch is on; what it had stays."""
 
     def check(self):
-        if Switch.is_on:
+        if Refusal.is_on:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def add(self, *args, **kwargs):
@@ -61,7 +64,7 @@ class FullCache(LocMemCache):
         return super().set(*args, **kwargs)
 
     def delete_many(self, keys, *args, **kwargs):
-        Switch.deleted += keys
+        Refusal.deleted += keys
         return super().delete_many(keys, *args, **kwargs)
 
 
@@ -69,14 +72,14 @@ class SilentlyFullCache(FullCache):
     """It tells which keys it did not store, as memcached's clients do."""
 
     def set_many(self, data, *args, **kwargs):
-        return list(data) if Switch.is_on else super().set_many(data, *args, **kwargs)
+        return list(data) if Refusal.is_on else super().set_many(data, *args, **kwargs)
 
 
 class HalfFullCache(FullCache):
     """It takes one entry of several, and no more."""
 
     def set_many(self, data, *args, **kwargs):
-        if Switch.is_on and len(data) > 1:
+        if Refusal.is_on and len(data) > 1:
             super(FullCache, self).set(*next(iter(data.items())), *args, **kwargs)
         return super().set_many(data, *args, **kwargs)
 
@@ -104,8 +107,8 @@ FULL = [FullCache, SilentlyFullCache, HalfFullCache, UnorderedFullCache, FullDis
 
 @pytest.fixture(autouse=True)
 def switch(monkeypatch):
-    monkeypatch.setattr(Switch, "is_on", False)
-    monkeypatch.setattr(Switch, "deleted", [])
+    monkeypatch.setattr(Refusal, "is_on", False)
+    monkeypatch.setattr(Refusal, "deleted", [])
     monkeypatch.setattr(
         "getorcreateplus.coherence.outages.KEEP_ORDER",
         (FullDisk, HalfFullCache, SilentlyFullCache, ReplicaCache),
@@ -138,20 +141,11 @@ def update_in_transaction(paper):
         update(paper)
 
 
-def update_or_create(paper):
-    Paper.objects.update_or_create(title="a", defaults={"pages": 2})
-
-
-def execute(paper):
-    with connection.cursor() as cursor:
-        cursor.execute(f"UPDATE {Paper._meta.db_table} SET pages = 2")
-
-
 def write_elsewhere(paper):
     """As another program does."""
     wrappers, connection.execute_wrappers[:] = connection.execute_wrappers[:], []
     try:
-        execute(paper)
+        update_by_cursor(paper)
     finally:
         connection.execute_wrappers[:] = wrappers
 
@@ -173,7 +167,7 @@ WRITES = [
     update_in_transaction,
     update_or_create,
     update_or_create_in_transaction,
-    execute,
+    update_by_cursor,
     invalidate_row,
     invalidate_all,
 ]
@@ -184,13 +178,13 @@ WRITES = [
 def test_full_cache_forgets_what_is_written(cls, write, use):
     use(cls)
     paper = warm()
-    Switch.is_on = True
+    Refusal.is_on = True
     write(paper)
     assert store().owed == {}
     assert store().down_until is None
     with another_process():
         assert pages()[0] == 2
-        Switch.is_on = False
+        Refusal.is_on = False
         assert pages()[0] == 2
     assert pages()[0] == 2
     assert pages() == (2, 0)
@@ -200,7 +194,7 @@ def test_lock_that_is_refused_deletes_the_row(use):
     use(FullCache)
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
-    Switch.is_on = True
+    Refusal.is_on = True
     region.lock(connection, [pk])
     names = [region.version(pk), region.payload(pk)]
     assert caches["default"].get_many(names) == {}
@@ -215,10 +209,10 @@ def test_clock_is_deleted_first(cls, use):
     use(cls)
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
-    Switch.is_on = True
+    Refusal.is_on = True
     region.release(connection, [pk], all_rows=True)
     row = [region.version(pk), region.epoch, region.payload(pk)]
-    assert Switch.deleted == [region.clock, *row]
+    assert Refusal.deleted == [region.clock, *row]
 
 
 @pytest.mark.parametrize("knows", ["pk", "lookup", "nothing"])
@@ -238,9 +232,9 @@ def test_reader_that_meets_a_release_by_deletion_does_not_fill(write, knows, use
         result = call(sql, params, many, context)
         if sql.startswith("SELECT") and not written:
             written.append(sql)
-            Switch.is_on = True
+            Refusal.is_on = True
             write(paper)
-            Switch.is_on = False
+            Refusal.is_on = False
         return result
 
     written = []
@@ -256,12 +250,12 @@ def test_reader_that_meets_a_release_by_deletion_does_not_fill(write, knows, use
 def test_cache_that_takes_no_deletes_is_owed(write, use):
     use(ReplicaCache)
     paper = warm()
-    Switch.is_on = True
+    Refusal.is_on = True
     write(paper)
     assert store().owed
     for _ in range(2):
         assert pages() == (2, 1)
-    Switch.is_on = False
+    Refusal.is_on = False
     assert pages()[0] == 2
     assert store().owed == {}
     with another_process():
@@ -276,11 +270,11 @@ def test_transaction_by_hand_owes_its_lock(write, cls, use):
     paper = warm()
     transaction.set_autocommit(False)
     try:
-        Switch.is_on = True
+        Refusal.is_on = True
         write(paper)
         assert store().owed_locks
         assert pages()[0] == 2
-        Switch.is_on = False
+        Refusal.is_on = False
         transaction.commit()
     finally:
         transaction.rollback()
@@ -294,25 +288,25 @@ class NoRows(LocMemCache):
     """It stores no rows while the switch is on: they are too large."""
 
     def set(self, key, value, *args, **kwargs):
-        if Switch.is_on and type(value) is tuple:
-            if Switch.what == "error":
+        if Refusal.is_on and type(value) is tuple:
+            if Refusal.what == "error":
                 raise ValueError("object too large for cache")
             return
         super().set(key, value, *args, **kwargs)
 
     def set_many(self, data, *args, **kwargs):
         super().set_many(data, *args, **kwargs)
-        return [key for key in data if type(data[key]) is tuple and Switch.is_on]
+        return [key for key in data if type(data[key]) is tuple and Refusal.is_on]
 
 
 @pytest.mark.parametrize("what", ["error", "failed keys"])
 def test_published_row_that_is_not_stored_is_dropped(what, use, caplog, monkeypatch):
-    monkeypatch.setattr(Switch, "what", what)
+    monkeypatch.setattr(Refusal, "what", what)
     use(NoRows)
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
     assert caches["default"].get(region.payload(pk))
-    Switch.is_on = True
+    Refusal.is_on = True
     update_or_create_in_transaction(paper)
     assert caches["default"].get(region.payload(pk)) is None
     assert pages() == (2, 1)
@@ -325,11 +319,11 @@ def test_refusal_is_one_warning(use, caplog):
     place = settings.CACHES["default"]["LOCATION"]
     paper = warm()
     for _ in range(2):
-        Switch.is_on = True
+        Refusal.is_on = True
         save(paper)
         update(paper)
         pages()
-        Switch.is_on = False
+        Refusal.is_on = False
         save(paper)
     assert [record.getMessage() for record in caplog.records] == 2 * [
         f"Cache 'default' ({place}) answers, but refuses writes: "
@@ -341,7 +335,7 @@ def test_refusal_is_one_warning(use, caplog):
 def test_hits_go_on_where_a_new_row_is_refused(use):
     use(FullCache)
     warm()
-    Switch.is_on = True
+    Refusal.is_on = True
     Paper.objects.get_or_create(title="b")
     assert pages() == (1, 0)
     assert store().down_until is None
@@ -353,14 +347,9 @@ def test_reader_that_wants_to_repair_a_full_cache(use):
     paper = warm()
     region = region_of(Paper.objects.all())
     caches["default"].set(region.payload(f"{paper.pk}"), Unreadable())
-    Switch.is_on = True
+    Refusal.is_on = True
     assert pages() == (1, 1)
     assert store().down_until is None
-
-
-class Unreadable:
-    def __reduce__(self):
-        return int, ("of another release",)
 
 
 # Servers

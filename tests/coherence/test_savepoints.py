@@ -8,8 +8,9 @@ from django.db import connection, transaction
 from getorcreateplus import invalidate
 
 from ..models import Paper, PlusPaper, Sheet
+from ..support.queries import pages_of_row
 from ..support.threads import elsewhere
-from .test_transactions import Rollback, pages
+from ..support.transactions import Rollback
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -27,12 +28,12 @@ def fail(*blocks):
 
 def save(model, title, pages=2):
     obj = model._base_manager.get(title=title)
-    obj.pages = pages
+    obj.pages = pages_of_row
     obj.save()
 
 
 def update(model, title, pages=2):
-    model._base_manager.filter(title=title).update(pages=pages)
+    model._base_manager.filter(title=title).update(pages=pages_of_row)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ class TestNestedRollbacks:
         with transaction.atomic():
             write(model, "a")
             fail(lambda: write(model, "b"), fail)
-        assert (pages(model), pages(model)) == ((2, 1), (2, 0))
+        assert (pages_of_row(model), pages_of_row(model)) == ((2, 1), (2, 0))
 
     def test_older_write_of_a_block_is_released(self, model, write):
         """A hook of a savepoint that is still open, between two others."""
@@ -63,8 +64,8 @@ class TestNestedRollbacks:
                 write(model, "c")
                 fail(lambda: write(model, "b", 3), fail)
         for title in "ac":
-            assert pages(model, title) == (2, 1)
-            assert pages(model, title) == (2, 0)
+            assert pages_of_row(model, title) == (2, 1)
+            assert pages_of_row(model, title) == (2, 0)
 
     @pytest.mark.database("postgresql", "mysql")
     @pytest.mark.parametrize("others", ["invalidate", "update"])
@@ -77,21 +78,21 @@ class TestNestedRollbacks:
             else:
                 update(model, "c")
             for _ in range(2):
-                assert pages(model)[0] == 1
+                assert pages_of_row(model)[0] == 1
 
         with transaction.atomic():
             write(model, "a")
             fail(lambda: write(model, "b"), fail)
             elsewhere(release)
-        assert [elsewhere(lambda: pages(model))[0] for _ in range(2)] == [2, 2]
-        assert pages(model) == (2, 0)
+        assert [elsewhere(lambda: pages_of_row(model))[0] for _ in range(2)] == [2, 2]
+        assert pages_of_row(model) == (2, 0)
 
     def test_rows_of_the_savepoint_are_as_they_were(self, model, write):
         with transaction.atomic():
             write(model, "a")
             fail(lambda: write(model, "b"), fail)
-            assert pages(model, "b")[0] == 1
-        assert pages(model, "b")[0] == 1
+            assert pages_of_row(model, "b")[0] == 1
+        assert pages_of_row(model, "b")[0] == 1
 
     def test_write_after_a_savepoint_by_hand(self, model, write):
         with transaction.atomic():
@@ -103,8 +104,8 @@ class TestNestedRollbacks:
                 fail(lambda: write(model, "c"), fail)
                 write(model, "b", 3)
         for title, number in ("a", 2), ("b", 3), ("c", 1):
-            assert pages(model, title)[0] == number
-            assert pages(model, title) == (number, 0)
+            assert pages_of_row(model, title)[0] == number
+            assert pages_of_row(model, title) == (number, 0)
 
 
 class Limit(Exception):

@@ -13,11 +13,11 @@ from django.db import (
 from django.db.models.signals import post_save
 from django.test import TestCase
 
-from ..mixins.test_non_atomic import connected
 from ..models import Paper, PlusPaper, Rack, Sheet
+from ..support.rivals import connected
 from ..support.sql import execute
 from ..support.threads import elsewhere
-from .test_transactions import Rollback
+from ..support.transactions import Rollback
 
 committed = pytest.mark.django_db(transaction=True)
 MODELS = pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])

@@ -24,32 +24,14 @@ from getorcreateplus.writes.invalidation import Statements, region_of
 
 from ..models import Ferry, Ordinary, Paper, PlusPaper, Rack, Sheet, Ticket, Vessel
 from ..support.caches import commands
+from ..support.queries import count_row_statements, pages_of_row
 from ..support.sql import execute
 from ..support.threads import elsewhere, own_connections
+from ..support.transactions import Rollback
 
 committed = pytest.mark.django_db(transaction=True)
 
 CACHED = pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])
-
-
-class Rollback(Exception):
-    pass
-
-
-def count(call):
-    with CaptureQueriesContext(connection) as queries:
-        result = call()
-    return result, sum(
-        query["sql"].startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
-        for query in queries
-    )
-
-
-def pages(model, title="a"):
-    """Return the pages of a row, and the number of queries that it took."""
-    (obj, created), queries = count(lambda: model.objects.get_or_create(title=title))
-    assert not created
-    return obj.pages, queries
 
 
 def commands_of_commit(write):
@@ -66,16 +48,16 @@ class TestCommit:
     def test_created_row_is_warm(self, model):
         with transaction.atomic():
             model.objects.get_or_create(title="a", defaults={"pages": 1})
-        assert pages(model) == (1, 0)
-        assert elsewhere(lambda: pages(model)) == (1, 0)
+        assert pages_of_row(model) == (1, 0)
+        assert elsewhere(lambda: pages_of_row(model)) == (1, 0)
 
     def test_updated_or_created_rows_are_warm(self, model):
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
             model.objects.update_or_create(title="a", defaults={"pages": 2})
             model.objects.update_or_create(title="b", defaults={"pages": 3})
-        assert pages(model) == (2, 0)
-        assert pages(model, "b") == (3, 0)
+        assert pages_of_row(model) == (2, 0)
+        assert pages_of_row(model, "b") == (3, 0)
 
     def test_row_updated_twice_is_served_as_it_is(self, model):
         obj = model.objects.create(title="a", pages=1)
@@ -83,14 +65,14 @@ class TestCommit:
             model.objects.update_or_create(title="a", defaults={"pages": 2})
             obj.pages = 3
             obj.save()
-        assert pages(model)[0] == 3
+        assert pages_of_row(model)[0] == 3
 
     def test_created_and_saved_row_is_served_as_it_is(self, model):
         with transaction.atomic():
             obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
             obj.pages = 2
             obj.save()
-        assert pages(model)[0] == 2
+        assert pages_of_row(model)[0] == 2
 
     def test_created_and_deleted_row_is_gone(self, model):
         with transaction.atomic():
@@ -104,32 +86,32 @@ class TestCommit:
         with transaction.atomic():
             obj.pages = 5
             obj.save()
-        assert pages(model) == (5, 1)
-        assert pages(model) == (5, 0)
+        assert pages_of_row(model) == (5, 1)
+        assert pages_of_row(model) == (5, 0)
 
     def test_updated_rows_are_released(self, model):
         model.objects.get_or_create(title="a")
         with transaction.atomic():
             model.objects.update(pages=5)
-        assert pages(model) == (5, 1)
-        assert pages(model) == (5, 0)
+        assert pages_of_row(model) == (5, 1)
+        assert pages_of_row(model) == (5, 0)
 
     def test_hook_of_other_code_may_read_at_once(self, model):
         """Whether it was there before the first write, or came after it."""
         obj, _ = model.objects.get_or_create(title="a")
         seen = []
         with transaction.atomic():
-            transaction.on_commit(lambda: seen.append(pages(model)[0]))
+            transaction.on_commit(lambda: seen.append(pages_of_row(model)[0]))
             obj.pages = 5
             obj.save()
-            transaction.on_commit(lambda: seen.append(pages(model)[0]))
+            transaction.on_commit(lambda: seen.append(pages_of_row(model)[0]))
         assert seen == [5, 5]
-        assert pages(model)[0] == 5
+        assert pages_of_row(model)[0] == 5
 
     def test_durable_block(self, model):
         with transaction.atomic(durable=True):
             model.objects.get_or_create(title="a", defaults={"pages": 1})
-        assert pages(model) == (1, 0)
+        assert pages_of_row(model) == (1, 0)
 
 
 @committed
@@ -147,32 +129,32 @@ class TestRollback:
         with pytest.raises(Rollback), transaction.atomic():
             obj.pages = 2
             obj.save()
-            assert pages(model)[0] == 2
+            assert pages_of_row(model)[0] == 2
             raise Rollback
-        assert pages(model)[0] == 1
-        assert elsewhere(lambda: pages(model))[0] == 1
+        assert pages_of_row(model)[0] == 1
+        assert elsewhere(lambda: pages_of_row(model))[0] == 1
 
     def test_published_row_is_served_as_it_was(self, model):
         model.objects.get_or_create(title="a", defaults={"pages": 1})
         with pytest.raises(Rollback), transaction.atomic():
             model.objects.update_or_create(title="a", defaults={"pages": 2})
             raise Rollback
-        assert pages(model)[0] == 1
+        assert pages_of_row(model)[0] == 1
 
     def test_updated_rows_are_served_as_they_were(self, model):
         model.objects.get_or_create(title="a", defaults={"pages": 1})
         with pytest.raises(Rollback), transaction.atomic():
             model.objects.update(pages=2)
-            assert pages(model)[0] == 2
+            assert pages_of_row(model)[0] == 2
             raise Rollback
-        assert pages(model)[0] == 1
+        assert pages_of_row(model)[0] == 1
 
     def test_deleted_row_is_served_again(self, model):
         obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
         with pytest.raises(Rollback), transaction.atomic():
             obj.delete()
             raise Rollback
-        assert pages(model)[0] == 1
+        assert pages_of_row(model)[0] == 1
 
     def test_plain_create_is_served_to_nobody(self, model):
         with pytest.raises(Rollback), transaction.atomic():
@@ -199,8 +181,10 @@ class TestInside:
     def test_created(self, model):
         with transaction.atomic():
             obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
-            assert pages(model) == (1, 0)
-            hit, queries = count(lambda: model.objects.get_or_create(pk=obj.pk))
+            assert pages_of_row(model) == (1, 0)
+            hit, queries = count_row_statements(
+                lambda: model.objects.get_or_create(pk=obj.pk)
+            )
             assert (hit, queries) == ((obj, False), 0)
 
     def test_saved_after_it_was_read_again(self, model):
@@ -208,20 +192,20 @@ class TestInside:
         with transaction.atomic():
             obj.pages = 2
             obj.save()
-            assert pages(model) == (2, 1)
-            assert pages(model) == (2, 0)
+            assert pages_of_row(model) == (2, 1)
+            assert pages_of_row(model) == (2, 0)
             obj.pages = 3
             obj.save()
-            assert pages(model) == (3, 1)
-        assert pages(model)[0] == 3
+            assert pages_of_row(model) == (3, 1)
+        assert pages_of_row(model)[0] == 3
 
     def test_updated_or_created(self, model):
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
             model.objects.update_or_create(title="a", defaults={"pages": 2})
             model.objects.update_or_create(title="b", defaults={"pages": 3})
-            assert pages(model) == (2, 0)
-            assert pages(model, "b") == (3, 0)
+            assert pages_of_row(model) == (2, 0)
+            assert pages_of_row(model, "b") == (3, 0)
 
     def test_deleted(self, model):
         obj, _ = model.objects.get_or_create(title="a")
@@ -237,15 +221,15 @@ class TestInside:
         with transaction.atomic():
             model.objects.get_or_create(title="b", defaults={"pages": 0})
             model.objects.update(pages=7)
-            assert pages(model) == (7, 1)
-            assert pages(model, "b")[0] == 7
-        assert pages(model)[0] == 7
+            assert pages_of_row(model) == (7, 1)
+            assert pages_of_row(model, "b")[0] == 7
+        assert pages_of_row(model)[0] == 7
 
     def test_values_cannot_be_changed_from_outside(self, model):
         with transaction.atomic():
             obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
             obj.pages = 99
-            assert pages(model) == (1, 0)
+            assert pages_of_row(model) == (1, 0)
 
     def test_nobody_else_sees_them(self, model):
         if connection.vendor == "sqlite":
@@ -253,23 +237,25 @@ class TestInside:
         model.objects.get_or_create(title="a", defaults={"pages": 1})
         with transaction.atomic():
             model.objects.update_or_create(title="a", defaults={"pages": 2})
-            assert pages(model) == (2, 0)
-            assert elsewhere(lambda: pages(model))[0] == 1
-        assert elsewhere(lambda: pages(model))[0] == 2
+            assert pages_of_row(model) == (2, 0)
+            assert elsewhere(lambda: pages_of_row(model))[0] == 1
+        assert elsewhere(lambda: pages_of_row(model))[0] == 2
 
     def test_written_by_query_before(self, model):
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
             model.objects.update(pages=2)
             model.objects.update_or_create(title="a", defaults={"pages": 3})
-            assert pages(model)[0] == 3
-        assert pages(model)[0] == 3
+            assert pages_of_row(model)[0] == 3
+        assert pages_of_row(model)[0] == 3
 
     def test_created_by_its_primary_key(self, model):
         with transaction.atomic():
             model.objects.get_or_create(pk=77, defaults={"title": "a", "pages": 1})
-            assert pages(model)[0] == 1
-        (obj, _), queries = count(lambda: model.objects.get_or_create(pk=77))
+            assert pages_of_row(model)[0] == 1
+        (obj, _), queries = count_row_statements(
+            lambda: model.objects.get_or_create(pk=77)
+        )
         assert (obj.pages, queries) == (1, 0)
 
     def test_more_rows_than_fit_are_asked_of_the_database(self, model):
@@ -277,8 +263,8 @@ class TestInside:
             for title in "abcde":
                 model.objects.get_or_create(title=title, defaults={"pages": 1})
             for title in "abcde":
-                assert pages(model, title)[0] == 1
-            assert pages(model, "a")[1] == 1
+                assert pages_of_row(model, title)[0] == 1
+            assert pages_of_row(model, "a")[1] == 1
 
     def test_row_of_many_names(self, model):
         obj = model.objects.create(title="a", pages=1)
@@ -286,8 +272,8 @@ class TestInside:
             for title in "bcdefgh":
                 obj.title = title
                 obj.save()
-                assert pages(model, title)[0] == 1
-                assert pages(model, title)[1] == 0
+                assert pages_of_row(model, title)[0] == 1
+                assert pages_of_row(model, title)[1] == 0
             [level] = connection.getorcreateplus_journal.levels
             assert 0 < len(level.hints) <= 3
 
@@ -302,15 +288,15 @@ class TestSavepoints:
                 model.objects.get_or_create(title="b")
                 model.objects.update_or_create(title="a", defaults={"pages": 2})
                 raise Rollback
-            assert pages(model)[0] == 1
+            assert pages_of_row(model)[0] == 1
             _, created = model.objects.get_or_create(title="b")
             assert created
-        assert pages(model)[0] == 1
+        assert pages_of_row(model)[0] == 1
 
     def test_three_deep(self, model):
         def write(number):
             model.objects.update_or_create(title="a", defaults={"pages": number})
-            assert pages(model)[0] == number
+            assert pages_of_row(model)[0] == number
 
         with transaction.atomic():
             write(1)
@@ -321,18 +307,18 @@ class TestSavepoints:
                     with transaction.atomic():
                         write(4)
                     raise Rollback
-                assert pages(model)[0] == 2
+                assert pages_of_row(model)[0] == 2
                 write(5)
                 with transaction.atomic():
                     write(6)
-                assert pages(model)[0] == 6
-            assert pages(model)[0] == 6
+                assert pages_of_row(model)[0] == 6
+            assert pages_of_row(model)[0] == 6
             with pytest.raises(Rollback), transaction.atomic():
                 write(7)
                 raise Rollback
-            assert pages(model)[0] == 6
-        assert pages(model)[0] == 6
-        assert elsewhere(lambda: pages(model))[0] == 6
+            assert pages_of_row(model)[0] == 6
+        assert pages_of_row(model)[0] == 6
+        assert elsewhere(lambda: pages_of_row(model))[0] == 6
 
     def test_write_after_the_rollback(self, model):
         obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
@@ -341,26 +327,26 @@ class TestSavepoints:
                 obj.pages = 2
                 obj.save()
                 raise Rollback
-            assert pages(model)[0] == 1
+            assert pages_of_row(model)[0] == 1
             obj.pages = 3
             obj.save()
-            assert pages(model)[0] == 3
-        assert pages(model)[0] == 3
+            assert pages_of_row(model)[0] == 3
+        assert pages_of_row(model)[0] == 3
 
     def test_outer_write_is_newer_than_the_inner_one(self, model):
         obj, _ = model.objects.get_or_create(title="a", defaults={"pages": 1})
         with transaction.atomic():
             obj.pages = 2
             obj.save()
-            assert pages(model)[0] == 2
+            assert pages_of_row(model)[0] == 2
             with transaction.atomic():
                 obj.pages = 3
                 obj.save()
-                assert pages(model)[0] == 3
+                assert pages_of_row(model)[0] == 3
             obj.pages = 4
             obj.save()
-            assert pages(model)[0] == 4
-            assert pages(model) == (4, 0)
+            assert pages_of_row(model)[0] == 4
+            assert pages_of_row(model) == (4, 0)
 
     def test_savepoint_by_hand(self, model):
         """Django drops no hook of it, so that what it undid is not trusted."""
@@ -368,10 +354,10 @@ class TestSavepoints:
             model.objects.update_or_create(title="a", defaults={"pages": 1})
             savepoint = connection.savepoint()
             model.objects.update_or_create(title="a", defaults={"pages": 2})
-            assert pages(model) == (2, 0)
+            assert pages_of_row(model) == (2, 0)
             connection.savepoint_rollback(savepoint)
-            assert pages(model)[0] == 1
-        assert pages(model)[0] == 1
+            assert pages_of_row(model)[0] == 1
+        assert pages_of_row(model)[0] == 1
 
     @pytest.mark.parametrize("end", ["ROLLBACK TO SAVEPOINT s", "rollback to s"])
     def test_savepoint_by_sql(self, model, end):
@@ -382,12 +368,12 @@ class TestSavepoints:
             model.objects.update_or_create(title="a", defaults={"pages": 3})
             model.objects.get_or_create(title="b", defaults={"pages": 1})
             cursor.execute(end)
-            assert pages(model)[0] == 2
+            assert pages_of_row(model)[0] == 2
             assert not model.objects.filter(title="b").exists()
             assert model.objects.get_or_create(title="b", defaults={"pages": 4})[1]
             cursor.execute(end)
-        assert pages(model)[0] == 2
-        assert elsewhere(lambda: pages(model))[0] == 2
+        assert pages_of_row(model)[0] == 2
+        assert elsewhere(lambda: pages_of_row(model))[0] == 2
         assert model.objects.get_or_create(title="b")[1]
 
     @pytest.mark.database("postgresql")  # InnoDB keeps the lock.
@@ -406,10 +392,10 @@ class TestSavepoints:
                 cursor.execute("ROLLBACK TO SAVEPOINT s")
             else:
                 connection.savepoint_rollback(savepoint)
-            assert pages(model)[0] == 1
+            assert pages_of_row(model)[0] == 1
             elsewhere(lambda: model.objects.update(pages=3))
-            assert pages(model)[0] == model.objects.get(title="a").pages
-        assert pages(model)[0] == 3
+            assert pages_of_row(model)[0] == model.objects.get(title="a").pages
+        assert pages_of_row(model)[0] == 3
 
 
 @committed
@@ -421,21 +407,21 @@ class TestRowsOfOthers:
         with transaction.atomic():
             Paper.objects.filter(pk=1).update(pages=1)
             elsewhere(lambda: Paper.objects.create(pk=1, title="a", pages=2))
-            assert pages(Paper) == (2, 1)
+            assert pages_of_row(Paper) == (2, 1)
             elsewhere(lambda: Paper.objects.update(pages=3))
-            assert pages(Paper) == (3, 1)
-        assert pages(Paper)[0] == 3
+            assert pages_of_row(Paper) == (3, 1)
+        assert pages_of_row(Paper)[0] == 3
 
     def test_one_of_several(self):
         Paper.objects.create(pk=1, title="a", pages=1)
         with transaction.atomic():
             Paper.objects.filter(pk__in=[1, 2]).update(pages=2)
             elsewhere(lambda: Paper.objects.create(pk=2, title="b", pages=2))
-            assert pages(Paper, "b") == (2, 1)
+            assert pages_of_row(Paper, "b") == (2, 1)
             elsewhere(lambda: Paper.objects.filter(pk=2).update(pages=3))
-            assert pages(Paper, "b") == (3, 1)
-        assert pages(Paper)[0] == 2
-        assert pages(Paper, "b")[0] == 3
+            assert pages_of_row(Paper, "b") == (3, 1)
+        assert pages_of_row(Paper)[0] == 2
+        assert pages_of_row(Paper, "b")[0] == 3
 
     def test_row_that_the_transaction_had_written_before(self):
         """The second statement matches nothing, and takes nothing away."""
@@ -443,9 +429,9 @@ class TestRowsOfOthers:
             obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
             Paper.objects.filter(pk=obj.pk, pages=7).update(pages=2)
             Paper.objects.filter(pk__in=[obj.pk, obj.pk + 1]).update(pages=3)
-            assert pages(Paper) == (3, 1)
-            assert pages(Paper) == (3, 0)
-        assert pages(Paper)[0] == 3
+            assert pages_of_row(Paper) == (3, 1)
+            assert pages_of_row(Paper) == (3, 0)
+        assert pages_of_row(Paper)[0] == 3
 
     def test_row_of_two_tables(self):
         """A lock on the parent's row is none on the child's."""
@@ -467,7 +453,7 @@ class TestErrors:
 
     def check_rolled_back(self):
         for reader in (lambda call: call(), elsewhere):
-            assert reader(lambda: pages(Paper))[0] == 1
+            assert reader(lambda: pages_of_row(Paper))[0] == 1
             assert not Paper.objects.filter(title="b").exists()
         assert elsewhere(lambda: Paper.objects.get_or_create(title="b"))[1]
 
@@ -496,7 +482,7 @@ class TestErrors:
             with pytest.raises(DataError):
                 connection.cursor().execute("SELECT 1 / 0")
             connection.savepoint_rollback(savepoint)
-            assert pages(Paper) == (1, 0)
+            assert pages_of_row(Paper) == (1, 0)
 
     @pytest.mark.database("postgresql")
     def test_lost_race_is_no_error(self):
@@ -508,8 +494,8 @@ class TestErrors:
                 Statements()(
                     raise_conflict, "INSERT", (), False, {"connection": connection}
                 )
-            assert pages(PlusPaper, "b") == (2, 0)
-        assert pages(PlusPaper, "b") == (2, 0)
+            assert pages_of_row(PlusPaper, "b") == (2, 0)
+        assert pages_of_row(PlusPaper, "b") == (2, 0)
 
     @pytest.mark.database("mysql")
     def test_deadlock_that_is_caught(self):
@@ -547,7 +533,7 @@ class TestErrors:
             cursor.execute("CREATE TABLE tests_other (id integer)")
             try:
                 elsewhere(lambda: Paper.objects.update(pages=3))
-                assert pages(Paper)[0] == 3
+                assert pages_of_row(Paper)[0] == 3
             finally:
                 cursor.execute("DROP TABLE tests_other")
 
@@ -558,8 +544,8 @@ class TestErrors:
             self.write()
             cursor.execute("commit")
             elsewhere(lambda: Paper.objects.filter(title="a").update(pages=3))
-            assert pages(Paper)[0] == 3
-        assert pages(Paper)[0] == 3
+            assert pages_of_row(Paper)[0] == 3
+        assert pages_of_row(Paper)[0] == 3
 
     @pytest.mark.database("postgresql")
     def test_lost_connection_raises_an_error_of_django(self):
@@ -598,8 +584,8 @@ class TestHooks:
             obj.pages = 2
             obj.save()
             Sheet.objects.update(pages=2)
-        assert (pages(Paper), pages(Paper)) == ((2, 1), (2, 0))
-        assert (pages(Sheet), pages(Sheet)) == ((2, 1), (2, 0))
+        assert (pages_of_row(Paper), pages_of_row(Paper)) == ((2, 1), (2, 0))
+        assert (pages_of_row(Sheet), pages_of_row(Sheet)) == ((2, 1), (2, 0))
         assert other.pk
 
     def test_lost_race_drops_the_hooks_of_the_loser_alone(self):
@@ -621,7 +607,7 @@ class TestHooks:
                 PlusPaper.objects.get_or_create(title=f"{i}", defaults={"pages": i})
                 transaction.on_commit(lambda i=i: ran.append(i))
         assert ran == list(range(30))
-        assert pages(PlusPaper, "29") == (29, 0)
+        assert pages_of_row(PlusPaper, "29") == (29, 0)
 
 
 @committed
@@ -632,8 +618,8 @@ class TestReleases:
             obj.pages = 2
             obj.save()
             Paper.objects.update(pages=3)
-        assert pages(Paper) == (3, 1)
-        assert pages(Paper) == (3, 0)
+        assert pages_of_row(Paper) == (3, 1)
+        assert pages_of_row(Paper) == (3, 0)
 
 
 @committed
@@ -648,21 +634,21 @@ class TestByHand:
                 obj.pages = 2
                 obj.save()
                 Paper.objects.get_or_create(title="b")
-                assert pages(Paper) == (2, 1)
-                assert pages(Paper) == (2, 1)
+                assert pages_of_row(Paper) == (2, 1)
+                assert pages_of_row(Paper) == (2, 1)
             transaction.commit()
             elsewhere(lambda: Paper.objects.filter(title="a").update(pages=3))
             with transaction.atomic():
-                assert pages(Paper) == (3, 1)
+                assert pages_of_row(Paper) == (3, 1)
                 obj.pages = 4
                 obj.save()
             transaction.commit()
             # Another transaction, which sees it; the hooks have not run.
-            assert elsewhere(lambda: pages(Paper))[0] == 4
+            assert elsewhere(lambda: pages_of_row(Paper))[0] == 4
         finally:
             transaction.rollback()
             transaction.set_autocommit(True)
-        assert pages(Paper)[0] == 4
+        assert pages_of_row(Paper)[0] == 4
         assert not Paper.objects.get_or_create(title="b")[1]
 
     def test_autocommit_off(self):
@@ -671,24 +657,24 @@ class TestByHand:
         try:
             obj.pages = 2
             obj.save()
-            assert pages(Paper) == (2, 1)
+            assert pages_of_row(Paper) == (2, 1)
             transaction.rollback()
-            assert pages(Paper) == (1, 1)
+            assert pages_of_row(Paper) == (1, 1)
             with transaction.atomic():
                 obj.pages = 3
                 obj.save()
-                assert pages(Paper)[0] == 3
+                assert pages_of_row(Paper)[0] == 3
             transaction.rollback()
             # Not on SQLite, which commits with the last savepoint.
-            assert pages(Paper)[0] == models.QuerySet(Paper).get().pages
+            assert pages_of_row(Paper)[0] == models.QuerySet(Paper).get().pages
             Paper.objects.update(pages=4)
             transaction.commit()
-            assert pages(Paper)[0] == 4
+            assert pages_of_row(Paper)[0] == 4
         finally:
             transaction.rollback()
             transaction.set_autocommit(True)
-        assert pages(Paper)[0] == 4
-        assert elsewhere(lambda: pages(Paper))[0] == 4
+        assert pages_of_row(Paper)[0] == 4
+        assert elsewhere(lambda: pages_of_row(Paper))[0] == 4
 
     def test_broken_transaction_answers_nothing(self):
         Paper.objects.get_or_create(title="a")
@@ -713,9 +699,9 @@ class TestIsolation:
             with transaction.atomic():
                 assert Paper.objects.get(title="a").pages == 1
                 elsewhere(lambda: Paper.objects.update(pages=2))
-                elsewhere(lambda: [pages(Paper) for _ in range(2)])
-                assert pages(Paper) == (1, 1)
-            assert pages(Paper) == (2, 0)
+                elsewhere(lambda: [pages_of_row(Paper) for _ in range(2)])
+                assert pages_of_row(Paper) == (1, 1)
+            assert pages_of_row(Paper) == (2, 0)
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("PRAGMA journal_mode = delete")
@@ -725,11 +711,11 @@ class TestIsolation:
         Paper.objects.create(title="a", pages=1)
         in_sqlite = connection.vendor == "sqlite"
         with transaction.atomic():
-            assert pages(Paper) == (1, 1)
-            assert pages(Paper) == (1, 1 if in_sqlite else 0)
-        pages(Paper)
+            assert pages_of_row(Paper) == (1, 1)
+            assert pages_of_row(Paper) == (1, 1 if in_sqlite else 0)
+        pages_of_row(Paper)
         with transaction.atomic():
-            assert pages(Paper) == (1, 0)
+            assert pages_of_row(Paper) == (1, 0)
 
     @pytest.mark.database("postgresql")
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
@@ -765,12 +751,12 @@ class TestIsolation:
                         title="a", defaults={"pages": 2}
                     )
                 )
-                assert pages(Paper) == (1, 1)
-            assert pages(Paper)[1] == 1
+                assert pages_of_row(Paper) == (1, 1)
+            assert pages_of_row(Paper)[1] == 1
             Paper.objects.get_or_create(title="b", defaults={"pages": 1})
-            assert pages(Paper, "b") == (1, 0)
-        assert pages(Paper) == (Paper.objects.get(title="a").pages, 0)
-        assert pages(Paper, "b") == (1, 0)
+            assert pages_of_row(Paper, "b") == (1, 0)
+        assert pages_of_row(Paper) == (Paper.objects.get(title="a").pages, 0)
+        assert pages_of_row(Paper, "b") == (1, 0)
 
 
 @committed
@@ -784,7 +770,7 @@ class TestRequests:
             client.get("/")
         finally:
             connection.settings_dict["ATOMIC_REQUESTS"] = False
-        assert pages(Paper) == (1, 0)
+        assert pages_of_row(Paper) == (1, 0)
 
 
 def create_paper(request):
@@ -826,7 +812,7 @@ class TestCommandsAtCommit:
             2 if model is Paper else 1
         )
         for i in range(rows):
-            assert pages(model, f"{i}") == (None, 0)
+            assert pages_of_row(model, f"{i}") == (None, 0)
 
     @pytest.mark.parametrize("rows", [2, 40])
     def test_saved(self, rows):
@@ -866,7 +852,7 @@ class TestManyCreatedRows:
             for i in range(7):
                 Sheet.objects.get_or_create(title=f"{i}")
             assert commands(lambda: Sheet.objects.get_or_create(title="7")) == []
-            assert pages(Sheet, "known") == (1, 1)
+            assert pages_of_row(Sheet, "known") == (1, 1)
             assert commands(lambda: Sheet.objects.get_or_create(title="8")) != []
 
     def create_before(self, call):
@@ -891,8 +877,8 @@ class TestManyCreatedRows:
 
     def test_another_writer_is_quicker(self):
         self.create_before(self.save_last)
-        assert pages(Paper, "5") == (2, 1)
-        assert pages(Paper, "3") == (1, 0)
+        assert pages_of_row(Paper, "5") == (2, 1)
+        assert pages_of_row(Paper, "3") == (1, 0)
 
     def test_another_writer_is_quicker_and_its_version_is_lost(self):
         """The clock tells: rule recheck."""
@@ -904,13 +890,13 @@ class TestManyCreatedRows:
             )
 
         self.create_before(save_and_evict)
-        assert pages(Paper, "5") == (2, 1)
+        assert pages_of_row(Paper, "5") == (2, 1)
 
     def test_writer_of_another_row(self):
         other = Paper.objects.create(title="other")
         self.create_before(other.save)
-        assert pages(Paper, "5") == (1, 1)
-        assert pages(Paper, "5") == (1, 0)
+        assert pages_of_row(Paper, "5") == (1, 1)
+        assert pages_of_row(Paper, "5") == (1, 0)
 
     def test_own_write_of_another_row(self):
         other = Paper.objects.create(title="other")
@@ -918,7 +904,7 @@ class TestManyCreatedRows:
             for i in range(6):
                 Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 1})
             other.save()
-        assert pages(Paper, "5") == (1, 0)
+        assert pages_of_row(Paper, "5") == (1, 0)
 
     def test_savepoint_that_is_rolled_back(self):
         with transaction.atomic():
@@ -932,7 +918,7 @@ class TestManyCreatedRows:
                 Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 2})
         assert not Paper.objects.filter(title="7").exists()
         for i in (20, 29, 49):
-            assert pages(Paper, f"{i}")[0] == 2
+            assert pages_of_row(Paper, f"{i}")[0] == 2
 
     def test_key_that_was_given_is_told_at_once(self):
         """Others may know it before the commit."""
@@ -1036,7 +1022,7 @@ class TestBlocksOfATestCase(TestCase):
         for title in "ab":
             with transaction.atomic():
                 Sheet.objects.get_or_create(title=title)
-            assert pages(Sheet, title) == (None, 0)
+            assert pages_of_row(Sheet, title) == (None, 0)
             Sheet.objects.update(pages=None)
 
     def test_streak_of_another_block(self):
@@ -1046,9 +1032,9 @@ class TestBlocksOfATestCase(TestCase):
                 Sheet.objects.get_or_create(title=f"{i}")
         Sheet.objects.create(title="known as well")
         with transaction.atomic():
-            assert pages(Sheet, "known as well") == (None, 1)
+            assert pages_of_row(Sheet, "known as well") == (None, 1)
         expected = (None, 0) if connection.vendor != "sqlite" else (None, 1)
-        assert pages(Sheet, "known as well") == expected
+        assert pages_of_row(Sheet, "known as well") == expected
 
 
 class TestOfUsers(unittest.TestCase):
@@ -1074,12 +1060,20 @@ class TestOfUsers(unittest.TestCase):
                     pk=1, defaults={"title": "new", "pages": 1}
                 )
                 assert created
-                assert count(lambda: Paper.objects.get_or_create(pk=1))[1] == 0
+                assert (
+                    count_row_statements(lambda: Paper.objects.get_or_create(pk=1))[1]
+                    == 0
+                )
                 obj.title = "changed"
                 obj.save()
-                (hit, _), queries = count(lambda: Paper.objects.get_or_create(pk=1))
+                (hit, _), queries = count_row_statements(
+                    lambda: Paper.objects.get_or_create(pk=1)
+                )
                 assert (hit.title, queries) == ("changed", 1)
-                assert count(lambda: Paper.objects.get_or_create(pk=1))[1] == 0
+                assert (
+                    count_row_statements(lambda: Paper.objects.get_or_create(pk=1))[1]
+                    == 0
+                )
                 with pytest.raises(Rollback), transaction.atomic():
                     obj.title = "never"
                     obj.save()
@@ -1107,11 +1101,11 @@ class TestOfUsers(unittest.TestCase):
                     self.paper.pages = 2
                     self.paper.save()
                     Paper.objects.get_or_create(title="b", defaults={"pages": 3})
-                assert pages(Paper) == (2, 1)
-                assert pages(Paper) == (2, 0)
-                assert pages(Paper, "b") == (3, 0)
+                assert pages_of_row(Paper) == (2, 1)
+                assert pages_of_row(Paper) == (2, 0)
+                assert pages_of_row(Paper, "b") == (3, 0)
                 Paper.objects.update_or_create(title="a", defaults={"pages": 4})
-                assert pages(Paper) == (4, 0)
+                assert pages_of_row(Paper) == (4, 0)
 
             def test_one(self):
                 self.check()
@@ -1119,6 +1113,6 @@ class TestOfUsers(unittest.TestCase):
             def test_two(self):
                 with self.captureOnCommitCallbacks(execute=True):
                     self.check()
-                assert pages(Paper) == (4, 0)
+                assert pages_of_row(Paper) == (4, 0)
 
         self.run_tests(Tests)

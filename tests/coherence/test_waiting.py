@@ -13,9 +13,9 @@ from django.test import TestCase
 from getorcreateplus.coherence import protocol as coherence
 
 from ..models import PlusPaper, Rack, Sheet
+from ..support.queries import count_row_statements, pages_of_row
 from ..support.sql import execute
 from ..support.threads import elsewhere, start
-from .test_transactions import count, pages
 
 committed = pytest.mark.django_db(transaction=True)
 MODELS = pytest.mark.parametrize("model", [Sheet, PlusPaper])
@@ -24,7 +24,7 @@ TIMEOUT = 10  # seconds
 
 def warm(model, title="a"):
     for _ in range(2):
-        result = pages(model, title)
+        result = pages_of_row(model, title)
     assert result[1] == 0
 
 
@@ -145,15 +145,15 @@ def misses_after(model, lock):
     warm(model)
     with transaction.atomic():
         if connection.vendor != "sqlite" or not coherence.is_wal(connection):
-            assert pages(model) == (1, 0)
+            assert pages_of_row(model) == (1, 0)
         lock(model)
-        assert pages(model) == (1, 1)
-        assert pages(model) == (1, 1)
-        [(obj, created)], queries = count(
+        assert pages_of_row(model) == (1, 1)
+        assert pages_of_row(model) == (1, 1)
+        [(obj, created)], queries = count_row_statements(
             lambda: model.objects.bulk_get_or_create([{"title": "a"}], ["title"])
         )
         assert (obj.pages, created, queries) == (1, False, 1)
-    assert pages(model) == (1, 0)
+    assert pages_of_row(model) == (1, 0)
 
 
 @committed
@@ -185,9 +185,9 @@ def test_next_transaction_has_hits_again(model):
     warm(model)
     for _ in range(2):
         with transaction.atomic():
-            assert pages(model) == (1, 0)
+            assert pages_of_row(model) == (1, 0)
             insert(model)
-            assert pages(model) == (1, 1)
+            assert pages_of_row(model) == (1, 1)
             delete(Rack)
 
 
@@ -198,9 +198,9 @@ def test_function_that_is_decorated_has_hits_again(model):
 
     @transaction.atomic
     def read_and_write():
-        assert pages(model) == (1, 0)
+        assert pages_of_row(model) == (1, 0)
         insert(model)
-        assert pages(model) == (1, 1)
+        assert pages_of_row(model) == (1, 1)
         delete(Rack)
 
     model.objects.create(title="a", pages=1)
@@ -216,7 +216,7 @@ def test_rolled_back_transaction_ends_it(monkeypatch):
 
     @transaction.atomic
     def read_and_write():
-        assert pages(Sheet) == (1, 0)
+        assert pages_of_row(Sheet) == (1, 0)
         insert(Sheet)
         raise KeyError
 
@@ -233,8 +233,8 @@ def test_transaction_that_reads_has_hits(model):
     with transaction.atomic():
         assert list(Rack.objects.filter(name="lock")) == []
         with transaction.atomic():
-            assert pages(model) == (1, 0)
-        assert pages(model) == (1, 0)
+            assert pages_of_row(model) == (1, 0)
+        assert pages_of_row(model) == (1, 0)
 
 
 @committed
@@ -246,8 +246,8 @@ def test_transaction_of_sqlite_that_begins_by_a_lock(model, mode, monkeypatch):
     warm(model)
     monkeypatch.setattr(connections["default"], "transaction_mode", mode)
     with transaction.atomic():
-        assert pages(model) == (1, 1)
-    assert pages(model) == (1, 0)
+        assert pages_of_row(model) == (1, 1)
+    assert pages_of_row(model) == (1, 0)
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -259,10 +259,10 @@ def test_lock_by_another_alias_of_the_database(model, in_transaction, second_ali
     warm(model)
     block = transaction.atomic if in_transaction else nullcontext
     with transaction.atomic(using=second_alias), block():
-        assert pages(model) == (1, 0)
+        assert pages_of_row(model) == (1, 0)
         list(Rack.objects.using(second_alias).select_for_update())
-        assert pages(model) == (1, 1)
-    assert pages(model) == (1, 0)
+        assert pages_of_row(model) == (1, 1)
+    assert pages_of_row(model) == (1, 0)
 
 
 # Snapshots, which SQL asks for
@@ -296,7 +296,7 @@ def snapshot_is_not_kept(before=None, inside=None):
     """Other rows are read for the snapshot, for InnoDB may lock these."""
     Sheet.objects.create(title="a", pages=1)
     with transaction.atomic():
-        assert pages(Sheet) == (1, 1)  # the isolation is known from here on
+        assert pages_of_row(Sheet) == (1, 1)  # the isolation is known from here on
     if before is not None:
         execute(before)
     with transaction.atomic():
@@ -304,9 +304,9 @@ def snapshot_is_not_kept(before=None, inside=None):
             execute(inside)
         list(Rack.objects.all())
         elsewhere(lambda: Sheet.objects.update(pages=2))
-        pages(Sheet)
-    assert elsewhere(lambda: pages(Sheet)[0]) == 2
-    assert elsewhere(lambda: pages(Sheet)) == (2, 0)
+        pages_of_row(Sheet)
+    assert elsewhere(lambda: pages_of_row(Sheet)[0]) == 2
+    assert elsewhere(lambda: pages_of_row(Sheet)) == (2, 0)
 
 
 @committed
@@ -331,11 +331,11 @@ def test_new_connection_has_hits_again(own_connection):
     warm(Sheet)
     execute(BEFORE[connection.vendor][1])
     with transaction.atomic():
-        assert pages(Sheet) == (1, 1)
+        assert pages_of_row(Sheet) == (1, 1)
     connection.close()
     for _ in range(2):
         with transaction.atomic():
-            assert pages(Sheet) == (1, 0)
+            assert pages_of_row(Sheet) == (1, 0)
 
 
 @committed
@@ -351,7 +351,7 @@ def test_commit_is_wrapped_once():
     warm(Sheet)
     with transaction.atomic():
         Sheet.objects.update(pages=2)
-    assert pages(Sheet)[0] == 2
+    assert pages_of_row(Sheet)[0] == 2
 
 
 class TestsOfDjango(TestCase):
@@ -363,14 +363,14 @@ class TestsOfDjango(TestCase):
 
         @transaction.atomic
         def read_and_write():
-            assert pages(Sheet) == (1, 0)
+            assert pages_of_row(Sheet) == (1, 0)
             insert(Sheet)
-            assert pages(Sheet) == (1, 1)
+            assert pages_of_row(Sheet) == (1, 1)
             delete(Rack)
 
         for _ in range(2):
             read_and_write()
-        assert pages(Sheet) == (1, 0)
+        assert pages_of_row(Sheet) == (1, 0)
 
 
 # The order of things that this is for
@@ -467,17 +467,17 @@ def test_release_of_an_earlier_writer(monkeypatch, first, second):
     assert wrote.wait(TIMEOUT), "the second writer waits"
     writers.may_release["first"].set()
     threads[0].join(TIMEOUT)
-    elsewhere(lambda: pages(Sheet))  # a reader fills what the first one wrote
+    elsewhere(lambda: pages_of_row(Sheet))  # a reader fills what the first one wrote
     may_commit.set()
     writers.wait_for_commit("second")
 
     with transaction.atomic():
         lock_account()
-        assert pages(Sheet)[0] == 2
+        assert pages_of_row(Sheet)[0] == 2
     writers.may_release["second"].set()
     threads[1].join(TIMEOUT)
-    assert pages(Sheet)[0] == 2
-    assert elsewhere(lambda: pages(Sheet))[0] == 2
+    assert pages_of_row(Sheet)[0] == 2
+    assert elsewhere(lambda: pages_of_row(Sheet))[0] == 2
 
 
 def in_transaction(write, value):

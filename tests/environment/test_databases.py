@@ -14,8 +14,8 @@ from getorcreateplus.environment import identity
 from getorcreateplus.writes import invalidation
 from getorcreateplus.writes.invalidation import region_of
 
-from ..coherence.test_transactions import pages
 from ..models import Paper
+from ..support.queries import pages_of_row
 
 committed = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -196,9 +196,9 @@ class TestTwoAliases:
     def test_write_through_one_is_seen_through_the_other(self, second_alias, write):
         Paper.objects.create(title="a", pages=1)
         for _ in range(2):
-            assert pages(Paper)[0] == 1
+            assert pages_of_row(Paper)[0] == 1
         change(write, second_alias)
-        assert pages(Paper)[0] == 2
+        assert pages_of_row(Paper)[0] == 2
         Paper.objects.update(pages=3)
         assert Paper.objects.using(second_alias).get_or_create(title="a")[0].pages == 3
 
@@ -206,10 +206,10 @@ class TestTwoAliases:
         """django-celery-results tells its progress in this way."""
         Paper.objects.create(title="a", pages=1)
         for _ in range(2):
-            assert pages(Paper)[0] == 1
+            assert pages_of_row(Paper)[0] == 1
         with transaction.atomic(using=second_alias):
             change(write, second_alias)
-        assert pages(Paper)[0] == 2
+        assert pages_of_row(Paper)[0] == 2
 
 
 @committed
@@ -237,13 +237,13 @@ def test_invalidate_tells_all_aliases(second_alias):
     paper = Paper.objects.create(title="a", pages=1)
     for _ in range(2):
         Paper.objects.using(second_alias).get_or_create(title="a")
-        pages(Paper)
+        pages_of_row(Paper)
     cursor = connection.cursor().cursor
     table = connection.ops.quote_name(Paper._meta.db_table)
     cursor.execute(f"UPDATE {table} SET pages = 2")
     cursor.close()
     invalidate(paper, using="default")
-    assert pages(Paper)[0] == 2
+    assert pages_of_row(Paper)[0] == 2
     assert Paper.objects.using(second_alias).get_or_create(title="a")[0].pages == 2
 
 
@@ -252,7 +252,7 @@ def test_connection_that_is_given_other_settings(second_alias):
     """As by a middleware that chooses a database for each request."""
     Paper.objects.create(title="a", pages=1)
     for _ in range(2):
-        pages(Paper)
+        pages_of_row(Paper)
     settings_dict = connection.settings_dict
     first = region_of(Paper.objects.all())
     try:
@@ -260,7 +260,7 @@ def test_connection_that_is_given_other_settings(second_alias):
         assert region_of(Paper.objects.all()).name != first.name
     finally:
         connection.settings_dict = settings_dict
-    assert pages(Paper) == (1, 0)
+    assert pages_of_row(Paper) == (1, 0)
 
 
 FORKS = """
@@ -292,7 +292,7 @@ def test_fork_has_databases_in_memory_of_its_own():
 def test_copy_of_a_connection_under_another_name(write):
     paper = Paper.objects.create(title="a", pages=1)
     for _ in range(2):
-        pages(Paper)
+        pages_of_row(Paper)
     side = connections["default"].copy(alias="side")
     table = connection.ops.quote_name(Paper._meta.db_table)
     try:
@@ -307,7 +307,7 @@ def test_copy_of_a_connection_under_another_name(write):
                 cursor.execute(write.format(table))
     finally:
         side.close()
-    assert pages(Paper) == (2, 1)
+    assert pages_of_row(Paper) == (2, 1)
 
 
 @committed
@@ -328,16 +328,16 @@ def test_rows_of_a_run_that_was_killed(monkeypatch):
     """The cache has them, and a clone of a test database sends no DDL."""
     Paper.objects.create(title="a", pages=1)
     for _ in range(2):
-        pages(Paper)
+        pages_of_row(Paper)
     table = connection.ops.quote_name(Paper._meta.db_table)
     cursor = connection.connection.cursor()
     cursor.execute(f"UPDATE {table} SET pages = 2")
     cursor.close()
-    assert pages(Paper) == (1, 0)
+    assert pages_of_row(Paper) == (1, 0)
     monkeypatch.setattr(invalidation, "test_databases", set())
     for _ in range(2):
         connection_created.send(type(connection), connection=connections["default"])
-    assert pages(Paper) == (2, 1)
-    assert pages(Paper) == (2, 0)
+    assert pages_of_row(Paper) == (2, 1)
+    assert pages_of_row(Paper) == (2, 0)
     connection_created.send(type(connection), connection=connections["default"])
-    assert pages(Paper) == (2, 0)
+    assert pages_of_row(Paper) == (2, 0)

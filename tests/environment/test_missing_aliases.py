@@ -12,7 +12,7 @@ from django.core.checks import Error
 from django.core.management import CommandError, call_command
 from django.db import connection, models, transaction
 from django.test import Client, override_settings
-from django.test.utils import CaptureQueriesContext, isolate_apps
+from django.test.utils import isolate_apps
 
 import getorcreateplus
 from getorcreateplus import CachedManager, CachedQuerySet, checks, invalidate
@@ -20,6 +20,7 @@ from getorcreateplus.explaining import explain
 from getorcreateplus.signals import Reason, cache_miss
 
 from ..models import Dinghy, Paper, PlusPaper, Ship, Ticket, Twofold
+from ..support.queries import queries_of
 
 pytestmark = pytest.mark.django_db
 
@@ -43,12 +44,6 @@ class NoClient:
 def broken(request):
     with override_settings(CACHES=CONFIGS[request.param]):
         yield request.param
-
-
-def queries_of(call):
-    with CaptureQueriesContext(connection) as queries:
-        call()
-    return len(queries)
 
 
 def test_every_write_is_as_without_a_cache(broken):

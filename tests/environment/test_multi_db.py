@@ -2,43 +2,21 @@
 
 import pytest
 from django.core.cache import caches
-from django.db import connections, models, transaction
+from django.db import models, transaction
 from django.test import TestCase, override_settings
-from django.test.utils import CaptureQueriesContext
 
 from ..models import Paper
 from ..models.invalidation import CarFerry, Dinghy, Ferry, Fleet, Ship, Vessel
+from ..support.databases import ALIASES, Replica, count_selects, size_and_queries
+from ..support.transactions import Rollback
 
-ALIASES = ["default", "other"]
 both = pytest.mark.django_db(databases=ALIASES)
 both_committed = pytest.mark.django_db(databases=ALIASES, transaction=True)
 
 
-class Rollback(Exception):
-    pass
-
-
-def count(using, call):
-    with CaptureQueriesContext(connections[using]) as queries:
-        result = call()
-    sent = [query["sql"] for query in queries]
-    return result, sum(sql.startswith("SELECT") for sql in sent)
-
-
-def get(manager, using, **lookup):
-    """Return the row's size, and the number of queries to its database."""
-    [other] = {*ALIASES} - {using}
-    call = manager.using(using).get_or_create
-    ((obj, created), queries), elsewhere = count(
-        other, lambda: count(using, lambda: call(**lookup))
-    )
-    assert (created, elsewhere, obj._state.db) == (False, 0, using)
-    return obj.size, queries
-
-
 def warm(manager, using, **lookup):
-    get(manager, using, **lookup)
-    size, queries = get(manager, using, **lookup)
+    size_and_queries(manager, using, **lookup)
+    size, queries = size_and_queries(manager, using, **lookup)
     assert queries == 0
     return size
 
@@ -69,12 +47,14 @@ def test_same_row_in_two_databases_and_a_cache_of_its_own():
         for pages, using in enumerate(ALIASES):
             papers = Paper.objects.using(using)
             assert papers.get_or_create(title="a")[0].pages == pages
-            obj, queries = count(using, lambda: papers.get_or_create(title="a")[0])
+            obj, queries = count_selects(
+                using, lambda: papers.get_or_create(title="a")[0]
+            )
             assert (obj.pages, queries) == (pages, 0)
     caches["paper"].delete(7)
     for pages, using in enumerate(ALIASES):
         papers = Paper.objects.using(using)
-        obj, queries = count(using, lambda: papers.get_or_create(title="a")[0])
+        obj, queries = count_selects(using, lambda: papers.get_or_create(title="a")[0])
         assert (obj.pages, queries) == (pages, 1)
 
 
@@ -97,8 +77,8 @@ def test_write_is_seen_in_its_database(dinghies, using, write):
     [other] = {*ALIASES} - {using}
     sizes = {alias: warm(Dinghy.objects, alias, name="a") for alias in ALIASES}
     write(dinghies[using], using)
-    assert get(Dinghy.objects, using, name="a") == (9, 1)
-    assert get(Dinghy.objects, other, name="a") == (sizes[other], 0)
+    assert size_and_queries(Dinghy.objects, using, name="a") == (9, 1)
+    assert size_and_queries(Dinghy.objects, other, name="a") == (sizes[other], 0)
 
 
 @both_committed
@@ -107,10 +87,10 @@ def test_row_that_is_moved(dinghies):
     for using in ALIASES:
         warm(Dinghy.objects, using, name="a")
     dinghies["default"].save(using="other")
-    assert get(Dinghy.objects, "other", name="a") == (0, 1)
+    assert size_and_queries(Dinghy.objects, "other", name="a") == (0, 1)
     dinghies["default"].delete(using="other")
     assert Dinghy.objects.using("other").get_or_create(name="a")[1] is True
-    assert get(Dinghy.objects, "default", pk=7) == (0, 0)
+    assert size_and_queries(Dinghy.objects, "default", pk=7) == (0, 0)
 
 
 @both_committed
@@ -121,12 +101,12 @@ def test_transactions_are_each_database_s_own(dinghies):
     with pytest.raises(Rollback), transaction.atomic(using="other"):
         Dinghy.objects.using("other").update(size=8)
         Dinghy.objects.using("default").update(size=9)
-        assert get(Dinghy.objects, "other", name="a") == (8, 1)
-        assert get(Dinghy.objects, "default", name="a") == (9, 1)
-        assert get(Dinghy.objects, "default", name="a") == (9, 0)
+        assert size_and_queries(Dinghy.objects, "other", name="a") == (8, 1)
+        assert size_and_queries(Dinghy.objects, "default", name="a") == (9, 1)
+        assert size_and_queries(Dinghy.objects, "default", name="a") == (9, 0)
         raise Rollback
-    assert get(Dinghy.objects, "other", name="a") == (1, 1)
-    assert get(Dinghy.objects, "default", name="a") == (9, 0)
+    assert size_and_queries(Dinghy.objects, "other", name="a") == (1, 1)
+    assert size_and_queries(Dinghy.objects, "default", name="a") == (9, 0)
 
 
 @both_committed
@@ -134,7 +114,7 @@ def test_created_rows_that_are_rolled_back():
     with pytest.raises(Rollback), transaction.atomic(using="other"):
         Dinghy(name="a").save(using="other")
         Dinghy(name="a", size=9).save(using="default")
-        get(Dinghy.objects, "other", name="a")
+        size_and_queries(Dinghy.objects, "other", name="a")
         raise Rollback
     assert warm(Dinghy.objects, "default", name="a") == 9
     assert Dinghy.objects.using("other").get_or_create(name="a")[1] is True
@@ -150,8 +130,8 @@ def test_inheritance():
             assert warm(manager, using, name="a") == size
     Vessel.objects.using("other").update(size=9)
     for manager in managers:
-        assert get(manager, "other", name="a") == (9, 1)
-        assert get(manager, "default", name="a") == (0, 0)
+        assert size_and_queries(manager, "other", name="a") == (9, 1)
+        assert size_and_queries(manager, "default", name="a") == (0, 0)
 
 
 @both_committed
@@ -161,21 +141,11 @@ def test_related_managers():
         fleet.ships.create(pk=7, name="a", size=size)
         assert warm(fleet.ships.db_manager(using), using, name="a") == size
     fleet.ships.update(size=9)
-    assert get(Ship.objects, "other", name="a") == (9, 1)
+    assert size_and_queries(Ship.objects, "other", name="a") == (9, 1)
     assert warm(Ship.objects, "default", name="a") == 0
     fleet.delete()
     assert Ship.objects.using("other").get_or_create(name="a")[1] is True
-    assert get(Ship.objects, "default", name="a") == (0, 0)
-
-
-class Replica:
-    """Reads go to another database than writes."""
-
-    def db_for_read(self, model, **hints):
-        return "other"
-
-    def db_for_write(self, model, **hints):
-        return "default"
+    assert size_and_queries(Ship.objects, "default", name="a") == (0, 0)
 
 
 @both_committed
@@ -187,7 +157,7 @@ class TestRouter:
 
     def test_hit_is_of_the_database_that_is_written_to(self, dinghies):
         for expected in (1, 0):
-            (obj, created), queries = count(
+            (obj, created), queries = count_selects(
                 "default", lambda: Dinghy.objects.get_or_create(name="a")
             )
             assert (obj.size, created, queries) == (0, False, expected)
@@ -200,13 +170,13 @@ class TestRouter:
         assert obj._state.db == "other"
         obj.size = 9
         obj.save()
-        assert get(Dinghy.objects, "default", name="a") == (9, 1)
-        assert get(Dinghy.objects, "other", name="a") == (1, 0)
+        assert size_and_queries(Dinghy.objects, "default", name="a") == (9, 1)
+        assert size_and_queries(Dinghy.objects, "other", name="a") == (1, 0)
 
     def test_update(self, dinghies):
         warm(Dinghy.objects, "default", name="a")
         Dinghy.objects.filter(name="a").update(size=9)
-        assert get(Dinghy.objects, "default", name="a") == (9, 1)
+        assert size_and_queries(Dinghy.objects, "default", name="a") == (9, 1)
 
     def test_delete(self, dinghies):
         warm(Dinghy.objects, "default", name="a")
@@ -225,5 +195,5 @@ class TestsOfUsers(TestCase):
         with pytest.raises(Rollback), transaction.atomic(using="other"):
             Dinghy.objects.using("other").update(size=9)
             raise Rollback
-        assert get(Dinghy.objects, "default", name="a") == (0, 0)
-        assert get(Dinghy.objects, "other", name="a") == (1, 1)
+        assert size_and_queries(Dinghy.objects, "default", name="a") == (0, 0)
+        assert size_and_queries(Dinghy.objects, "other", name="a") == (1, 1)

@@ -16,8 +16,8 @@ from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.environment import identity
 from getorcreateplus.writes.invalidation import region_of
 
-from ..coherence.test_transactions import count, pages
 from ..models import PlusPaper, Price, SharedPrice, Sheet
+from ..support.queries import count_row_statements, pages_of_row
 from ..support.sql import execute
 from ..support.threads import elsewhere
 
@@ -106,17 +106,17 @@ class TestTransactions:
         model.objects.create(title="a", pages=0)
         with transaction.atomic():
             model.objects.update_or_create(title="a", defaults={"pages": 1})
-            assert pages(model) == (1, 0)
+            assert pages_of_row(model) == (1, 0)
             write_untold(model, 2)
             switch("two")
-            assert pages(model) == (2, 1)
+            assert pages_of_row(model) == (2, 1)
 
     def test_row_that_one_tenant_created_is_not_served_to_another(self, switch, model):
         with transaction.atomic():
             model.objects.get_or_create(title="a", defaults={"pages": 1})
             write_untold(model, 2)
             switch("two")
-            assert pages(model) == (2, 1)
+            assert pages_of_row(model) == (2, 1)
 
     def test_batch_of_one_tenant_is_not_served_to_another(self, switch, model):
         with transaction.atomic():
@@ -131,17 +131,17 @@ class TestTransactions:
     def test_row_that_one_tenant_read_is_not_served_to_another(self, switch, model):
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
-            assert pages(model)[0] == 1
+            assert pages_of_row(model)[0] == 1
             write_untold(model, 2)
             switch("two")
-            assert pages(model) == (2, 1)
+            assert pages_of_row(model) == (2, 1)
 
     @pytest.mark.parametrize("write", ["save", "update", "publish"])
     def test_commit_releases_the_keys_of_who_wrote(self, switch, model, write):
         """django-tenants leaves the tenant before the outermost block ends."""
         obj = model.objects.create(title="a", pages=1)
         for _ in range(2):
-            pages(model)
+            pages_of_row(model)
         with transaction.atomic():
             if write == "save":
                 obj.pages = 2
@@ -152,27 +152,27 @@ class TestTransactions:
                 model.objects.update_or_create(title="a", defaults={"pages": 2})
             switch("two")
         switch("one")
-        assert pages(model)[0] == 2
-        assert pages(model) == (2, 0)
+        assert pages_of_row(model)[0] == 2
+        assert pages_of_row(model) == (2, 0)
 
     def test_created_row_is_filled_under_the_keys_of_who_created(self, switch, model):
         with transaction.atomic():
             model.objects.get_or_create(title="a", defaults={"pages": 1})
             switch("two")
-        assert pages(model) == (1, 1)
+        assert pages_of_row(model) == (1, 1)
         switch("one")
-        assert pages(model) == (1, 0)
+        assert pages_of_row(model) == (1, 0)
 
     def test_read_row_is_filled_under_the_keys_of_who_read(self, switch, model):
         model.objects.create(title="a", pages=1)
         with transaction.atomic():
-            filled = pages(model) == (1, 1)
+            filled = pages_of_row(model) == (1, 1)
             switch("two")
         switch("one")
         assert filled
         # A transaction of SQLite may show an older snapshot: no fill.
         expected = 1 if connection.vendor == "sqlite" else 0
-        assert pages(model) == (1, expected)
+        assert pages_of_row(model) == (1, expected)
 
 
 @committed
@@ -180,19 +180,19 @@ class TestTransactions:
 def test_each_tenant_has_hits_of_its_own(switch, model):
     model.objects.create(title="a", pages=1)
     for _ in range(2):
-        pages(model)
+        pages_of_row(model)
     switch("two")
-    assert pages(model) == (1, 1)
-    assert pages(model) == (1, 0)
+    assert pages_of_row(model) == (1, 1)
+    assert pages_of_row(model) == (1, 0)
     switch("one")
-    assert pages(model) == (1, 0)
+    assert pages_of_row(model) == (1, 0)
 
 
 @committed
 def test_debt_is_paid_under_the_keys_that_it_was_made_with(switch):
     sheet = Sheet.objects.create(title="a", pages=1)
     for _ in range(2):
-        pages(Sheet)
+        pages_of_row(Sheet)
     region = region_of(Sheet.objects.all())
     write_untold(Sheet, 2)
     # As a write of the first tenant that has met an outage.
@@ -202,10 +202,10 @@ def test_debt_is_paid_under_the_keys_that_it_was_made_with(switch):
     store.owe(region, [str(sheet.pk)])
     store.down_until = 0
     switch("two")
-    pages(Sheet)
+    pages_of_row(Sheet)
     assert not store.owed
     switch("one")
-    assert pages(Sheet) == (2, 1)
+    assert pages_of_row(Sheet) == (2, 1)
 
 
 @committed
@@ -216,14 +216,14 @@ def test_release_of_forgotten_keys_is_one_of_all_rows(monkeypatch):
     with override_settings(CACHES={**settings.CACHES, "default": config}):
         objs = [Sheet.objects.create(title=title, pages=1) for title in "abc"]
         for title in "aabbcc":
-            pages(Sheet, title)
+            pages_of_row(Sheet, title)
         with transaction.atomic():
             for obj in objs:
                 obj.pages = 2
                 obj.save()
             current["tenant"] = "two"
         current["tenant"] = "one"
-        assert [pages(Sheet, title)[0] for title in "abc"] == [2, 2, 2]
+        assert [pages_of_row(Sheet, title)[0] for title in "abc"] == [2, 2, 2]
 
 
 @committed
@@ -231,12 +231,12 @@ def test_memory_of_the_process_is_told_apart_by_tenant(switch, monkeypatch):
     monkeypatch.setattr(Sheet.objects._queryset_class, "local_timeout", 60)
     Sheet.objects.create(title="a", pages=1)
     for _ in range(2):
-        pages(Sheet)
+        pages_of_row(Sheet)
     write_untold(Sheet, 2)
     switch("two")
-    assert pages(Sheet) == (2, 1)
+    assert pages_of_row(Sheet) == (2, 1)
     switch("one")
-    assert pages(Sheet) == (1, 0)
+    assert pages_of_row(Sheet) == (1, 0)
 
 
 @committed
@@ -249,7 +249,7 @@ def test_more_tenants_than_are_kept(monkeypatch):
         for queries in (1, 0):
             for number in range(5):
                 current["tenant"] = f"tenant{number}"
-                assert pages(Sheet) == (1, queries)
+                assert pages_of_row(Sheet) == (1, queries)
         current["tenant"] = "one"
 
 
@@ -284,7 +284,7 @@ def test_tenants_by_search_path(switch, model):
                 )
         for tenant in ("one", "two"):
             enter(tenant)
-            assert pages(model, "b") == (ord(tenant[0]), 0)
+            assert pages_of_row(model, "b") == (ord(tenant[0]), 0)
     finally:
         with connection.cursor() as cursor:
             cursor.execute("SET search_path = public")
@@ -297,7 +297,7 @@ def test_default_keys_are_not_made_for_each_call(monkeypatch):
     """Where KEY_FUNCTION is Django's, tenants cost nothing."""
     Sheet.objects.create(title="a", pages=1)
     for _ in range(2):
-        pages(Sheet)
+        pages_of_row(Sheet)
     made = []
     original = identity.Keys.__init__
     monkeypatch.setattr(
@@ -305,9 +305,12 @@ def test_default_keys_are_not_made_for_each_call(monkeypatch):
         "__init__",
         lambda self, alias: made.append(original(self, alias)),
     )
-    assert pages(Sheet) == (1, 0)
-    assert count(lambda: Sheet.objects.filter(title="a").update(pages=2))[1] == 1
-    assert elsewhere(lambda: pages(Sheet))[0] == 2
+    assert pages_of_row(Sheet) == (1, 0)
+    assert (
+        count_row_statements(lambda: Sheet.objects.filter(title="a").update(pages=2))[1]
+        == 1
+    )
+    assert elsewhere(lambda: pages_of_row(Sheet))[0] == 2
     assert made == []
 
 
@@ -340,7 +343,7 @@ def test_statement_that_may_write_the_tables_of_another_tenant(
     for tenant in ("two", "one"):
         switch(tenant)
         for _ in range(2):
-            assert pages(model)[0] == 1
+            assert pages_of_row(model)[0] == 1
     if statement.startswith("/*"):
         write_untold(model, 2)
         names = {"mysql": "ALTER USER CURRENT_USER() ACCOUNT UNLOCK"}
@@ -355,7 +358,7 @@ def test_statement_that_may_write_the_tables_of_another_tenant(
         execute(f"ALTER TABLE {qualified(model)} DROP COLUMN note")
     for tenant in ("two", "one"):
         switch(tenant)
-        assert pages(model)[0] == 2
+        assert pages_of_row(model)[0] == 2
 
 
 def quoted_table(model, comment=""):
@@ -436,11 +439,11 @@ def test_function_that_raises_without_a_tenant(model, caplog):
     model.objects.create(title="a", pages=1)
     with override_settings(CACHES=found):
         for _ in range(2):
-            assert pages(model) == (1, 1)
+            assert pages_of_row(model) == (1, 1)
         model.objects.filter(title="a").update(pages=2)
         with transaction.atomic():
             model.objects.update_or_create(title="a", defaults={"pages": 3})
-            assert pages(model)[0] == 3
+            assert pages_of_row(model)[0] == 3
         [(obj, created)] = model.objects.bulk_get_or_create([{"title": "a"}], ["title"])
         assert (obj.pages, created) == (3, False)
         model.objects.invalidate_all()

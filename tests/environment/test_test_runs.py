@@ -15,13 +15,12 @@ import textwrap
 import threading
 import uuid
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from django.conf import settings
 from django.db import connection
 
-ROOT = Path(__file__).parent.parent.parent
+from ..support.repository import ROOT
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),  # CREATE DATABASE cannot roll back

@@ -30,6 +30,7 @@ from ..models import (
     OtherTarget,
     ProxyOrdinary,
     Rare,
+    Shade,
     Size,
     SpecialOrdinary,
     SpecialTarget,
@@ -50,10 +51,6 @@ quick = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-class Shade(str, enum.Enum):  # noqa: UP042 - its str() is another
-    RED = "red"
 
 
 class Number(enum.IntEnum):

@@ -37,27 +37,14 @@ from ..models import (
     PlainShelf,
     PlainVolume,
 )
+from ..support.twins import outcome_of_twin, values_of_row
 
 pytestmark = pytest.mark.django_db(databases=["default", "other"])
 
 MANAGERS = ["objects", "rule", "as_manager", "hand_made"]
 
 
-def values(obj):
-    """Return all that the row of an object holds."""
-    return {f.attname: getattr(obj, f.attname) for f in obj._meta.concrete_fields}
-
-
-def outcome(call):
-    """Return what a call ends in, told alike for twins."""
-    try:
-        result = call()
-    except Exception as error:
-        return type(error).__name__, str(error).replace("Always", "Plain")
-    return values(result) if isinstance(result, models.Model) else result
-
-
-def statements(call):
+def sql_of(call):
     """Return the SQL of a call, told alike for twins."""
     with CaptureQueriesContext(connection) as queries:
         call()
@@ -95,7 +82,7 @@ class TestCreate:
         volume = manager.get(title="Emma", pages=474)
         created = AlwaysVolume.plain.get()
         assert volume == created
-        assert values(created) == {
+        assert values_of_row(created) == {
             "id": volume.pk,
             "title": "Emma",
             "pages": 474,
@@ -111,25 +98,25 @@ class TestCreate:
         manager = getattr(AlwaysVolume, name)
         plain = PlainVolume.objects
         for count in (4, 1):  # The first creates, the second finds.
-            expected = statements(lambda: plain.get_or_create(title="Emma", pages=1))
+            expected = sql_of(lambda: plain.get_or_create(title="Emma", pages=1))
             assert len(expected) == count
-            assert statements(lambda: manager.get(title="Emma", pages=1)) == expected
+            assert sql_of(lambda: manager.get(title="Emma", pages=1)) == expected
 
     @pytest.mark.parametrize("name", MANAGERS)
     def test_row_that_is_there_is_returned(self, name, django_assert_num_queries):
         created = AlwaysVolume.plain.create(title="Emma", pages=474)
         with django_assert_num_queries(1):
             volume = getattr(AlwaysVolume, name).get(title="Emma")
-        assert values(volume) == values(created) | {"shout": "EMMA"}
+        assert values_of_row(volume) == values_of_row(created) | {"shout": "EMMA"}
         assert AlwaysVolume.plain.count() == 1
 
     def test_several_rows_raise(self, volumes):
         for model in (PlainVolume, AlwaysVolume):
             model.objects.create(title="Emma")
             model.objects.create(title="Emma")
-        expected = outcome(lambda: PlainVolume.objects.get(title="Emma"))
+        expected = outcome_of_twin(lambda: PlainVolume.objects.get(title="Emma"))
         assert expected[0] == "MultipleObjectsReturned"
-        assert outcome(lambda: volumes.get(title="Emma")) == expected
+        assert outcome_of_twin(lambda: volumes.get(title="Emma")) == expected
 
     @pytest.mark.parametrize(
         ("kwargs", "expected"),
@@ -144,7 +131,7 @@ class TestCreate:
     )
     def test_exact_lookups_create(self, volumes, kwargs, expected):
         volume = volumes.get(**kwargs)
-        created = values(AlwaysVolume.plain.get())
+        created = values_of_row(AlwaysVolume.plain.get())
         assert created == created | expected
         assert volumes.get(**kwargs) == volume
         assert AlwaysVolume.plain.count() == 1
@@ -224,20 +211,20 @@ class TestKeys:
         for number, lookup in enumerate(["iso", "pk", "iso__exact", "pk__exact"]):
             iso = f"e{number}"
             language = AlwaysLanguage.objects.get(**{lookup: iso, "name": iso})
-            assert values(language) == {"iso": iso, "name": iso}
+            assert values_of_row(language) == {"iso": iso, "name": iso}
         assert AlwaysLanguage.objects.count() == 4
 
     def test_relation_as_key(self, shelf):
         other = AlwaysShelf.objects.create(name="Drama")
         by_object = AlwaysCatalogue.objects.get(pk=shelf)
-        assert values(by_object) == {"shelf_id": shelf.pk, "note": ""}
+        assert values_of_row(by_object) == {"shelf_id": shelf.pk, "note": ""}
         assert AlwaysCatalogue.objects.get(pk=other.pk).shelf == other
         assert AlwaysCatalogue.objects.get(shelf=shelf) == by_object
         assert AlwaysCatalogue.objects.count() == 2
 
     def test_components_of_a_composite_key(self):
         seat = AlwaysSeat.objects.get(row="A", number=1)
-        assert values(seat) == {"row": "A", "number": 1, "note": ""}
+        assert values_of_row(seat) == {"row": "A", "number": 1, "note": ""}
         assert AlwaysSeat.objects.get(row="A", number=1, note="") == seat
         assert AlwaysSeat.objects.get(pk=("A", 1)) == seat
         with pytest.raises(AlwaysSeat.DoesNotExist):
@@ -265,7 +252,7 @@ class TestKeys:
         lookup = lookup.replace("shelf", "alwaysshelf")
         with pytest.raises(AlwaysAtlas.DoesNotExist):
             AlwaysAtlas.objects.get(**{lookup: shelf.pk})
-        assert values(AlwaysShelf.objects.get()) == values(shelf)
+        assert values_of_row(AlwaysShelf.objects.get()) == values_of_row(shelf)
 
     @pytest.mark.parametrize("lookup", ["pk", "iso", "alwayslanguage_ptr"])
     def test_parents_natural_key_is_not_created(self, lookup):
@@ -276,7 +263,7 @@ class TestKeys:
 
     def test_child_model_by_other_columns(self):
         atlas = AlwaysAtlas.objects.get(name="World", scale=2)
-        assert values(AlwaysAtlas.objects.get()) == values(atlas)
+        assert values_of_row(AlwaysAtlas.objects.get()) == values_of_row(atlas)
         assert (atlas.name, atlas.scale) == ("World", 2)
 
     def test_key_of_the_user_model_is_not_created(self):
@@ -360,11 +347,13 @@ def shelf_of(queryset):
 def test_any_other_get_is_djangos(call):
     make_twins()
     with CaptureQueriesContext(connection) as plain:
-        expected = outcome(lambda: call(PlainVolume.objects.order_by()))
+        expected = outcome_of_twin(lambda: call(PlainVolume.objects.order_by()))
     with CaptureQueriesContext(connection) as always:
-        assert outcome(lambda: call(AlwaysQuerySet(AlwaysVolume))) == expected
+        assert outcome_of_twin(lambda: call(AlwaysQuerySet(AlwaysVolume))) == expected
     assert len(always) == len(plain)
-    assert values(AlwaysVolume.plain.get()) == values(PlainVolume.objects.get())
+    assert values_of_row(AlwaysVolume.plain.get()) == values_of_row(
+        PlainVolume.objects.get()
+    )
 
 
 class TestForeignKeyManager:
@@ -381,10 +370,10 @@ class TestForeignKeyManager:
     def test_statements_are_those_of_get_or_create(self, shelf, name):
         twin = PlainShelf.objects.get()
         for count in (4, 1):
-            expected = statements(lambda: twin.volumes.get_or_create(title="Emma"))
+            expected = sql_of(lambda: twin.volumes.get_or_create(title="Emma"))
             assert len(expected) == count
             manager = shelf.volumes(manager=name)
-            assert statements(lambda: manager.get(title="Emma")) == expected
+            assert sql_of(lambda: manager.get(title="Emma")) == expected
 
     def test_child_of_another_does_not_count(self, shelf):
         drama = AlwaysShelf.objects.create(name="Drama")
@@ -394,7 +383,7 @@ class TestForeignKeyManager:
 
     def test_key_to_another_field(self, shelf):
         volume = shelf.places.get(title="Emma")
-        assert values(AlwaysVolume.plain.get()) == values(volume) | {
+        assert values_of_row(AlwaysVolume.plain.get()) == values_of_row(volume) | {
             "place_id": "P",
             "shout": "EMMA",
         }
@@ -490,8 +479,8 @@ class TestForeignKeyManager:
     )
     @pytest.mark.parametrize("name", ["objects", "rule"])
     def test_any_other_get_is_djangos(self, shelf, call, name):
-        expected = outcome(lambda: call(PlainShelf.objects.get(), name))
-        assert outcome(lambda: call(shelf, name)) == expected
+        expected = outcome_of_twin(lambda: call(PlainShelf.objects.get(), name))
+        assert outcome_of_twin(lambda: call(shelf, name)) == expected
         assert not AlwaysVolume.plain.exists()
 
     def test_query_that_was_replaced_is_djangos(self, shelf):
@@ -545,7 +534,7 @@ class TestForeignKeyManager:
 class TestGenericRelation:
     def test_label_of_the_instance_is_created(self, shelf):
         label = shelf.labels.get(text="old")
-        assert values(AlwaysLabel.objects.get()) == values(label) | {
+        assert values_of_row(AlwaysLabel.objects.get()) == values_of_row(label) | {
             "object_id": str(shelf.pk)
         }
         assert label.content_object == shelf
@@ -557,9 +546,9 @@ class TestGenericRelation:
         for call in (shelf.labels, twin.labels):
             call.exists()  # The content types are cached now.
         for count in (4, 1):
-            expected = statements(lambda: twin.labels.get_or_create(text="old"))
+            expected = sql_of(lambda: twin.labels.get_or_create(text="old"))
             assert len(expected) == count
-            assert statements(lambda: shelf.labels.get(text="old")) == expected
+            assert sql_of(lambda: shelf.labels.get(text="old")) == expected
 
     def test_label_of_another_does_not_count(self, shelf):
         drama = AlwaysShelf.objects.create(name="Drama")
@@ -599,8 +588,8 @@ class TestGenericRelation:
         ],
     )
     def test_any_other_get_is_djangos(self, shelf, call):
-        expected = outcome(lambda: call(PlainShelf.objects.get()))
-        assert outcome(lambda: call(shelf)) == expected
+        expected = outcome_of_twin(lambda: call(PlainShelf.objects.get()))
+        assert outcome_of_twin(lambda: call(shelf)) == expected
         assert not AlwaysLabel.objects.exists()
 
     def test_rule_of_the_queryset_alone_is_djangos(self, shelf):
@@ -624,8 +613,8 @@ class TestManyToManyManager:
             lambda manager: manager.get(name="Bob"),
             lambda manager: manager.all().get(name="Bob"),
         ):
-            expected = outcome(lambda: call(twin).name)
-            assert outcome(lambda: call(readers).name) == expected
+            expected = outcome_of_twin(lambda: call(twin).name)
+            assert outcome_of_twin(lambda: call(readers).name) == expected
         assert AlwaysReader.objects.count() == 1
 
     def test_prefetched(self):

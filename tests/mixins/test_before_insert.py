@@ -20,9 +20,9 @@ from ..models import (
     PlainStep,
     PlusStep,
 )
+from ..support.rivals import connected, rival, statements
 from ..support.sql import execute
 from ..support.threads import elsewhere
-from .test_non_atomic import connected, rival, statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,8 @@ from getorcreateplus import bypass
 
 from ..models import Paper, PlusItem, ProxyPlusItem, Sheet
 from ..models.bulk import AbstractItem
-from .test_cached import behind_the_back, count
+from ..support.queries import count
+from ..support.sql import behind_the_back
 
 pytestmark = pytest.mark.django_db
 

@@ -21,30 +21,19 @@ from ..models import (
     Slot,
     Ticket,
 )
+from ..support.queries import count
+from ..support.sql import behind_the_back
+from ..support.twins import values_of_row
 
 pytestmark = pytest.mark.django_db
 
 CACHED = pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])
 
 
-def queries_of(call):
+def sql_of(call):
     with CaptureQueriesContext(connection) as queries:
         result = call()
     return result, [query["sql"] for query in queries]
-
-
-def row(obj):
-    return {field.attname: getattr(obj, field.attname) for field in obj._meta.fields}
-
-
-def count(call):
-    result, queries = queries_of(call)
-    return result, len(queries)
-
-
-def behind_the_back(sql):
-    """Write as another program does, unseen by Django."""
-    connection.connection.cursor().execute(sql)
 
 
 def test_quick_start():
@@ -73,13 +62,17 @@ class TestGetOrCreate:
         )
         assert (created, queries) == (False, 1)
         (hit, created), queries = count(lambda: model.objects.get_or_create(title="a"))
-        assert (row(hit), created, queries) == (row(found), False, 0)
+        assert (values_of_row(hit), created, queries) == (
+            values_of_row(found),
+            False,
+            0,
+        )
 
     def test_created_row_is_a_hit_next_time(self, model):
         obj, created = model.objects.get_or_create(title="a", defaults={"pages": 3})
         assert created
         (hit, created), queries = count(lambda: model.objects.get_or_create(title="a"))
-        assert (row(hit), created, queries) == (row(obj), False, 0)
+        assert (values_of_row(hit), created, queries) == (values_of_row(obj), False, 0)
 
     def test_hit_is_a_fresh_instance(self, model):
         model.objects.get_or_create(title="a")
@@ -200,7 +193,7 @@ class TestUpdateOrCreate:
         obj, created = model.objects.update_or_create(title="a", defaults={"pages": 1})
         assert created
         (hit, created), queries = count(lambda: model.objects.get_or_create(title="a"))
-        assert (row(hit), created, queries) == (row(obj), False, 0)
+        assert (values_of_row(hit), created, queries) == (values_of_row(obj), False, 0)
 
     def test_updated_row_is_a_hit(self, model):
         obj, _ = model.objects.get_or_create(title="a")
@@ -213,7 +206,7 @@ class TestUpdateOrCreate:
 
     def test_always_writes(self, model):
         model.objects.update_or_create(title="a", defaults={"pages": 1})
-        _, queries = queries_of(
+        _, queries = sql_of(
             lambda: model.objects.update_or_create(title="a", defaults={"pages": 1})
         )
         assert sum(sql.startswith("UPDATE") for sql in queries) == 1
@@ -320,7 +313,7 @@ class TestQuerySets:
         rack = Rack.objects.create(name="one")
         Paper.objects.create(title="a", pages=1, rack=rack)
         for _ in range(2):
-            (_, created), queries = queries_of(
+            (_, created), queries = sql_of(
                 lambda: queryset.all().get_or_create(title="a")
             )
             assert not created

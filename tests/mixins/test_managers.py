@@ -48,7 +48,7 @@ from ..models import (
     PlainVolume,
     UserManager,
 )
-from .test_always import outcome, values
+from ..support.twins import outcome_of_twin, values_of_row
 
 pytestmark = pytest.mark.django_db
 
@@ -241,7 +241,7 @@ def run(querysets):
         lambda qs: qs.get_or_create(titel="x"),
         lambda qs: qs.get_or_create({"titel": "x"}, title="x"),
     ):
-        results += [outcome(lambda: tell(step(make()))) for make in querysets]
+        results += [outcome_of_twin(lambda: tell(step(make()))) for make in querysets]
     return results
 
 
@@ -249,8 +249,8 @@ def tell(result):
     if isinstance(result, tuple):
         obj, created = result
         obj.refresh_from_db()
-        return values(obj) | {"id": 0, "created": created}
-    return values(result) | {"id": 0}
+        return values_of_row(obj) | {"id": 0, "created": created}
+    return values_of_row(result) | {"id": 0}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ class Winner(threading.Thread):
 
 
 @contextmanager
-def statements():
+def tried_statements():
     """Yield a list of the first words of the statements, as they are tried."""
     connection.ensure_connection()  # MySQL's begins with SET.
     sent = []
@@ -218,7 +218,7 @@ def roll_back():
 
 
 def test_loser_sends_no_savepoint():
-    with transaction.atomic(), Winner(write_entry), statements() as sent:
+    with transaction.atomic(), Winner(write_entry), tried_statements() as sent:
         NonAtomicEntry.objects.get_or_create(name="a")
     assert sent == ["SELECT", "INSERT", "SELECT"]
 
@@ -226,7 +226,7 @@ def test_loser_sends_no_savepoint():
 @pytest.mark.parametrize("end", [roll_back, delete_entry])
 def test_winner_that_gives_up(end):
     with transaction.atomic(), post_saves() as created_by_loser:
-        with Winner(write_entry, end), statements() as sent:
+        with Winner(write_entry, end), tried_statements() as sent:
             entry, created = NonAtomicEntry.objects.get_or_create(name="a")
     assert (entry.size, created) == (0, True)
     assert sent == ["SELECT", "INSERT"]
@@ -261,7 +261,7 @@ def test_winner_that_deletes_before_the_loser_looks():
 
 
 def test_loser_in_autocommit():
-    with Winner(write_entry), statements() as sent:
+    with Winner(write_entry), tried_statements() as sent:
         entry, created = NonAtomicEntry.objects.get_or_create(name="a")
     assert (entry.size, created) == (5, False)
     assert sent == ["SELECT", "INSERT", "SELECT"]
@@ -278,7 +278,7 @@ def test_conflict_with_another_row_of_the_winner():
 
 
 def test_update_or_create_updates_the_winners_row():
-    with transaction.atomic(), Winner(write_entry), statements() as sent:
+    with transaction.atomic(), Winner(write_entry), tried_statements() as sent:
         entry, created = NonAtomicEntry.objects.update_or_create(
             name="a", defaults={"size": 7}
         )
@@ -361,7 +361,7 @@ def test_lost_one_to_one():
 @pytest.mark.database("mysql")
 def test_repeatable_read_of_mysql():
     with repeatable_read():
-        with Winner(write_entry), statements() as sent:
+        with Winner(write_entry), tried_statements() as sent:
             entry, created = NonAtomicEntry.objects.get_or_create(name="a")
         assert (entry.size, created) == (5, False)
         # The snapshot hides the row, but from the SELECT that locks it.

@@ -1,3 +1,4 @@
+import enum
 import uuid
 
 from django.db import models
@@ -12,6 +13,10 @@ from model_utils.fields import (
 )
 
 from getorcreateplus import CachedManager, PlusManager, PlusQuerySet
+
+
+class Shade(str, enum.Enum):  # noqa: UP042 - its str() is another
+    RED = "red"
 
 
 class Colour(models.TextChoices):

@@ -7,12 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from ..support.repository import ROOT
+
 BENCHMARK = ROOT / "sandbox" / "benchmark.py"
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -17,9 +17,9 @@ import getorcreateplus
 from getorcreateplus.writes.invalidation import index
 from getorcreateplus.writes.statements import Names
 
-from ..coherence.test_transactions import Rollback
 from ..models import Paper, PlusPaper
 from ..support.sql import execute
+from ..support.transactions import Rollback
 
 pytestmark = [
     pytest.mark.slow,

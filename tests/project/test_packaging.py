@@ -2,33 +2,18 @@ import os
 import re
 import subprocess
 import sys
-from configparser import ConfigParser
 from fnmatch import fnmatch
 from itertools import product
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def read_config(name):
-    config = ConfigParser(interpolation=None)
-    config.read_string((ROOT / name).read_text())
-    return config
+from ..support.repository import ROOT, read_config, tox_environments
 
 
 def classified(prefix):
     """Return the versions that the classifiers under prefix name, in order."""
     classifiers = read_config("setup.cfg")["metadata"]["classifiers"]
     return re.findall(rf"^{prefix} :: (\d+\.\d+)$", classifiers, re.MULTILINE)
-
-
-def tox_environments():
-    """Return the names in tox.ini's env_list, with a{1,2} as a1 and a2."""
-    for line in read_config("tox.ini")["tox"]["env_list"].split():
-        choices = [part.split(",") for part in re.split(r"[{}]", line)]
-        yield from map("".join, product(*choices))
 
 
 def english(words):

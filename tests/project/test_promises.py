@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -22,15 +21,12 @@ from django.test.utils import CaptureQueriesContext
 from getorcreateplus.writes.invalidation import region_of, watched
 
 from ..models import Paper, Sheet
+from ..support.papers import update_by_cursor, update_or_create
+from ..support.repository import ROOT
 from ..support.threads import elsewhere
-
-ROOT = Path(__file__).parent.parent.parent
+from ..support.transactions import Rollback
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-class Rollback(Exception):
-    pass
 
 
 def read():
@@ -74,17 +70,8 @@ def upsert(paper):
     )
 
 
-def update_or_create(paper):
-    Paper.objects.update_or_create(title="a", defaults={"pages": 2})
-
-
 def plain_queryset(paper):
     models.QuerySet(Paper).update(pages=2)
-
-
-def raw(paper):
-    with connection.cursor() as cursor:
-        cursor.execute(f"UPDATE {Paper._meta.db_table} SET pages = 2")
 
 
 WRITES = [
@@ -92,7 +79,7 @@ WRITES = [
     base_manager,
     bulk_update,
     plain_queryset,
-    raw,
+    update_by_cursor,
     update_or_create,
     upsert,
 ]

@@ -15,10 +15,10 @@ import getorcreateplus
 from getorcreateplus.conf import DEFAULTS, PREFIX
 from getorcreateplus.signals import Reason, Source
 
-from ..readme import ROOT, blocks, pages
-from .test_packaging import read_config, tox_environments
+from ..readme import blocks, pages_of_docs
+from ..support.repository import ROOT, read_config, tox_environments
 
-PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
+PAGES = {str(page.relative_to(ROOT)): page for page in pages_of_docs()}
 
 # The blocks that are marked not to run: page, and the mark's reason.
 NOT_RUN = set()

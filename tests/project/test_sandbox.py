@@ -8,13 +8,13 @@ import re
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from sandbox.gazetteer import geonames
 
-ROOT = Path(__file__).parent.parent.parent
+from ..support.repository import ROOT
+
 SANDBOX = ROOT / "sandbox"
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name not in ("COLUMNS", "TERM")

@@ -18,7 +18,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait as Wait
 
-ROOT = Path(__file__).parent.parent.parent
+from ..support.repository import ROOT
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 FLAGS = [
@@ -228,7 +229,7 @@ def check_looks(page):
     page.look()
 
 
-def start(page, cities):
+def start_run(page, cities):
     """Start an import as somebody does who has no mouse."""
     page.open()
     number = page.find("#cities")
@@ -249,7 +250,7 @@ def test_import_is_watched_and_rows_are_looked_up(page):
     page.open()
     assert page.text("h1") == "The same cities, imported twice"
     check_looks(page)
-    start(page, "1000")
+    start_run(page, "1000")
 
     page.wait("rows/s")
     assert page.find("#run button").text == "Stop"
@@ -302,7 +303,7 @@ def test_import_is_watched_and_rows_are_looked_up(page):
 
 
 def test_import_is_stopped_by_keyboard(page):
-    start(page, "234908")
+    start_run(page, "234908")
     page.wait("rows/s")
     page.find("#run button").send_keys(Keys.ENTER)
     page.wait("Stopped. Nothing is left of this import.")
@@ -311,7 +312,7 @@ def test_import_is_stopped_by_keyboard(page):
 
 
 def test_mistake_is_explained_where_it_was_made(page):
-    start(page, "5")
+    start_run(page, "5")
     page.wait("'5' is not a number of cities that there are.")
     assert page.find("[aria-invalid]").get_attribute("id") == "cities"
     check_looks(page)
@@ -370,7 +371,7 @@ def test_nothing_moves_for_those_who_ask_for_it(page):
 def test_server_that_is_gone_is_told(chromium, tmp_path):
     with server(tmp_path) as address:
         page = Page(chromium, address, None)
-        start(page, "234908")
+        start_run(page, "234908")
         page.wait("rows/s")
     page.wait("The server does not answer. Is it still running?")
     chromium.get_log("browser")

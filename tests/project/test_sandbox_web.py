@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from html import unescape
-from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -19,7 +18,8 @@ import pytest
 from django.db import connection
 from django.test import Client, override_settings
 
-ROOT = Path(__file__).parent.parent.parent
+from ..support.repository import ROOT
+
 SANDBOX = ROOT / "sandbox"
 SETTINGS = {
     name: value
@@ -62,7 +62,7 @@ def text(response):
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
 
 
-def wait_for(client, state):
+def wait_for_state(client, state):
     for _ in range(SECONDS * 10):
         run = client.get("/progress").json()
         if run["state"] == state:
@@ -72,7 +72,7 @@ def wait_for(client, state):
     raise AssertionError(run)
 
 
-def start(runs, cities=20, database=None, new=False, in_bulk=False):
+def start_run(runs, cities=20, database=None, new=False, in_bulk=False):
     """Start an import that is smaller than the page would."""
     order = {"cities": cities, "database": database, "new": new, "in_bulk": in_bulk}
     runs.start(order | {"cache": "locmemcache://"}, "A few cities", ORDER)
@@ -99,7 +99,7 @@ def test_no_page_but_two(client):
 
 def test_import_shows_both_sides_and_the_verdict(client, runs):
     assert client.post("/", ORDER).status_code == 302
-    run = wait_for(client, "done")
+    run = wait_for_state(client, "done")
     # 2 per country, 1 per time zone, 2 per region, 4 per city, 1 per name.
     calls = 2 * 252 + 180 + 2 * 526 + 4 * 1000 + 983
     written = 7 + 252 + 180 + 526 + 1000 + 2 * 983
@@ -143,8 +143,8 @@ def test_import_shows_both_sides_and_the_verdict(client, runs):
 
 
 def test_import_in_bulk_is_a_third_column(client, runs):
-    start(runs, in_bulk=True)
-    run = wait_for(client, "done")
+    start_run(runs, in_bulk=True)
+    run = wait_for_state(client, "done")
     numbers = measured(run)
     assert numbers["rows written"] == ["350"] * 3
     assert numbers["get_or_create() calls"] == ["654", "654", "-"]
@@ -153,8 +153,8 @@ def test_import_in_bulk_is_a_third_column(client, runs):
 
 
 def test_lookup_is_a_miss_and_then_a_hit(client, runs):
-    start(runs, cities=300)
-    wait_for(client, "done")
+    start_run(runs, cities=300)
+    wait_for_state(client, "done")
 
     def look_up(kind, name):
         response = client.get("/lookup", {"model": kind, "name": name})
@@ -196,10 +196,10 @@ def test_lookup_is_a_miss_and_then_a_hit(client, runs):
 
 def test_stopped_import_leaves_nothing_behind(client, runs, tmp_path):
     client.post("/", ORDER | {"cities": "34006"})
-    wait_for(client, "importing")
+    wait_for_state(client, "importing")
     assert list(tmp_path.glob("*/sandbox.sqlite3"))
     assert client.post("/stop").status_code == 302
-    run = wait_for(client, "stopped")
+    run = wait_for_state(client, "stopped")
     assert run["status"] == "Stopped. Nothing is left of this import."
     runs.current.ended.join(SECONDS)
     assert runs.current.process.returncode == 0
@@ -210,7 +210,7 @@ def test_stopped_import_leaves_nothing_behind(client, runs, tmp_path):
 def test_stopped_before_it_began(client, runs, tmp_path):
     client.post("/", ORDER)
     client.post("/stop")
-    wait_for(client, "stopped")
+    wait_for_state(client, "stopped")
     runs.current.ended.join(SECONDS)
     assert list(tmp_path.iterdir()) == []
 
@@ -231,8 +231,8 @@ def test_second_import_has_to_wait(client, runs):
 
 
 def test_next_import_removes_what_the_last_one_left(client, runs, tmp_path):
-    start(runs)
-    wait_for(client, "done")
+    start_run(runs)
+    wait_for_state(client, "done")
     first = runs.current
     (directory,) = tmp_path.iterdir()
     client.post("/", ORDER | {"cities": "34006"})
@@ -242,9 +242,9 @@ def test_next_import_removes_what_the_last_one_left(client, runs, tmp_path):
 
 def test_import_that_dies_is_told(client, runs):
     client.post("/", ORDER | {"cities": "34006"})
-    wait_for(client, "importing")
+    wait_for_state(client, "importing")
     runs.current.process.kill()
-    run = wait_for(client, "failed")
+    run = wait_for_state(client, "failed")
     assert run["status"] == "The process of the import has ended: no reason given"
     assert "The import failed. The process" in text(client.get("/"))
 
@@ -398,8 +398,8 @@ def sandbox_tables():
 
 @pytest.mark.database("postgresql", "mysql")
 def test_tables_in_a_given_database_go_with_the_run(client, runs, url):
-    start(runs, database=url)
-    run = wait_for(client, "done")
+    start_run(runs, database=url)
+    run = wait_for_state(client, "done")
     assert run["start"]["database"] == connection.display_name
     assert "sandbox_plain_city" in sandbox_tables()
     runs.end()
@@ -420,8 +420,8 @@ def test_database_made_for_a_run_goes_with_it(client, runs, url):
         return {name for name in names if name.startswith("getorcreateplus_sandbox_")}
 
     before = databases()
-    start(runs, database=url, new=True)
-    wait_for(client, "done")
+    start_run(runs, database=url, new=True)
+    wait_for_state(client, "done")
     assert len(databases() - before) == 1
     assert sandbox_tables() == set()
     runs.end()

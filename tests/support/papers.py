@@ -42,4 +42,13 @@ def save_in_transaction(paper):
 
 def update_or_create_in_transaction(paper):
     with transaction.atomic():
-        Paper.objects.update_or_create(title="a", defaults={"pages": 2})
+        update_or_create(paper)
+
+
+def update_or_create(paper):
+    Paper.objects.update_or_create(title="a", defaults={"pages": 2})
+
+
+def update_by_cursor(paper):
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {Paper._meta.db_table} SET pages = 2")

@@ -5,7 +5,6 @@ System checks: each finding on a model that has it, and none on its neighbour.
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -26,7 +25,8 @@ from getorcreateplus import (
     checks,
 )
 
-ROOT = Path(__file__).parent.parent.parent
+from ..support.repository import ROOT
+
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 REDIS = "django.core.cache.backends.redis.RedisCache"

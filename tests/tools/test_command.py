@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -13,16 +12,17 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test import override_settings
 
-from ..mixins.test_cached import behind_the_back, count
 from ..models import Paper, Report, Sheet, Slot, Zone
-from .test_explaining import BrokenCache, backend
-from .test_signals import warm
+from ..support.caches import BrokenCache, every_cache
+from ..support.queries import count
+from ..support.repository import ROOT
+from ..support.signals import warm_row
+from ..support.sql import behind_the_back
 
 pytestmark = pytest.mark.django_db
 
 committed = pytest.mark.django_db(transaction=True)
 
-ROOT = Path(__file__).parent.parent.parent
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 
@@ -309,7 +309,7 @@ class TestExplain:
         assert Paper.objects.count() == 0
 
     def test_hit(self):
-        warm()
+        warm_row()
         output, queries = count(lambda: run("explain", "tests.paper", "title=a")[0])
         assert "\nOutcome: hit (cache)\n" in output
         assert queries == 0
@@ -336,25 +336,25 @@ class TestExplain:
         output, _ = run("explain", "tests.Zone", "name=a", "--manager", "plain")
         assert output.startswith("tests.Zone.plain.get_or_create(name='a')\n")
         assert "QuerySet does not cache." in output
-        warm(Zone, name="a")
+        warm_row(Zone, name="a")
         output, _ = run("explain", "tests.Zone", "name=a", "--manager", "forever")
         assert "Outcome: hit (memory)" in output
 
     def test_database(self):
-        warm()
+        warm_row()
         output, _ = run("explain", "tests.Paper", "title=a", "--database", "other")
         assert "Database other\n" in output
         assert "Outcome: miss (no hint)" in output
 
     def test_json(self):
-        obj = warm()
+        obj = warm_row()
         found = json.loads(run("explain", "tests.Paper", "title=a", "--json")[0])
         assert found["outcome"] == "hit"
         assert found["values"]["id"] == obj.pk
 
     @committed
     def test_check(self):
-        obj = warm()
+        obj = warm_row()
         output, _ = run("explain", "tests.Paper", "title=a", "--check")
         assert output.endswith("Checked  The database has the same row.\n")
         behind_the_back("UPDATE tests_paper SET pages = 9")
@@ -410,7 +410,7 @@ class TestExplain:
 
 class TestInvalidate:
     def test_row(self):
-        obj, other = warm(), warm(title="b")
+        obj, other = warm_row(), warm_row(title="b")
         output, _ = run("invalidate", "tests.Paper", str(obj.pk))
         assert output == f"tests.Paper {obj.pk}: forgotten in default, other\n"
         assert not is_warm()
@@ -418,7 +418,7 @@ class TestInvalidate:
         assert other.title == "b"
 
     def test_rows(self):
-        pks = [str(warm(title=title).pk) for title in "ab"]
+        pks = [str(warm_row(title=title).pk) for title in "ab"]
         output, _ = run("invalidate", "tests.Paper", *pks, "--database", "default")
         assert output == "".join(
             f"tests.Paper {pk}: forgotten in default\n" for pk in pks
@@ -427,12 +427,12 @@ class TestInvalidate:
         assert not is_warm(title="b")
 
     def test_other_database(self):
-        obj = warm(Sheet)
+        obj = warm_row(Sheet)
         run("invalidate", "tests.Sheet", str(obj.pk), "--database", "other")
         assert is_warm(Sheet)
 
     def test_all_rows(self):
-        warm(), warm(title="b"), warm(Sheet)
+        warm_row(), warm_row(title="b"), warm_row(Sheet)
         output, _ = run("invalidate", "tests.Paper", "--all")
         assert output == "tests.Paper, all rows: forgotten in default, other\n"
         assert not is_warm()
@@ -440,7 +440,7 @@ class TestInvalidate:
         assert is_warm(Sheet)
 
     def test_everything(self):
-        warm(), warm(Sheet)
+        warm_row(), warm_row(Sheet)
         output, _ = run("invalidate", "--everything")
         assert "tests.Paper, all rows: forgotten in default, other\n" in output
         assert len(output.splitlines()) == len(set(output.splitlines()))
@@ -469,7 +469,7 @@ class TestInvalidate:
 
     @committed
     def test_transaction(self):
-        obj = warm()
+        obj = warm_row()
         with transaction.atomic():
             output, _ = run("invalidate", "tests.Paper", str(obj.pk))
             assert output == (
@@ -507,7 +507,7 @@ class TestInvalidate:
         """What is owed only this process knows."""
         stderr = StringIO()
         with (
-            backend(FullCache, "paper"),
+            every_cache(FullCache, "paper"),
             pytest.raises(CommandError, match="A cache does not answer"),
         ):
             call_command(
@@ -560,7 +560,7 @@ class TestExitStatus:
     @committed
     @pytest.mark.shared_cache
     def test_another_process(self):
-        obj = warm()
+        obj = warm_row()
         # The keys contain the NAME of the test's database.
         server = os.environ.get("DATABASE_URL", "sqlite:///").rpartition("/")[0]
         tests = {"DATABASE_URL": f"{server}/{connection.settings_dict['NAME']}"}

@@ -2,16 +2,12 @@
 
 import datetime
 import json
-from contextlib import contextmanager
 from uuid import UUID
 
 import pytest
-from django.conf import settings
 from django.core.cache import caches
 from django.db import connection, models, transaction
 from django.db.models import F
-from django.test import override_settings
-from django.utils.module_loading import import_string
 
 from getorcreateplus import CachedQuerySet, bypass
 from getorcreateplus.coherence import process_memory as memory
@@ -21,8 +17,6 @@ from getorcreateplus.signals import Reason, Source
 from getorcreateplus.test import CaptureCacheCommands
 from getorcreateplus.writes.invalidation import region_of
 
-from ..bulk.test_bulk import isolation
-from ..mixins.test_cached import behind_the_back, count
 from ..models import (
     Composite,
     Converted,
@@ -39,14 +33,15 @@ from ..models import (
     Unique,
     Zone,
 )
-from .test_signals import entries, warm, what_is_told
+from ..support.caches import Backend, BrokenCache, every_cache
+from ..support.queries import count
+from ..support.signals import entries, warm_row, what_is_told
+from ..support.sql import behind_the_back
+from ..support.transactions import isolation
 
 pytestmark = pytest.mark.django_db
 
 committed = pytest.mark.django_db(transaction=True)
-
-
-Backend = import_string(settings.CACHES["default"]["BACKEND"])
 
 
 class UnreadableCache(Backend):
@@ -54,26 +49,6 @@ class UnreadableCache(Backend):
         if any("@epoch" in key for key in keys):
             raise ValueError("unsupported pickle protocol: 9")
         return super().get_many(keys, *args, **kwargs)
-
-
-class BrokenCache(Backend):
-    asked = 0
-
-    def get_many(self, keys, *args, **kwargs):
-        type(self).asked += 1
-        raise OSError("refused")
-
-
-@contextmanager
-def backend(cls, *aliases):
-    config = {
-        alias: options | {"BACKEND": f"{cls.__module__}.{cls.__qualname__}"}
-        if alias in aliases or not aliases
-        else options
-        for alias, options in settings.CACHES.items()
-    }
-    with override_settings(CACHES=config):
-        yield
 
 
 def remembered():
@@ -133,7 +108,7 @@ class TestOutcome:
         assert Paper.objects.count() == 1
 
     def test_hit(self):
-        obj = warm()
+        obj = warm_row()
         found = foretold(Paper.objects, title="a")
         assert found.source is Source.CACHE
         assert found.pk == str(obj.pk)
@@ -152,14 +127,14 @@ class TestOutcome:
 
     def test_hit_by_another_process(self):
         """What this one remembers is not what others go by."""
-        obj = warm()
+        obj = warm_row()
         memory.hints.clear()
         found = foretold(Paper.objects, title="a")
         assert found.is_hit
         assert held(found)["hint"] == f"primary key {obj.pk}"
 
     def test_hit_by_what_the_process_remembers(self):
-        obj = warm()
+        obj = warm_row()
         [hint, *_] = explain(Paper.objects, title="a").entries
         caches["default"].delete(hint.key)
         found = foretold(Paper.objects, title="a")
@@ -167,7 +142,7 @@ class TestOutcome:
         assert held(found)["hint"] == f"nothing; this process remembers {obj.pk}"
 
     def test_primary_key_needs_no_hint(self):
-        obj = warm()
+        obj = warm_row()
         found = foretold(Paper.objects, pk=obj.pk)
         assert found.is_hit
         assert [entry.kind for entry in found.entries] == [
@@ -177,7 +152,7 @@ class TestOutcome:
         ]
 
     def test_rows_in_the_cache_of_the_lookups(self):
-        obj = warm(Sheet)
+        obj = warm_row(Sheet)
         memory.hints.clear()
         found = foretold(Sheet.objects, title="a")
         assert found.is_hit
@@ -191,18 +166,18 @@ class TestOutcome:
         assert found.is_hit
 
     def test_memory(self):
-        warm(Zone, name="a")
+        warm_row(Zone, name="a")
         found = foretold(Zone.objects, name="a")
         assert found.source is Source.MEMORY
 
     def test_row_that_was_dropped(self):
-        caches["paper"].delete(warm().pk)
+        caches["paper"].delete(warm_row().pk)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.NO_ROW
         assert held(found)["payload"] == "nothing"
 
     def test_lock_of_a_row(self):
-        obj = warm()
+        obj = warm_row()
         set_version(obj, "LOCK")
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.LOCKED
@@ -211,7 +186,7 @@ class TestOutcome:
         assert "600 s" in found.remedy
 
     def test_lock_of_all_rows(self):
-        region, *_ = entries(warm())
+        region, *_ = entries(warm_row())
         region.store.set({region.epoch: coherence.world("default") + "LOCK"}, 60)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.LOCKED
@@ -219,12 +194,12 @@ class TestOutcome:
         assert "`getorcreateplus invalidate tests.Paper --all`" in found.remedy
 
     def test_stamp(self):
-        set_version(warm(), "0123")
+        set_version(warm_row(), "0123")
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.STAMP
 
     def test_fields(self):
-        region, payload, _ = entries(warm())
+        region, payload, _ = entries(warm_row())
         stamp, _, *rest = region.store.get_many([payload])[payload]
         region.store.set({payload: (stamp, "another", *rest)}, 60)
         found = foretold(Paper.objects, title="a")
@@ -232,23 +207,23 @@ class TestOutcome:
         assert found.entries[1].values is None
 
     def test_row_that_is_another(self):
-        obj = warm()
+        obj = warm_row()
         obj.title = "b"
         obj.save()
-        warm(title="b")
+        warm_row(title="b")
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.LOOKUP
         assert found.entries[1].values["title"] == "b"
 
     def test_what_is_no_payload(self):
-        region, payload, _ = entries(warm())
+        region, payload, _ = entries(warm_row())
         region.store.set({payload: "something"}, 60)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.ERROR
         assert held(found)["payload"] == "no row, but 'something'"
 
     def test_token_of_elsewhere(self):
-        region, _, version = entries(warm())
+        region, _, version = entries(warm_row())
         region.store.set({version: "else.where"}, 60)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.NO_ROW
@@ -256,7 +231,7 @@ class TestOutcome:
 
     def test_entry_that_is_unreadable(self):
         obj = Paper.objects.create(title="a")
-        with backend(UnreadableCache, "paper"):
+        with every_cache(UnreadableCache, "paper"):
             found = foretold(Paper.objects, pk=obj.pk)
         assert found.reason is Reason.ERROR
         assert held(found) == {
@@ -276,7 +251,7 @@ class TestOutcome:
         ],
     )
     def test_cache_that_fails(self, aliases, holds, caplog):
-        with backend(BrokenCache, *aliases):
+        with every_cache(BrokenCache, *aliases):
             found = explained(Paper.objects, title="a")
             assert coherence.stores["default"].down_until is None
             assert caplog.records == []
@@ -287,13 +262,13 @@ class TestOutcome:
     def test_cache_that_fails_is_asked_twice(self):
         """As by a call: once more, on a new connection."""
         memory.hints.put((region_of(Paper.objects.all()), (("title", "a"),)), "1")
-        with backend(BrokenCache, "paper"):
+        with every_cache(BrokenCache, "paper"):
             before = BrokenCache.asked
             explain(Paper.objects, title="a")
             assert BrokenCache.asked == before + 2
 
     def test_cache_that_is_left_alone(self):
-        with backend(BrokenCache):
+        with every_cache(BrokenCache):
             Sheet.objects.get_or_create(title="a")
             asked = BrokenCache.asked
             found = explained(Sheet.objects, title="a")
@@ -303,7 +278,7 @@ class TestOutcome:
 
     def test_cache_that_is_tried_again(self, monkeypatch):
         """Its next command is one as ever, where nothing is owed."""
-        with backend(BrokenCache):
+        with every_cache(BrokenCache):
             monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 0)
             explain(Sheet.objects, title="a")
             coherence.stores["default"].down(OSError())
@@ -313,7 +288,7 @@ class TestOutcome:
         assert found.why == "The cache does not answer. It failed, OSError: refused"
 
     def test_forced(self):
-        warm()
+        warm_row()
         found = foretold(Paper.objects, force_select=True, title="a")
         assert found.reason is Reason.FORCED
 
@@ -352,14 +327,14 @@ class TestTransactions:
         assert found.pk == str(obj.pk)
 
     def test_own_row_that_has_to_be_read(self):
-        obj = warm()
+        obj = warm_row()
         with transaction.atomic():
             obj.save()
             found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.TRANSACTION
 
     def test_transaction_that_is_broken(self):
-        warm()
+        warm_row()
         with transaction.atomic():
             transaction.set_rollback(True)
             found = explained(Paper.objects, title="a")
@@ -369,7 +344,7 @@ class TestTransactions:
 
     @pytest.mark.database("postgresql", "mysql")
     def test_snapshot(self):
-        warm()
+        warm_row()
         connection.close()
         with isolation("repeatable read"), transaction.atomic():
             found = foretold(Paper.objects, title="a")
@@ -377,7 +352,7 @@ class TestTransactions:
         assert found.reason is Reason.TRANSACTION
 
     def test_outside_of_one_there_is_no_connection(self):
-        warm()
+        warm_row()
         connection.close()
         assert explain(Paper.objects, title="a").is_hit
         assert connection.connection is None
@@ -507,7 +482,7 @@ class TestObstacles:
         )
 
     def test_bypass(self):
-        warm()
+        warm_row()
         with bypass():
             assert foretold(Paper.objects, title="a").reason is Reason.BYPASS
 
@@ -515,14 +490,14 @@ class TestObstacles:
 @committed
 class TestCheck:
     def test_hit_that_is_right(self):
-        warm()
+        warm_row()
         found, queries = count(lambda: check(Paper.objects, title="a"))
         assert queries == 1
         assert found.is_right
         assert found.checked == "The database has the same row."
 
     def test_hit_that_is_wrong(self):
-        obj = warm()
+        obj = warm_row()
         behind_the_back("UPDATE tests_paper SET pages = 9")
         found = check(Paper.objects, title="a")
         assert found.is_right is False
@@ -533,7 +508,7 @@ class TestCheck:
         )
 
     def test_hit_of_a_row_that_is_gone(self):
-        warm()
+        warm_row()
         behind_the_back("DELETE FROM tests_paper")
         found = check(Paper.objects, title="a")
         assert found.is_right is False
@@ -544,17 +519,17 @@ class TestCheck:
         assert found.is_right
         assert "The database has no such row" in found.checked
         assert Paper.objects.count() == 0
-        warm().save()
+        warm_row().save()
         assert "The database has this row" in check(Paper.objects, title="a").checked
 
     def test_forced(self):
-        warm()
+        warm_row()
         found = check(Paper.objects, title="a", force_select=True)
         assert found.reason is Reason.FORCED
         assert found.is_right
 
     def test_lookup_that_is_not_unique(self):
-        warm()
+        warm_row()
         Paper.objects.bulk_create([Paper(title="a")])
         found = check(Paper.objects, title="a")
         assert found.is_right is None
@@ -565,7 +540,7 @@ class TestCheck:
         assert (found.checked, queries) == ("There is nothing to compare.", 0)
 
     def test_row_that_is_being_written(self):
-        obj = warm()
+        obj = warm_row()
 
         class WritingQuerySet(CachedQuerySet):
             object_cache_alias = None
@@ -662,7 +637,7 @@ class TestText:
 @committed
 def test_text():
     title = "a" * 24
-    region, _, version = entries(warm(title=title))
+    region, _, version = entries(warm_row(title=title))
     found = explain(Paper.objects, title=title)
     tokens = region.store.get_many([version, region.epoch])
     assert (

@@ -8,7 +8,6 @@ import sys
 import textwrap
 import unittest
 from contextvars import copy_context
-from pathlib import Path
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -33,9 +32,8 @@ from getorcreateplus.writes.invalidation import region_of
 
 from ..models import CachedItem, Paper, PlusItem, Sheet, Zone
 from ..models.bulk import AbstractItem
+from ..support.repository import ROOT
 from ..support.threads import elsewhere
-
-ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.django_db
 

@@ -5,7 +5,6 @@ import datetime
 import re
 import threading
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -26,9 +25,9 @@ from getorcreateplus.signals import (
 )
 
 from ..models import Paper, PlusItem, Rack, Zone
+from ..support.repository import ROOT
 from ..support.threads import start
 
-ROOT = Path(__file__).parent.parent.parent
 SIGNALS = [cache_hit, cache_miss, cache_invalidated, savepoint_omitted]
 PANELS = [
     "debug_toolbar.panels.sql.SQLPanel",

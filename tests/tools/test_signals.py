@@ -4,7 +4,6 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -21,54 +20,15 @@ from getorcreateplus.signals import (
     cache_hit,
     cache_invalidated,
     cache_miss,
-    savepoint_omitted,
 )
 from getorcreateplus.statistics import Counts, Statistics
-from getorcreateplus.writes.invalidation import region_of
 
-from ..bulk.test_bulk import isolation
 from ..models import Paper, PlusItem, PlusPaper, Poster, Rack, Sheet, Zone
+from ..support.signals import SIGNALS, entries, row_of, told, warm_row, what_is_told
 from ..support.threads import own_connections
+from ..support.transactions import Rollback, isolation
 
 pytestmark = pytest.mark.django_db
-
-SIGNALS = {
-    "hit": cache_hit,
-    "miss": cache_miss,
-    "invalidated": cache_invalidated,
-    "omitted": savepoint_omitted,
-}
-
-
-class Rollback(Exception):
-    pass
-
-
-@contextmanager
-def told():
-    """Yield a list of what is told: (signal, model, arguments)."""
-    heard, receivers = [], {}
-    for name, signal in SIGNALS.items():
-
-        def receiver(sender, signal, name=name, **kwargs):
-            assert kwargs.pop("using") == "default"
-            if "duration" in kwargs:
-                assert 0 <= kwargs.pop("duration") < 10
-            heard.append((name, sender, kwargs))
-
-        receivers[name] = receiver
-        signal.connect(receiver)
-    try:
-        yield heard
-    finally:
-        for name, signal in SIGNALS.items():
-            assert signal.disconnect(receivers[name])
-
-
-def what_is_told(call):
-    with told() as heard:
-        call()
-    return heard
 
 
 def miss(reason, model=Paper, **lookup):
@@ -79,40 +39,21 @@ def hit(source, model=Paper, **lookup):
     return "hit", model, {"lookup": lookup or {"title": "a"}, "source": source}
 
 
-def get_or_create(model=Paper, **lookup):
-    return model.objects.get_or_create(**(lookup or {"title": "a"}))[0]
-
-
 async def aget_or_create():
     return await Paper.objects.aget_or_create(title="a")
-
-
-def warm(model=Paper, **lookup):
-    """Return a row that is in the cache."""
-    obj = get_or_create(model, **lookup)
-    get_or_create(model, **lookup)
-    return obj
-
-
-def entries(obj):
-    region = region_of(type(obj).objects.all())
-    pk = str(obj.pk)
-    return region, region.payload(pk), region.version(pk)
 
 
 class TestReasons:
     """Each is what the lookup meets, and is told before the query."""
 
     def test_no_hint(self):
-        assert what_is_told(get_or_create) == [miss(Reason.NO_HINT)]
+        assert what_is_told(row_of) == [miss(Reason.NO_HINT)]
         assert Paper.objects.count() == 1
 
     def test_hit(self):
-        obj = warm()
-        assert what_is_told(get_or_create) == [hit(Source.CACHE)]
-        assert what_is_told(lambda: get_or_create(pk=obj.pk)) == [
-            hit(Source.CACHE, id=obj.pk)
-        ]
+        obj = warm_row()
+        assert what_is_told(row_of) == [hit(Source.CACHE)]
+        assert what_is_told(lambda: row_of(pk=obj.pk)) == [hit(Source.CACHE, id=obj.pk)]
 
     def test_lookup_is_one_of_columns(self):
         Paper.objects.create(title="a", pages=3)
@@ -122,83 +63,83 @@ class TestReasons:
         assert told == [miss(Reason.NO_HINT, title="a", pages=3)]
 
     def test_no_row(self):
-        obj = warm()
+        obj = warm_row()
         caches["paper"].delete(obj.pk)
-        assert what_is_told(get_or_create) == [miss(Reason.NO_ROW)]
+        assert what_is_told(row_of) == [miss(Reason.NO_ROW)]
 
     def test_row_that_was_written(self):
-        warm().save()
-        assert what_is_told(get_or_create) == [miss(Reason.NO_ROW)]
+        warm_row().save()
+        assert what_is_told(row_of) == [miss(Reason.NO_ROW)]
 
     def test_locked(self):
-        region, _, version = entries(warm())
+        region, _, version = entries(warm_row())
         region.store.set({version: coherence.world("default") + coherence.LOCK}, 60)
-        assert what_is_told(get_or_create) == [miss(Reason.LOCKED)]
+        assert what_is_told(row_of) == [miss(Reason.LOCKED)]
         region.store.set({region.epoch: coherence.world("default") + "LOCK"}, 60)
-        assert what_is_told(get_or_create) == [miss(Reason.LOCKED)]
+        assert what_is_told(row_of) == [miss(Reason.LOCKED)]
 
     def test_stamp(self):
-        region, _, version = entries(warm())
+        region, _, version = entries(warm_row())
         token = coherence.token(coherence.world("default"))
         region.store.set({version: token}, 60)
-        assert what_is_told(get_or_create) == [miss(Reason.STAMP)]
+        assert what_is_told(row_of) == [miss(Reason.STAMP)]
 
     def test_model_that_was_written(self):
-        warm()
+        warm_row()
         Paper.objects.filter(pages=7).update(pages=8)
-        assert what_is_told(get_or_create) == [miss(Reason.STAMP)]
+        assert what_is_told(row_of) == [miss(Reason.STAMP)]
 
     def test_fields(self):
-        region, payload, _ = entries(warm())
+        region, payload, _ = entries(warm_row())
         stamp, _, *rest = region.store.get_many([payload])[payload]
         region.store.set({payload: (stamp, "another", *rest)}, 60)
-        assert what_is_told(get_or_create) == [miss(Reason.FIELDS)]
+        assert what_is_told(row_of) == [miss(Reason.FIELDS)]
 
     def test_lookup(self):
-        obj = warm()
+        obj = warm_row()
         obj.title = "b"
         obj.save()
-        warm(title="b")
+        warm_row(title="b")
         # Its hint is still there.
-        assert what_is_told(get_or_create) == [miss(Reason.LOOKUP)]
+        assert what_is_told(row_of) == [miss(Reason.LOOKUP)]
 
     def test_what_is_no_payload(self):
-        region, payload, _ = entries(warm())
+        region, payload, _ = entries(warm_row())
         region.store.set({payload: "something"}, 60)
-        assert what_is_told(get_or_create) == [miss(Reason.ERROR)]
+        assert what_is_told(row_of) == [miss(Reason.ERROR)]
 
     def test_version_that_is_gone(self):
-        region, _, version = entries(warm())
+        region, _, version = entries(warm_row())
         region.store.delete([version])
-        assert what_is_told(get_or_create) == [miss(Reason.NO_ROW)]
+        assert what_is_told(row_of) == [miss(Reason.NO_ROW)]
 
     def test_cache_that_fails(self):
-        broken = {"BACKEND": "tests.tools.test_signals.BrokenCache"}
+        broken = {"BACKEND": "tests.tools.test_signals.RefusingCache"}
         with override_settings(CACHES={"default": broken}):
-            assert what_is_told(get_or_create) == [miss(Reason.ERROR)]
+            assert what_is_told(row_of) == [miss(Reason.ERROR)]
 
     def test_forced(self):
-        warm()
+        warm_row()
         told = what_is_told(
             lambda: Paper.objects.get_or_create(force_select=True, title="a")
         )
         assert told == [miss(Reason.FORCED)]
 
     def test_bypass(self):
-        warm()
+        warm_row()
         with bypass():
-            assert what_is_told(get_or_create) == [miss(Reason.BYPASS)]
+            assert what_is_told(row_of) == [miss(Reason.BYPASS)]
 
     @pytest.mark.parametrize(
         "lookup", [{"title__startswith": "a"}, {"rack__name": "a"}, {"title__in": "a"}]
     )
     def test_lookup_that_is_none_of_the_cache(self, lookup):
-        Paper.objects.create(title="a", rack=get_or_create(Rack, name="a"))
+        Paper.objects.create(title="a", rack=row_of(Rack, name="a"))
         told = what_is_told(lambda: Paper.objects.get_or_create(**lookup))
         assert told == [miss(Reason.NOT_CACHEABLE, **lookup)]
 
     def test_queryset_that_is_none_of_the_cache(self):
-        get_or_create()
+        row_of()
         told = what_is_told(lambda: Paper.objects.only("title").get_or_create(pages=1))
         assert told == [miss(Reason.NOT_CACHEABLE, pages=1)]
 
@@ -210,12 +151,12 @@ class TestReasons:
         assert not {"hit", "miss"} & {name for name, _, _ in heard}
 
     def test_update_or_create_that_is_none_of_the_cache(self):
-        get_or_create()
+        row_of()
         told = what_is_told(lambda: Paper.objects.update_or_create(title__in="a"))
         assert told == [miss(Reason.NOT_CACHEABLE, title__in="a")]
 
 
-class BrokenCache(BaseCache):
+class RefusingCache(BaseCache):
     def __init__(self, location, params):
         super().__init__(params)
 
@@ -227,45 +168,45 @@ class BrokenCache(BaseCache):
 class TestTransactions:
     def test_own_row(self):
         with transaction.atomic():
-            get_or_create()
-            assert what_is_told(get_or_create) == [hit(Source.TRANSACTION)]
+            row_of()
+            assert what_is_told(row_of) == [hit(Source.TRANSACTION)]
 
     def test_own_row_that_has_to_be_read(self):
-        obj = warm()
+        obj = warm_row()
         with transaction.atomic():
             obj.save()
-            assert what_is_told(get_or_create) == [miss(Reason.TRANSACTION)]
-            assert what_is_told(get_or_create) == [hit(Source.TRANSACTION)]
+            assert what_is_told(row_of) == [miss(Reason.TRANSACTION)]
+            assert what_is_told(row_of) == [hit(Source.TRANSACTION)]
 
     def test_transaction_that_is_to_be_rolled_back(self):
-        warm()
+        warm_row()
         with transaction.atomic():
             transaction.set_rollback(True)
             with (
                 told() as heard,
                 pytest.raises(transaction.TransactionManagementError),
             ):
-                get_or_create()
+                row_of()
             transaction.set_rollback(False)
         assert heard == [miss(Reason.TRANSACTION)]
 
     def test_rows_that_are_created_one_after_the_other(self):
         with transaction.atomic():
             for title in "abc":
-                get_or_create(title=title)
-            told = what_is_told(lambda: get_or_create(title="d"))
+                row_of(title=title)
+            told = what_is_told(lambda: row_of(title="d"))
         assert told == [miss(Reason.TRANSACTION, title="d")]
 
     @pytest.mark.database("postgresql", "mysql")
     def test_snapshot(self):
-        warm()
+        warm_row()
         connection.close()
         with isolation("repeatable read"), transaction.atomic():
-            assert what_is_told(get_or_create) == [miss(Reason.TRANSACTION)]
+            assert what_is_told(row_of) == [miss(Reason.TRANSACTION)]
         connection.close()
 
     def test_invalidation_is_told_after_the_commit(self):
-        obj, other = warm(), warm(title="b")
+        obj, other = warm_row(), warm_row(title="b")
         pks = str(obj.pk), str(other.pk)
         with told() as heard:
             with transaction.atomic():
@@ -275,7 +216,7 @@ class TestTransactions:
             assert heard == [("invalidated", Paper, {"pks": pks})]
 
     def test_rollback_invalidates_nothing(self):
-        obj = warm()
+        obj = warm_row()
         with told() as heard, pytest.raises(Rollback), transaction.atomic():
             obj.save()
             raise Rollback
@@ -283,10 +224,10 @@ class TestTransactions:
 
     def test_row_is_not_served_by_then(self):
         """A receiver that looks it up gets what was committed."""
-        obj, seen = warm(), []
+        obj, seen = warm_row(), []
 
         def look_up(sender, **kwargs):
-            seen.append(get_or_create().pages)
+            seen.append(row_of().pages)
 
         cache_invalidated.connect(look_up)
         try:
@@ -300,7 +241,7 @@ class TestTransactions:
 
 class TestInvalidated:
     def test_rows(self):
-        obj = warm()
+        obj = warm_row()
         assert what_is_told(obj.save) == [
             ("invalidated", Paper, {"pks": (str(obj.pk),)})
         ]
@@ -317,14 +258,14 @@ class TestInvalidated:
 
 class TestMemory:
     def test_source(self):
-        warm(Zone, name="a")
-        told = what_is_told(lambda: get_or_create(Zone, name="a"))
+        warm_row(Zone, name="a")
+        told = what_is_told(lambda: row_of(Zone, name="a"))
         assert told == [hit(Source.MEMORY, Zone, name="a")]
 
 
 class TestBatches:
     def test_rows(self):
-        warm(PlusItem, code="a")
+        warm_row(PlusItem, code="a")
         rows = [{"code": code} for code in "ab"]
         assert what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
             hit(Source.CACHE, PlusItem, code="a"),
@@ -337,7 +278,7 @@ class TestBatches:
         ]
 
     def test_reasons(self):
-        obj, other = warm(PlusItem, code="a"), warm(PlusItem, code="b")
+        obj, other = warm_row(PlusItem, code="a"), warm_row(PlusItem, code="b")
         obj.save()
         region, _, version = entries(other)
         region.store.set({version: coherence.world("default") + coherence.LOCK}, 60)
@@ -348,7 +289,7 @@ class TestBatches:
         ]
 
     def test_bypass(self):
-        warm(PlusItem, code="a")
+        warm_row(PlusItem, code="a")
         rows = [{"code": code} for code in "ab"]
         with bypass():
             told = what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows))
@@ -358,7 +299,7 @@ class TestBatches:
         ]
 
     def test_queryset_that_is_none_of_the_cache(self):
-        warm(PlusItem, code="a")
+        warm_row(PlusItem, code="a")
         items = PlusItem.objects.only("code")
         told = what_is_told(lambda: items.bulk_get_or_create([{"code": "a"}]))
         assert told == [miss(Reason.NOT_CACHEABLE, PlusItem, code="a")]
@@ -369,7 +310,7 @@ class TestBatches:
         assert told == [("omitted", PlusItem, {})]
 
     def test_cache_that_fails(self):
-        broken = {"BACKEND": "tests.tools.test_signals.BrokenCache"}
+        broken = {"BACKEND": "tests.tools.test_signals.RefusingCache"}
         PlusItem.objects.create(code="a")
         with override_settings(CACHES={"default": broken}):
             told = what_is_told(
@@ -378,14 +319,14 @@ class TestBatches:
         assert told == [miss(Reason.ERROR, PlusItem, code="a")]
 
     def test_memory(self):
-        warm(Zone, name="a")
+        warm_row(Zone, name="a")
         told = what_is_told(lambda: Zone.objects.bulk_get_or_create([{"name": "a"}]))
         assert told == [hit(Source.MEMORY, Zone, name="a")]
 
     @pytest.mark.django_db(transaction=True)
     def test_own_rows(self):
         with transaction.atomic():
-            get_or_create(PlusItem, code="a")
+            row_of(PlusItem, code="a")
             told = what_is_told(
                 lambda: PlusItem.objects.bulk_get_or_create([{"code": "a"}])
             )
@@ -437,8 +378,8 @@ class TestReceivers:
 
         cache_miss.connect(receiver, sender=Poster)
         try:
-            get_or_create(Poster, title="a")
-            get_or_create()
+            row_of(Poster, title="a")
+            row_of()
         finally:
             cache_miss.disconnect(receiver, sender=Poster)
         assert heard == [Poster]
@@ -451,10 +392,10 @@ class TestReceivers:
         SIGNALS[name].connect(receiver)
         try:
             with caplog.at_level(logging.ERROR, "django.dispatch"):
-                obj = warm(PlusPaper)
+                obj = warm_row(PlusPaper)
                 obj.pages = 7
                 obj.save()
-                assert get_or_create(PlusPaper).pages == 7
+                assert row_of(PlusPaper).pages == 7
         finally:
             SIGNALS[name].disconnect(receiver)
         assert "ZeroDivisionError" in caplog.text
@@ -470,10 +411,10 @@ class TestReceivers:
 
         async def call():
             with own_connections():
-                obj = warm()
+                obj = warm_row()
                 obj.pages = 7
                 obj.save()
-                return get_or_create().pages
+                return row_of().pages
 
         SIGNALS[name].connect(receiver)
         try:
@@ -491,7 +432,7 @@ class TestReceivers:
         Paper.objects.create(title="b")
         cache_miss.connect(receiver)
         try:
-            assert get_or_create(**lookup).title == "b"
+            assert row_of(**lookup).title == "b"
         finally:
             cache_miss.disconnect(receiver)
 
@@ -502,12 +443,12 @@ class TestReceivers:
 class TestStatistics:
     def test_counts(self):
         with Statistics() as statistics:
-            obj = get_or_create()
-            get_or_create()
-            get_or_create()
+            obj = row_of()
+            row_of()
+            row_of()
             obj.save()
-            get_or_create()
-            get_or_create(PlusPaper)
+            row_of()
+            row_of(PlusPaper)
         papers, plus = (
             statistics.models["tests.Paper"],
             statistics.models.pop("tests.PlusPaper"),
@@ -529,17 +470,17 @@ class TestStatistics:
 
     def test_reset(self):
         with Statistics() as statistics:
-            get_or_create()
+            row_of()
             statistics.reset()
-            get_or_create()
+            row_of()
         assert statistics.total.misses.total() == 0
         assert statistics.total.hits == 1
 
     def test_models_are_a_copy(self):
         with Statistics() as statistics:
-            get_or_create()
+            row_of()
             before = statistics.models["tests.Paper"]
-            get_or_create()
+            row_of()
         assert before.hits == 0
 
     def test_nothing_is_counted_after_stop(self):
@@ -547,7 +488,7 @@ class TestStatistics:
         statistics.start()
         statistics.start()
         statistics.stop()
-        get_or_create()
+        row_of()
         assert statistics.models == {}
         assert not any(signal.receivers for signal in SIGNALS.values())
 
@@ -579,17 +520,17 @@ class TestStatistics:
         thread = threading.Thread(target=count)
         thread.start()
         begun.wait(60)
-        get_or_create()
+        row_of()
         done.set()
         thread.join()
         assert statistics.models == {}
 
     def test_several(self):
         with Statistics(own_context=True) as outer:
-            get_or_create()
+            row_of()
             with Statistics(own_context=True) as inner:
-                get_or_create()
-            get_or_create()
+                row_of()
+            row_of()
         assert (outer.total.hits, inner.total.hits) == (2, 1)
 
     def test_async_calls(self):

@@ -3,7 +3,6 @@
 import logging
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import redis
@@ -20,8 +19,8 @@ from getorcreateplus.explaining import explain
 
 from ..models import Paper
 from ..support.papers import pages, warm
+from ..support.repository import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 DJANGO = "django.core.cache.backends"
 REDIS, MEMCACHED = f"{DJANGO}.redis.RedisCache", f"{DJANGO}.memcached.PyMemcacheCache"
 LOCMEM, DATABASE = f"{DJANGO}.locmem.LocMemCache", f"{DJANGO}.db.DatabaseCache"

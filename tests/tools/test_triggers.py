@@ -12,7 +12,6 @@ import time
 from contextlib import contextmanager
 from datetime import date
 from io import StringIO
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -28,8 +27,8 @@ from getorcreateplus.signals import cache_invalidated
 
 from ..models import DayDial, Dial, OddDial, Reading, SignalBox
 from ..models import triggers as trigger_models
+from ..support.repository import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 LABELS = ["SignalBox", "Reading", "OddDial", "DayDial", "TextDial"]
 LABELS = [f"tests.{label}" for label in LABELS]  # and Dial, the parent
 
@@ -78,7 +77,7 @@ def connect(**kwargs):
     return psycopg.connect(**params, autocommit=True)
 
 
-def execute(*args):
+def execute_beside(*args):
     with connect() as program:
         program.execute(*args)
 
@@ -192,12 +191,12 @@ class TestWrites:
         Dial.objects.create(name="b", value=1)
         assert warm(Dial.objects, name="a") == 1
         assert warm(Dial.objects, name="b") == 1
-        execute("INSERT INTO tests_dial (name, value) VALUES ('c', 1)")
+        execute_beside("INSERT INTO tests_dial (name, value) VALUES ('c', 1)")
         assert get(Dial.objects, name="c")[0].value == 1
-        execute("UPDATE tests_dial SET value = 2 WHERE name = 'a'")
+        execute_beside("UPDATE tests_dial SET value = 2 WHERE name = 'a'")
         becomes(2, Dial.objects, name="a")
         assert get(Dial.objects, name="b")[1] == 0  # it was not written
-        execute("DELETE FROM tests_dial WHERE name = 'a'")
+        execute_beside("DELETE FROM tests_dial WHERE name = 'a'")
         eventually(lambda: Dial.objects.get_or_create(name="a")[1])
         assert Dial.objects.get(name="a").pk != dial.pk
 
@@ -205,10 +204,10 @@ class TestWrites:
         old = Dial.objects.create(name="a", value=1)
         warm(Dial.objects, name="a")
         warm(Dial.objects, pk=old.pk)
-        execute("UPDATE tests_dial SET id = -1, value = 2 WHERE name = 'a'")
+        execute_beside("UPDATE tests_dial SET id = -1, value = 2 WHERE name = 'a'")
         becomes(2, Dial.objects, name="a")
         becomes(2, Dial.objects, pk=-1)
-        execute(
+        execute_beside(
             "INSERT INTO tests_dial (id, name, value) VALUES (%s, 'b', 3)", [old.pk]
         )
         becomes(3, Dial.objects, pk=old.pk)
@@ -231,7 +230,7 @@ class TestWrites:
     def test_table_that_is_emptied(self, listener):
         Dial.objects.create(name="a", value=1)
         warm(Dial.objects, name="a")
-        execute("TRUNCATE tests_dial CASCADE")
+        execute_beside("TRUNCATE tests_dial CASCADE")
         eventually(lambda: Dial.objects.get_or_create(name="a")[1])
 
     def test_transaction(self, listener):
@@ -248,13 +247,13 @@ class TestWrites:
         becomes(3, Dial.objects, name="a")
 
     def test_more_rows_than_are_named(self, listener):
-        execute(
+        execute_beside(
             "INSERT INTO tests_dial (name, value) "
             "SELECT 'n' || i, 1 FROM generate_series(1, 3000) i"
         )
         for name in ("n1", "n3000"):
             assert warm(Dial.objects, name=name) == 1
-        execute("UPDATE tests_dial SET value = 2")
+        execute_beside("UPDATE tests_dial SET value = 2")
         becomes(2, Dial.objects, name="n1")
         becomes(2, Dial.objects, name="n3000")
 
@@ -262,10 +261,10 @@ class TestWrites:
         box = SignalBox.objects.create(name="a", value=1, lever=1)
         warm(SignalBox.objects, name="a")
         warm(Dial.objects, name="a")
-        execute("UPDATE tests_dial SET value = 2")
+        execute_beside("UPDATE tests_dial SET value = 2")
         becomes(2, SignalBox.objects, name="a")
         becomes(2, Dial.objects, name="a")
-        execute("UPDATE tests_signalbox SET lever = 2")
+        execute_beside("UPDATE tests_signalbox SET lever = 2")
         eventually(lambda: get(SignalBox.objects, pk=box.pk)[0].lever == 2)
 
     def test_composite_key(self, listener):
@@ -283,7 +282,7 @@ class TestWrites:
     def test_names_that_need_quotes(self, listener):
         OddDial.objects.create(name="a", value=1)
         warm(OddDial.objects, name="a")
-        execute('UPDATE "Odd Dials, é" SET value = 2')
+        execute_beside('UPDATE "Odd Dials, é" SET value = 2')
         becomes(2, OddDial.objects, name="a")
 
     def test_key_that_is_too_long_to_tell(self, listener):
@@ -292,10 +291,10 @@ class TestWrites:
         for text in (long, short):
             objects.create(text=text, name="a", value=1)
             warm(objects, text=text)
-        execute("UPDATE tests_textdial SET value = 2 WHERE text = %s", [short])
+        execute_beside("UPDATE tests_textdial SET value = 2 WHERE text = %s", [short])
         becomes(2, objects, text=short)
         assert get(objects, text=long)[1] == 0
-        execute("UPDATE tests_textdial SET value = 2 WHERE text = %s", [long])
+        execute_beside("UPDATE tests_textdial SET value = 2 WHERE text = %s", [long])
         becomes(2, objects, text=long)
 
     def test_key_that_python_has_no_value_for(self, listener):
@@ -317,8 +316,8 @@ class TestWrites:
             '["tests_dial", Infinity]',
             '["tests_dial", {}]',
         ):
-            execute("SELECT pg_notify('getorcreateplus', %s)", [payload])
-        execute("UPDATE tests_dial SET value = 2")
+            execute_beside("SELECT pg_notify('getorcreateplus', %s)", [payload])
+        execute_beside("UPDATE tests_dial SET value = 2")
         becomes(2, Dial.objects, name="a")
         assert listener.logged().splitlines() == [
             f"No trigger of getorcreateplus has told {payload!r}."
@@ -329,7 +328,7 @@ class TestWrites:
         """What it creates stays a hit, for an INSERT is not told."""
         Dial.objects.get_or_create(name="a", defaults={"value": 1})
         Dial.objects.create(name="z")
-        execute("UPDATE tests_dial SET value = 5 WHERE name = 'z'")
+        execute_beside("UPDATE tests_dial SET value = 5 WHERE name = 'z'")
         becomes(5, Dial.objects, name="z")
         assert get(Dial.objects, name="a")[1] == 0
 
@@ -345,7 +344,7 @@ class TestListening:
                 program.execute("UPDATE tests_dial SET value = %s", [value])
             becomes(value, Dial.objects, name="a")
         # It hears again, and does not only forget all.
-        execute("UPDATE tests_dial SET value = 7")
+        execute_beside("UPDATE tests_dial SET value = 7")
         becomes(7, Dial.objects, name="a")
         eventually(lambda: listener.logged().count("is heard again") == 2)
         first, second, third, fourth = listener.logged().splitlines()
@@ -373,7 +372,7 @@ class TestListening:
     def test_what_was_written_before_is_forgotten(self, listen):
         Dial.objects.create(name="a", value=1)
         warm(Dial.objects, name="a")
-        execute("UPDATE tests_dial SET value = 2")
+        execute_beside("UPDATE tests_dial SET value = 2")
         assert get(Dial.objects, name="a")[0].value == 1
         process = listen("tests.Dial")
         assert process.told == "Listening to 'default' for tests_dial.\n"
@@ -387,7 +386,7 @@ class TestListening:
 
         def write(sender, pks, **kwargs):
             if not told:
-                execute("UPDATE tests_dial SET value = 2")
+                execute_beside("UPDATE tests_dial SET value = 2")
             told.append(pks)
 
         cache_invalidated.connect(write, sender=Dial)
@@ -409,7 +408,7 @@ class TestListening:
         try:
             listener.begin()
             warm(Dial.objects, name="a")
-            execute("UPDATE tests_dial SET value = 2")
+            execute_beside("UPDATE tests_dial SET value = 2")
             eventually(lambda: list(listener.without_trigger()) or listener.heard)
             start = time.monotonic()
             listener.wait()

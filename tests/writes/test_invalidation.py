@@ -83,6 +83,8 @@ from ..models.invalidation import (
     Warehouse,
 )
 from ..support.caches import commands
+from ..support.transactions import Rollback
+from ..support.twins import values_of_row
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -91,16 +93,8 @@ class Missing(Exception):
     pass
 
 
-class Rollback(Exception):
-    pass
-
-
 def missing():
     raise Missing
-
-
-def values(obj):
-    return {field.attname: getattr(obj, field.attname) for field in obj._meta.fields}
 
 
 def served(manager, **lookup):
@@ -110,13 +104,13 @@ def served(manager, **lookup):
     except Missing:
         return None
     assert created is False
-    return values(obj)
+    return values_of_row(obj)
 
 
 def selected(model, **lookup):
     """Return what the database says."""
     obj = models.QuerySet(model).filter(**lookup).first()
-    return obj and values(obj)
+    return obj and values_of_row(obj)
 
 
 def warm(manager, **lookup):
@@ -198,7 +192,7 @@ def try_each(writes, context, prepare, *models_written):
                     region.release(connection, None)
 
 
-def execute(sql, params=()):
+def execute_sql(sql, params=()):
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
 
@@ -294,15 +288,15 @@ WRITES = {
     "same_table_save": lambda a, b: SameShip(pk=a.pk, name="a", size=9).save(),
     "same_table_create": lambda a, b: SameShip.objects.create(name="c"),
     "same_table_delete": lambda a, b: SameShip.objects.filter(name="a").delete(),
-    "raw_sql": lambda a, b: execute("update tests_ship set size = 9"),
-    "raw_sql_select": lambda a, b: execute(
+    "raw_sql": lambda a, b: execute_sql("update tests_ship set size = 9"),
+    "raw_sql_select": lambda a, b: execute_sql(
         "SELECT 1; UPDATE tests_ship SET size = 9" if can_send_two() else "SELECT 1"
     ),
-    "raw_sql_after_django": lambda a, b: execute(
+    "raw_sql_after_django": lambda a, b: execute_sql(
         in_form_of_django()
         + ("; UPDATE tests_ship SET size = 9" if can_send_two() else "")
     ),
-    "raw_sql_schema": lambda a, b: execute(
+    "raw_sql_schema": lambda a, b: execute_sql(
         f"UPDATE {spelt('tests_ship', schema())} SET size = 9"
     ),
     "raw_sql_upsert": lambda a, b: raw_upsert(
@@ -313,10 +307,10 @@ WRITES = {
     "raw_sql_multiple": lambda a, b: execute_many(
         "UPDATE tests_ship SET size = %s WHERE id = %s", [(8, a.pk), (9, b.pk)]
     ),
-    "raw_sql_comment": lambda a, b: execute(
+    "raw_sql_comment": lambda a, b: execute_sql(
         "/* a comment */ UPDATE tests_ship SET size = 9 WHERE id = %s", [a.pk]
     ),
-    "raw_sql_insert": lambda a, b: execute(
+    "raw_sql_insert": lambda a, b: execute_sql(
         "INSERT INTO tests_ship (name, size) VALUES ('c', 1)"
     ),
     "loaddata": lambda a, b: load(Ship(pk=a.pk, name="a", size=9)),
@@ -357,7 +351,7 @@ def raw_upsert(pk, words):
     """Insert a row that is there: it gets this size."""
     if connection.vendor == "mysql":
         words = "on duplicate\nkey update size = 9"
-    execute(
+    execute_sql(
         f"INSERT INTO {spelt('tests_ship')} (id, name, size) VALUES (%s, 'x', 1) "
         + words,
         [pk],
@@ -794,7 +788,7 @@ class TestAliases:
         for _ in range(3):
             for manager in (Paper.objects, Annex.Paper.objects):
                 obj, _ = manager.get_or_create(pk=7)
-                assert values(obj) == selected(manager.model, pk=7)
+                assert values_of_row(obj) == selected(manager.model, pk=7)
         caches["paper"].delete(7)
         for manager in (Paper.objects, Annex.Paper.objects):
             with CaptureQueriesContext(connection) as queries:
@@ -917,7 +911,7 @@ class TestRelations:
                 "instance": lambda depot: depot.delete(),
                 "queryset": lambda depot: Depot.objects.all().delete(),
                 "middle": lambda depot: Pallet.objects.all().delete(),
-                "raw_sql": lambda depot: execute("DELETE FROM tests_depot"),
+                "raw_sql": lambda depot: execute_sql("DELETE FROM tests_depot"),
             }
             try_each(writes, context, prepare, Parcel, Pallet, Depot)
 
@@ -1057,7 +1051,7 @@ def test_composed_sql(db):
         b"\nUPDATE\ntests_ship\nSET size = 6",
     ):
         warm(Ship.objects, name="a")
-        execute(statement)
+        execute_sql(statement)
         check((Ship.objects, {"name": "a"}))
 
 
@@ -1065,11 +1059,11 @@ def test_composed_sql(db):
 def test_ansi_quotes(db):
     Ship.objects.create(name="a")
     warm(Ship.objects, name="a")
-    execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')")
+    execute_sql("SET SESSION sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')")
     try:
-        execute('UPDATE "tests_ship" SET "size" = 9')
+        execute_sql('UPDATE "tests_ship" SET "size" = 9')
     finally:
-        execute("SET SESSION sql_mode = REPLACE(@@sql_mode, 'ANSI_QUOTES', '')")
+        execute_sql("SET SESSION sql_mode = REPLACE(@@sql_mode, 'ANSI_QUOTES', '')")
     check((Ship.objects, {"name": "a"}))
 
 
@@ -1079,7 +1073,7 @@ def test_truncate_cascade():
     """It empties the tables that refer to the one that it names."""
     Ship.objects.create(name="a")
     warm(Ship.objects, name="a")
-    execute("TRUNCATE tests_fleet CASCADE")
+    execute_sql("TRUNCATE tests_fleet CASCADE")
     check((Ship.objects, {"name": "a"}))
 
 
@@ -1123,18 +1117,21 @@ class TestCost:
                 (lambda a: Rope.objects.update(name="b"), nothing),
                 (lambda a: Rope.objects.get().delete(), nothing),
                 (lambda a: Fleet.objects.update(name="b"), nothing),
-                (lambda a: execute("DELETE FROM tests_rope WHERE id = 1"), nothing),
+                (
+                    lambda a: execute_sql("DELETE FROM tests_rope WHERE id = 1"),
+                    nothing,
+                ),
                 (
                     lambda a: list(Dinghy.objects.raw("select * from tests_dinghy")),
                     nothing,
                 ),
                 (
-                    lambda a: execute(
+                    lambda a: execute_sql(
                         "WITH x AS (SELECT 1) SELECT * FROM tests_dinghy"
                     ),
                     nothing,
                 ),
-                (lambda a: execute("SELECT * FROM tests_dinghy; "), nothing),
+                (lambda a: execute_sql("SELECT * FROM tests_dinghy; "), nothing),
             ]
         ):
             dinghy = Dinghy.objects.create(name="a")
@@ -1221,7 +1218,7 @@ class TestCost:
         warm(Dinghy.objects, name="a")
 
         def lose(execute, sql, params, many, context):
-            execute(sql, params, many, context)
+            execute_sql(sql, params, many, context)
             raise OperationalError("The connection was lost.")
 
         with connection.execute_wrapper(lose), pytest.raises(OperationalError):
@@ -1370,7 +1367,7 @@ class TestDiscovery:
     @committed
     def test_connection_that_is_made_under_a_wrapper(self):
         def wrapper(execute, sql, params, many, context):
-            return execute(sql, params, many, context)
+            return execute_sql(sql, params, many, context)
 
         connection.close()
         wrappers, connection.execute_wrappers = connection.execute_wrappers, []
@@ -1405,7 +1402,7 @@ class TestDiscovery:
                 Raft.objects.create(name="a")
                 for write in (
                     lambda: models.QuerySet(Raft).filter(name="a").update(size=8),
-                    lambda: execute("UPDATE tests_raft SET size = 9"),
+                    lambda: execute_sql("UPDATE tests_raft SET size = 9"),
                 ):
                     warm(Raft.objects, name="a")
                     write()

@@ -12,9 +12,9 @@ from getorcreateplus.coherence import drivers
 from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.writes.statements import statement_of
 
-from ..mixins.test_non_atomic import connected
 from ..models import NonAtomicEntry, Paper, PlainEntry, PlainPaper, PlusPaper
 from ..support.papers import pages, warm
+from ..support.rivals import connected
 from ..support.sql import execute
 from ..support.threads import elsewhere
 

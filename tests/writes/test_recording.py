@@ -1,5 +1,4 @@
 import datetime
-import enum
 import uuid
 from contextlib import contextmanager
 from decimal import Decimal
@@ -31,6 +30,7 @@ from ..models import (
     OtherTarget,
     ProxyOrdinary,
     Rare,
+    Shade,
     Size,
     SpecialOrdinary,
     SpecialTarget,
@@ -241,10 +241,6 @@ def test_updated_row_is_not_known(name, value):
     known, _ = update(Ordinary, Ordinary.objects.create(), **{name: value})
 
     assert known is None
-
-
-class Shade(str, enum.Enum):  # noqa: UP042 - its str() is another
-    RED = "red"
 
 
 def test_enum_is_known_at_most_as_it_is_read():

@@ -16,8 +16,8 @@ from django.db import (
 
 from getorcreateplus.writes import refusals
 
-from ..mixins.test_non_atomic import rival, statements
 from ..models import CachedRefusing, NonAtomicRefusing, PlainRefusing, PlusRefusing
+from ..support.rivals import rival, statements
 from ..support.sql import execute
 from ..support.threads import elsewhere
 

@@ -13,19 +13,18 @@ from getorcreateplus import CachedManager, invalidate
 from getorcreateplus.test import CaptureCacheCommands
 from getorcreateplus.writes import invalidation
 
-from ..mixins.test_cached import behind_the_back, count
 from ..models import Paper, PlainPaper, PlusPaper, Rack, Sheet, Slot, Ticket
 from ..models.bulk import AbstractItem
 from ..models.invalidation import CarFerry, Dinghy, Ferry, Lightship, Vessel
+from ..support.databases import Replica, size_and_queries
+from ..support.queries import count
+from ..support.sql import behind_the_back
 from ..support.threads import elsewhere
+from ..support.transactions import Rollback
 
 pytestmark = pytest.mark.django_db
 
 committed = pytest.mark.django_db(transaction=True)
-
-
-class Rollback(Exception):
-    pass
 
 
 def warm(model=Paper, **lookup):
@@ -301,9 +300,7 @@ class TestDatabases:
             assert self.queries(using) == 0
 
     def queries(self, using):
-        from ..environment.test_multi_db import get
-
-        return get(Dinghy.objects, using, name="a")[1]
+        return size_and_queries(Dinghy.objects, using, name="a")[1]
 
     def both(self):
         return self.queries("default"), self.queries("other")
@@ -342,8 +339,6 @@ class TestDatabases:
 
     def test_queryset_does_not_select_from_a_replica(self):
         """It may be behind, and have no such row yet."""
-        from ..environment.test_multi_db import Replica
-
         Dinghy.objects.using("other").filter(pk=7).update(name="b")
         assert self.queries("default") == 0
         with override_settings(DATABASE_ROUTERS=[Replica()]):

@@ -5,13 +5,13 @@ from contextlib import closing
 import pytest
 from django.core.cache import caches
 from django.db import connection, transaction
-from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import invalidate
 from getorcreateplus.writes import text_columns as catalog
 from getorcreateplus.writes.invalidation import index, watched
 
 from ..models import Capital, Country, Parish, Plate, Sticker
+from ..support.queries import queries_of
 from ..support.sql import execute
 from ..support.threads import elsewhere
 
@@ -115,13 +115,7 @@ def served(model, name="a"):
     return obj.people
 
 
-def queries_of(call):
-    with CaptureQueriesContext(connection) as queries:
-        call()
-    return len(queries)
-
-
-def by_driver(model, text, people):
+def write_by_driver(model, text, people):
     cursor = connection.connection.cursor()
     cursor.execute(f"UPDATE {model._meta.db_table} SET people = {people}")
     cursor.close()
@@ -145,7 +139,7 @@ WRITES = [
     lambda model, text, people: model.plain.bulk_update(
         [made(model, text, people)], ["people"]
     ),
-    by_driver,
+    write_by_driver,
 ]
 
 

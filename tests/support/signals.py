@@ -1,0 +1,64 @@
+"""What the signals of the package say of a call."""
+
+from contextlib import contextmanager
+
+from getorcreateplus.signals import (
+    cache_hit,
+    cache_invalidated,
+    cache_miss,
+    savepoint_omitted,
+)
+from getorcreateplus.writes.invalidation import region_of
+
+from ..models import Paper
+
+SIGNALS = {
+    "hit": cache_hit,
+    "miss": cache_miss,
+    "invalidated": cache_invalidated,
+    "omitted": savepoint_omitted,
+}
+
+
+@contextmanager
+def told():
+    """Yield a list of what is told: (signal, model, arguments)."""
+    heard, receivers = [], {}
+    for name, signal in SIGNALS.items():
+
+        def receiver(sender, signal, name=name, **kwargs):
+            assert kwargs.pop("using") == "default"
+            if "duration" in kwargs:
+                assert 0 <= kwargs.pop("duration") < 10
+            heard.append((name, sender, kwargs))
+
+        receivers[name] = receiver
+        signal.connect(receiver)
+    try:
+        yield heard
+    finally:
+        for name, signal in SIGNALS.items():
+            assert signal.disconnect(receivers[name])
+
+
+def what_is_told(call):
+    with told() as heard:
+        call()
+    return heard
+
+
+def entries(obj):
+    region = region_of(type(obj).objects.all())
+    pk = str(obj.pk)
+    return region, region.payload(pk), region.version(pk)
+
+
+def row_of(model=Paper, **lookup):
+    return model.objects.get_or_create(**(lookup or {"title": "a"}))[0]
+
+
+def warm_row(model=Paper, **lookup):
+    """Return a row that is in the cache."""
+    obj = row_of(model, **lookup)
+    row_of(model, **lookup)
+    return obj
