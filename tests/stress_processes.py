@@ -14,7 +14,7 @@ from getorcreateplus.writes.invalidation import region_of
 
 from .models import FarGauge, Gauge
 from .stress import LOCK_TIMEOUT
-from .support.transactions import Rollback
+from .support.errors import Rollback
 
 MORTALS = 10_000  # writers that may be killed in one run, each with its row
 MAYFLIES = 2  # rows that are deleted and created again

@@ -10,10 +10,10 @@ from django.db import Error, connection, transaction
 from getorcreateplus.writes.invalidation import region_of
 
 from ..models import PlusPaper, Rack, Sheet
+from ..support.errors import Rollback
 from ..support.queries import count_row_statements, pages_of_row
 from ..support.sql import behind_the_back
 from ..support.threads import elsewhere
-from ..support.transactions import Rollback
 
 # A transaction of SQLite may show an older snapshot, and fills nothing.
 pytestmark = [

@@ -46,7 +46,7 @@ def two_caches(monkeypatch):
     monkeypatch.setattr(coherence, "stores", coherence.Stores())
     monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 1000)
     monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 1000)
-    name = f"{SwitchedCache.__module__}.{SwitchedCache.__qualname__}"
+    name = f"{ManyKeysCache.__module__}.{ManyKeysCache.__qualname__}"
     with override_settings(
         CACHES={
             alias: {"BACKEND": name, "LOCATION": uuid.uuid4().hex}

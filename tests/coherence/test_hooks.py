@@ -8,10 +8,10 @@ from django.test import TestCase
 from getorcreateplus import invalidate
 
 from ..models import Paper, PlusPaper, Sheet
+from ..support.errors import Rollback
 from ..support.papers import pages
 from ..support.sql import behind_the_back, execute
 from ..support.threads import elsewhere
-from ..support.transactions import Rollback
 
 committed = pytest.mark.django_db(transaction=True)
 # MySQL commits before another DROP.

@@ -30,7 +30,7 @@ from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.writes import invalidation
 
 from ..models import FarGauge, Gauge, History
-from ..support.transactions import Rollback
+from ..support.errors import Rollback
 from .interleavings import (
     GatedCache,
     Scheduler,

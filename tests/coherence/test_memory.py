@@ -13,8 +13,8 @@ from getorcreateplus.writes.invalidation import region_of
 
 from ..models import Paper, PlusPaper, Sheet, Zone
 from ..support.caches import commands
+from ..support.errors import Rollback
 from ..support.threads import elsewhere
-from ..support.transactions import Rollback
 
 
 def cost(call):

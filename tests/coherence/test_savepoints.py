@@ -8,9 +8,9 @@ from django.db import connection, transaction
 from getorcreateplus import invalidate
 
 from ..models import Paper, PlusPaper, Sheet
+from ..support.errors import Rollback
 from ..support.queries import pages_of_row
 from ..support.threads import elsewhere
-from ..support.transactions import Rollback
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -28,12 +28,12 @@ def fail(*blocks):
 
 def save(model, title, pages=2):
     obj = model._base_manager.get(title=title)
-    obj.pages = pages_of_row
+    obj.pages = pages
     obj.save()
 
 
 def update(model, title, pages=2):
-    model._base_manager.filter(title=title).update(pages=pages_of_row)
+    model._base_manager.filter(title=title).update(pages=pages)
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from django.db.models.signals import post_save
 from django.test import TestCase
 
 from ..models import Paper, PlusPaper, Rack, Sheet
+from ..support.errors import Rollback
 from ..support.rivals import connected
 from ..support.sql import execute
 from ..support.threads import elsewhere
-from ..support.transactions import Rollback
 
 committed = pytest.mark.django_db(transaction=True)
 MODELS = pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])

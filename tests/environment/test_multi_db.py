@@ -8,7 +8,7 @@ from django.test import TestCase, override_settings
 from ..models import Paper
 from ..models.invalidation import CarFerry, Dinghy, Ferry, Fleet, Ship, Vessel
 from ..support.databases import ALIASES, Replica, count_selects, size_and_queries
-from ..support.transactions import Rollback
+from ..support.errors import Rollback
 
 both = pytest.mark.django_db(databases=ALIASES)
 both_committed = pytest.mark.django_db(databases=ALIASES, transaction=True)

@@ -5,11 +5,10 @@ What two connections do to each other is in test_races.py.
 """
 
 import uuid
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import FieldError
 from django.db import (
     DataError,
@@ -26,67 +25,37 @@ from getorcreateplus.writes.guards import ignore_conflict
 from ..models import (
     Audit,
     NonAtomicAtomicEntry,
-    NonAtomicChild,
     NonAtomicCompositeKey,
     NonAtomicDatabaseValue,
-    NonAtomicDeferrable,
     NonAtomicEntry,
     NonAtomicNaturalKey,
-    NonAtomicNote,
-    NonAtomicParent,
-    NonAtomicPassport,
     NonAtomicProxyEntry,
     NonAtomicQueryingEntry,
-    NonAtomicSpecialEntry,
     NonAtomicUUIDKey,
     PlainCompositeKey,
     PlainDatabaseValue,
-    PlainDeferrable,
     PlainEntry,
     PlainNaturalKey,
-    PlainParent,
-    PlainPassport,
     PlainProxyEntry,
-    PlainSpecialEntry,
     PlainUUIDKey,
     Word,
 )
+from ..support.errors import refuse
 from ..support.rivals import connected, rival, statements
+from .entries import (
+    ENTRIES,
+    LOST,
+    is_postgresql,
+    outcome,
+    signals,
+    write_audit,
+    write_entry,
+)
 
 pytestmark = pytest.mark.django_db
 
-ENTRIES = [PlainEntry, NonAtomicEntry]
 
 autocommit = pytest.mark.django_db(transaction=True)
-
-
-@contextmanager
-def signals(log):
-    """Append the names of the signals that are sent for entries."""
-
-    def before(sender, instance, **kwargs):
-        if sender is not Audit:
-            log.append("pre_save")
-
-    def after(sender, instance, created, **kwargs):
-        if sender is not Audit:
-            log.append(f"post_save({created=})")
-
-    with connected(pre_save, before), connected(post_save, after):
-        yield
-
-
-def outcome(call):
-    """Return what the caller of get_or_create() can tell afterwards."""
-    log = []
-    with signals(log):
-        try:
-            obj, created = call()
-            result = obj.name, created
-        except Exception as exc:
-            result = type(exc)
-    assert Audit.objects.count() >= 0  # The server agrees.
-    return result, log, not connection.get_rollback()
 
 
 # Statements, and the same results as Django's.
@@ -173,18 +142,6 @@ def test_autocommit_switched_off():
         transaction.rollback()
         transaction.set_autocommit(True)
 
-
-def write_entry():
-    # Without its signals: those are for the entry that is being created.
-    NonAtomicEntry.objects.bulk_create([NonAtomicEntry(name="a", size=5)])
-
-
-def write_audit(sender=None, **kwargs):
-    if sender is not Audit:
-        Audit.objects.create(text="before")
-
-
-LOST = ["SELECT", "INSERT", "SELECT"]
 
 KINDS = [
     (PlainEntry, NonAtomicEntry, {"name": "a"}, {"size": 3}),
@@ -354,10 +311,6 @@ def test_outcome_is_djangos(scenario):
     assert plus[2] is True
 
 
-def is_postgresql():
-    return connection.vendor == "postgresql"
-
-
 def test_winner_that_is_gone_is_created_again():
     """MySQL and SQLite name the conflict, so as with Django it is raised."""
     if is_postgresql():
@@ -464,10 +417,6 @@ def test_invalid_update(defaults):
     assert sent == ["SELECT", "UPDATE"]
 
 
-def refuse():
-    raise LookupError
-
-
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("method", ["get_or_create", "update_or_create"])
 @pytest.mark.parametrize("name", ["new", "old"])
@@ -531,567 +480,6 @@ def test_rejected_update_in_atomic_save_is_undone_by_it():
         )
     assert not connection.get_rollback()
     assert NonAtomicEntry.objects.get(name="a").slug is None
-
-
-# Writes that precede the INSERT.
-
-
-def write_before(create, kwargs):
-    Audit.objects.create(text="before")
-    return create(**kwargs)
-
-
-def write_before_in_atomic(create, kwargs):
-    with transaction.atomic():
-        Audit.objects.create(text="before")
-    return create(**kwargs)
-
-
-def write_in_same_atomic(create, kwargs):
-    with transaction.atomic():
-        Audit.objects.create(text="before")
-        return create(**kwargs)
-
-
-def write_in_atomic_without_savepoint(create, kwargs):
-    with transaction.atomic(savepoint=False):
-        Audit.objects.create(text="before")
-        return create(**kwargs)
-
-
-def create_in_atomic(create, kwargs):
-    with transaction.atomic():
-        return create(**kwargs)
-
-
-def write_after(create, kwargs):
-    obj = create(**kwargs)
-    Audit.objects.create(text="after")
-    return obj
-
-
-def write_many(create, kwargs):
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO tests_audit (text) VALUES (%s)", [("before",), ("too",)]
-        )
-    return create(**kwargs)
-
-
-def register_on_commit(create, kwargs):
-    transaction.on_commit(lambda: None)
-    return create(**kwargs)
-
-
-def write_and_register_on_commit(create, kwargs):
-    transaction.on_commit(lambda: None)
-    return write_before(create, kwargs)
-
-
-def retry(create, kwargs):
-    try:
-        with transaction.atomic():
-            return create(**kwargs)
-    except IntegrityError:
-        return create(**kwargs | {"name": "retried"})
-
-
-def retry_in_vain(create, kwargs):
-    try:
-        with transaction.atomic():
-            return create(**kwargs)
-    except IntegrityError:
-        return create(**kwargs)
-
-
-def other_error(create, kwargs):
-    try:
-        return create(**kwargs)
-    except IntegrityError as exc:
-        raise ValueError from exc
-
-
-def other_integrity_error(create, kwargs):
-    try:
-        return create(**kwargs)
-    except IntegrityError as exc:
-        raise IntegrityError from exc
-
-
-def swallow_error(create, kwargs):
-    try:
-        return create(**kwargs)
-    except IntegrityError:
-        return NonAtomicEntry(name="swallowed")
-
-
-def swallow_error_after_writing(create, kwargs):
-    Audit.objects.create(text="before")
-    return swallow_error(create, kwargs)
-
-
-def query_after_error(create, kwargs):
-    try:
-        return create(**kwargs)
-    except IntegrityError:
-        return Audit.objects.get()
-
-
-SHAPES = [
-    *[write_before, write_before_in_atomic, write_in_same_atomic],
-    *[write_in_atomic_without_savepoint, create_in_atomic, write_after, write_many],
-    *[register_on_commit, write_and_register_on_commit, retry, retry_in_vain],
-    *[other_error, other_integrity_error, swallow_error],
-    *[swallow_error_after_writing, query_after_error],
-]
-
-
-def shaped(model, shape):
-    """Return a queryset whose create() has the shape."""
-
-    class ShapedQuerySet(model.objects.all().__class__):
-        def create(self, **kwargs):
-            return shape(super().create, kwargs)
-
-    return ShapedQuerySet(model)
-
-
-@pytest.mark.parametrize("lost", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_of_create(shape, lost, django_capture_on_commit_callbacks):
-    """The same rows, callbacks and errors with savepoints and without."""
-    outcomes = []
-    for model in ENTRIES:
-
-        def write(model=model):
-            model.objects.bulk_create([model(name="a", size=5)])
-
-        with (
-            django_capture_on_commit_callbacks() as callbacks,
-            rival(write) if lost else nullcontext(),
-        ):
-            result, log, usable = outcome(
-                lambda model=model: shaped(model, shape).get_or_create(name="a")
-            )
-        rows = list(model.objects.order_by("name").values("name", "size"))
-        audits = list(Audit.objects.order_by("text").values_list("text", flat=True))
-        Audit.objects.all().delete()
-        outcomes.append((result, log, usable, len(callbacks), rows, audits))
-    plain, plus = outcomes
-    assert plain == plus
-    assert plus[2] is True
-
-
-HELD = ["SELECT", "SAVEPOINT", "INSERT", "INSERT"]
-
-
-@pytest.mark.parametrize(
-    ("shape", "created", "lost"),
-    [
-        (
-            write_before,
-            [*HELD, "RELEASE"],
-            [*HELD, "ROLLBACK", "RELEASE", "SELECT"],
-        ),
-        (
-            write_in_atomic_without_savepoint,
-            [*HELD, "RELEASE"],
-            [*HELD, "ROLLBACK", "RELEASE", "SELECT"],
-        ),
-        (
-            write_in_same_atomic,
-            ["SELECT", "SAVEPOINT", "SAVEPOINT", "INSERT", "INSERT"] + ["RELEASE"] * 2,
-            ["SELECT", "SAVEPOINT", "SAVEPOINT", "INSERT", "INSERT"]
-            + ["ROLLBACK", "RELEASE"] * 2
-            + ["SELECT"],
-        ),
-        (write_after, ["SELECT", "INSERT", "INSERT"], LOST),
-        (register_on_commit, ["SELECT", "INSERT"], LOST),
-        (other_integrity_error, ["SELECT", "INSERT"], LOST),
-    ],
-)
-def test_savepoint_only_when_something_precedes_the_insert(shape, created, lost):
-    entries = shaped(NonAtomicEntry, shape)
-    with statements() as sent:
-        entries.get_or_create(name="b")
-    assert sent == created
-    Audit.objects.all().delete()
-    with statements() as sent, rival(write_entry):
-        assert entries.get_or_create(name="a")[1] is False
-    assert sent == lost
-
-
-@autocommit
-@pytest.mark.parametrize(
-    ("shape", "created", "lost"),
-    [
-        (
-            write_before,
-            ["SELECT", "BEGIN", "INSERT", "INSERT", "COMMIT"],
-            ["SELECT", "BEGIN", "INSERT", "INSERT", "ROLLBACK", "SELECT"],
-        ),
-        (
-            create_in_atomic,
-            ["SELECT", "BEGIN", "SAVEPOINT", "INSERT", "RELEASE", "COMMIT"],
-            [
-                *["SELECT", "BEGIN", "SAVEPOINT", "INSERT"],
-                *["ROLLBACK", "RELEASE", "ROLLBACK", "SELECT"],
-            ],
-        ),
-        (
-            write_in_same_atomic,
-            ["SELECT", "BEGIN", "SAVEPOINT", "INSERT", "INSERT", "RELEASE", "COMMIT"],
-            [
-                *["SELECT", "BEGIN", "SAVEPOINT", "INSERT", "INSERT"],
-                *["ROLLBACK", "RELEASE", "ROLLBACK", "SELECT"],
-            ],
-        ),
-        (write_after, ["SELECT", "INSERT", "INSERT"], LOST),
-    ],
-)
-def test_transaction_only_when_something_precedes_the_insert(shape, created, lost):
-    entries = shaped(NonAtomicEntry, shape)
-    with statements() as sent:
-        entries.get_or_create(name="b")
-    assert sent == created
-    Audit.objects.all().delete()
-    with statements() as sent, rival(write_entry):
-        assert entries.get_or_create(name="a")[1] is False
-    assert sent == lost
-    assert not Audit.objects.exists()
-
-
-def test_error_after_savepoint_is_undone_by_it():
-    """Where there is a savepoint, errors are as harmless as Django's."""
-    with connected(post_save, lambda sender, **kwargs: sender is Audit or 1 / 0):
-        with pytest.raises(ZeroDivisionError):
-            shaped(NonAtomicEntry, write_before).get_or_create(name="a")
-    assert not connection.get_rollback()
-    assert not NonAtomicEntry.objects.exists()
-    assert not Audit.objects.exists()
-
-
-@autocommit
-def test_savepoint_that_is_gone():
-    """As after InnoDB's deadlock: the server has ended the transaction."""
-
-    def end_transaction(create, kwargs):
-        Audit.objects.create(text="before")
-        with connection.cursor() as cursor:
-            cursor.execute("ROLLBACK")
-        raise IntegrityError
-
-    with transaction.atomic():
-        with pytest.raises(IntegrityError):
-            shaped(NonAtomicEntry, end_transaction).get_or_create(name="a")
-        assert connection.get_rollback()
-
-
-@pytest.mark.database("postgresql")
-def test_composed_statement_counts_as_a_write():
-    from psycopg import sql
-
-    def write_composed(create, kwargs):
-        with connection.cursor() as cursor:
-            cursor.execute(
-                sql.SQL("INSERT INTO {} (text) VALUES ('x')").format(
-                    sql.Identifier("tests_audit")
-                )
-            )
-        return create(**kwargs)
-
-    with statements() as sent, rival(write_entry):
-        entry, created = shaped(NonAtomicEntry, write_composed).get_or_create(name="a")
-    assert (entry.size, created) == (5, False)
-    held = ["SELECT", "SAVEPOINT", "COMPOSED", "INSERT"]
-    assert sent == [*held, "ROLLBACK", "RELEASE", "SELECT"]
-    assert not Audit.objects.exists()
-
-
-def bulk_create_one(create, kwargs):
-    return NonAtomicEntry.objects.bulk_create([NonAtomicEntry(**kwargs)])[0]
-
-
-def bulk_create_two(create, kwargs):
-    entries = [NonAtomicEntry(**kwargs), NonAtomicEntry(name="second")]
-    return NonAtomicEntry.objects.bulk_create(entries)[0]
-
-
-def test_bulk_create_of_one_in_create():
-    entries = shaped(NonAtomicEntry, bulk_create_one)
-    with statements() as sent, rival(write_entry):
-        assert entries.get_or_create(name="a")[1] is False
-    assert sent == LOST
-    assert entries.get_or_create(name="b")[1] is True
-    with transaction.atomic():
-        with pytest.raises(IntegrityError):
-            entries.get_or_create(name="c", defaults={"size": 100})
-        assert connection.get_rollback() is is_postgresql()
-
-
-def test_bulk_create_of_two_in_create():
-    """A savepoint tells, because it is not known which row conflicts."""
-    entries = shaped(NonAtomicEntry, bulk_create_two)
-    with statements() as sent, rival(write_entry):
-        assert entries.get_or_create(name="a")[1] is False
-    assert sent == [*HELD[:3], "ROLLBACK", "RELEASE", "SELECT"]
-    assert not NonAtomicEntry.objects.filter(name="second").exists()
-    assert entries.get_or_create(name="b")[1] is True
-    assert NonAtomicEntry.objects.filter(name="second").exists()
-
-
-# get_or_create() inside of get_or_create().
-
-
-@pytest.mark.parametrize("model", [PlainParent, NonAtomicParent])
-def test_children_of_created_parent(model):
-    parent, created = model.objects.get_or_create(
-        foo="Foo", defaults={"children": [{"bar": "Bar"}, {"bar": "Baz"}]}
-    )
-    assert created is True
-    children = parent.children.order_by("bar")
-    assert list(children.values_list("bar", flat=True)) == ["Bar", "Baz"]
-
-
-def test_children_of_created_parent_need_no_savepoint():
-    with statements() as sent:
-        NonAtomicParent.objects.get_or_create(
-            foo="Foo", defaults={"children": [{"bar": "Bar"}, {"bar": "Baz"}]}
-        )
-    assert sent == ["SELECT", "INSERT"] * 3
-
-
-def test_child_that_loses_does_not_make_the_parent_lose():
-    def write():
-        parent = NonAtomicParent.objects.get()
-        NonAtomicChild.objects.create(parent=parent, bar="Bar")
-
-    with statements() as sent, rival(write, after=2):
-        parent, created = NonAtomicParent.objects.get_or_create(
-            foo="Foo", defaults={"children": [{"bar": "Bar"}, {"bar": "Baz"}]}
-        )
-    assert created is True
-    assert parent.children.count() == 2
-    assert sent == ["SELECT", "INSERT", *LOST, "SELECT", "INSERT"]
-
-
-def test_parent_that_loses_has_no_children_of_its_own():
-    with rival(lambda: NonAtomicParent.objects.create(foo="Foo")):
-        parent, created = NonAtomicParent.objects.get_or_create(
-            foo="Foo", defaults={"children": [{"bar": "Bar"}]}
-        )
-    assert created is False
-    assert not parent.children.exists()
-
-
-@pytest.mark.parametrize("outer_loses", [False, True])
-@pytest.mark.parametrize("inner_loses", [False, True])
-def test_entry_before_its_entry(inner_loses, outer_loses):
-    """The INSERT of the inner get_or_create() is not taken for the outer's."""
-
-    def entry_before(create, kwargs):
-        with rival(write_inner) if inner_loses else nullcontext():
-            inner, created = NonAtomicEntry.objects.get_or_create(name="inner")
-        assert created is not inner_loses
-        return create(**kwargs, slug=inner.name)
-
-    def write_inner():
-        NonAtomicEntry.objects.bulk_create([NonAtomicEntry(name="inner")])
-
-    with rival(write_entry) if outer_loses else nullcontext():
-        entry, created = shaped(NonAtomicEntry, entry_before).get_or_create(name="a")
-    assert created is not outer_loses
-    assert entry.slug == (None if outer_loses else "inner")
-    # What the outer's create() wrote is undone, what the rival wrote is not.
-    exists = NonAtomicEntry.objects.filter(name="inner").exists()
-    assert exists is (inner_loses or not outer_loses)
-
-
-def test_callable_that_creates_another_row_of_the_table():
-    def slug():
-        return NonAtomicEntry.objects.create(name="b").name
-
-    with statements() as sent:
-        entry, created = NonAtomicEntry.objects.get_or_create(
-            name="a", defaults={"slug": slug}
-        )
-    assert (entry.slug, created) == ("b", True)
-    assert sent == [*HELD, "RELEASE"]
-    with rival(write_entry_c):
-        entry, created = NonAtomicEntry.objects.get_or_create(
-            name="c", defaults={"slug": new_name}
-        )
-    assert (entry.name, created) == ("c", False)
-    assert not NonAtomicEntry.objects.filter(name="d").exists()
-
-
-def new_name():
-    return NonAtomicEntry.objects.create(name="d").name
-
-
-def write_entry_c():
-    NonAtomicEntry.objects.create(name="c")
-
-
-def test_post_save_inserts_into_the_same_table():
-    def create_copy(sender, instance, **kwargs):
-        NonAtomicEntry.objects.create(name=f"{instance.name}!")
-
-    NonAtomicEntry.objects.create(name="a!")
-    with transaction.atomic():
-        with connected(post_save, create_copy), pytest.raises(IntegrityError):
-            NonAtomicEntry.objects.get_or_create(name="a")
-        assert connection.get_rollback()
-    assert not NonAtomicEntry.objects.filter(name="a").exists()
-
-
-# Relations.
-
-
-def test_related_managers():
-    parent = NonAtomicParent.objects.create(foo="Foo")
-    ContentType.objects.get_for_model(NonAtomicParent)
-    with statements() as sent:
-        child, created = parent.children.get_or_create(bar="Bar")
-    assert (created, child.parent) == (True, parent)
-    assert sent == ["SELECT", "INSERT"]
-    with statements() as sent:
-        note, created = parent.notes.get_or_create(text="a")
-    assert (created, note.of) == (True, parent)
-    assert sent == ["SELECT", "INSERT"]
-    with statements() as sent:
-        tag, created = parent.tags.get_or_create(name="a")
-    assert created is True
-    assert "SAVEPOINT" not in sent
-    assert list(parent.tags.all()) == [tag]
-
-
-def test_related_managers_lose():
-    parent = NonAtomicParent.objects.create(foo="Foo")
-    ContentType.objects.get_for_model(NonAtomicParent)
-    with statements() as sent:
-        with rival(lambda: NonAtomicChild.objects.create(parent=parent, bar="Bar")):
-            child, child_created = parent.children.get_or_create(bar="Bar")
-        with rival(lambda: NonAtomicNote.objects.create(of=parent, text="a")):
-            note, note_created = parent.notes.get_or_create(text="a")
-    assert sent == LOST * 2
-    assert (child_created, child.parent) == (False, parent)
-    assert (note_created, note.of) == (False, parent)
-
-
-def test_child_of_another_parent_is_a_conflict():
-    """As with Django (#18896): the lookup includes the parent."""
-    other = NonAtomicParent.objects.create(foo="Other")
-    other.children.create(bar="Bar")
-    parent = NonAtomicParent.objects.create(foo="Foo")
-    with pytest.raises(IntegrityError, match="bar"):
-        parent.children.get_or_create(bar="Bar")
-    assert not connection.get_rollback()
-
-
-def test_lost_one_to_one_is_not_cached():
-    """Django's keeps the unsaved loser for the other side (#36489)."""
-    parent = PlainParent.objects.create(foo="Foo")
-    with rival(lambda: PlainPassport.objects.create(parent_id=parent.pk)):
-        PlainPassport.objects.get_or_create(parent=parent)
-    assert parent.passport.pk is None
-
-    parent = NonAtomicParent.objects.create(foo="Foo")
-    with rival(lambda: NonAtomicPassport.objects.create(parent_id=parent.pk)):
-        passport, created = NonAtomicPassport.objects.get_or_create(parent=parent)
-    assert created is False
-    with statements() as sent:
-        assert parent.passport is passport
-    assert sent == []
-
-
-def test_lost_one_to_one_of_another_parent_is_not_cached():
-    parent = NonAtomicParent.objects.create(foo="Foo")
-    other = NonAtomicParent.objects.create(foo="Bar")
-    with rival(lambda: NonAtomicPassport.objects.create(parent=other, number="1")):
-        passport, created = NonAtomicPassport.objects.get_or_create(
-            number="1", defaults={"parent": parent}
-        )
-    assert (passport.parent, created) == (other, False)
-    with pytest.raises(NonAtomicParent.passport.RelatedObjectDoesNotExist):
-        _ = parent.passport
-
-
-def test_lost_one_to_one_by_its_values():
-    parent = NonAtomicParent.objects.create(foo="Foo")
-    with rival(lambda: NonAtomicPassport.objects.create(parent_id=parent.pk)):
-        row, created = NonAtomicPassport.objects.values("number").get_or_create(
-            parent=parent
-        )
-    assert (row, created) == ({"number": None}, False)
-    assert parent.passport.pk is not None
-
-
-def test_lost_one_to_one_by_its_key():
-    parent = NonAtomicParent.objects.create(foo="Foo")
-    with rival(lambda: NonAtomicPassport.objects.create(parent_id=parent.pk)):
-        passport, _ = NonAtomicPassport.objects.get_or_create(parent_id=parent.pk)
-    assert parent.passport == passport
-
-
-# What gets a savepoint, or stock Django.
-
-
-@pytest.mark.parametrize("model", [PlainSpecialEntry, NonAtomicSpecialEntry])
-def test_multi_table_inheritance(model):
-    with statements() as sent:
-        assert model.objects.get_or_create(name="a")[1] is True
-    assert sent == ["SELECT", "SAVEPOINT", "INSERT", "INSERT", "RELEASE"]
-    with pytest.raises(IntegrityError, match="rank"):
-        model.objects.get_or_create(name="b")
-    assert not connection.get_rollback()
-    assert model.objects.count() == 1
-    with rival(lambda: model.objects.create(name="c", rank=3)):
-        entry, created = model.objects.get_or_create(name="c", defaults={"rank": 2})
-    assert (entry.rank, created) == (3, False)
-
-
-def test_multi_table_inheritance_updates_without_a_savepoint():
-    NonAtomicSpecialEntry.objects.create(name="a")
-    with statements() as sent:
-        NonAtomicSpecialEntry.objects.update_or_create(
-            name="a", defaults={"size": 3, "rank": 3}
-        )
-    assert sent == ["SELECT", "UPDATE", "UPDATE"]
-    assert NonAtomicSpecialEntry.objects.get(size=3).rank == 3
-
-
-@pytest.mark.database("postgresql")
-@pytest.mark.parametrize("model", [PlainDeferrable, NonAtomicDeferrable])
-def test_deferrable_constraint(model):
-    with statements() as sent:
-        assert model.objects.get_or_create(name="b")[1] is True
-    assert sent == ["SELECT", "SAVEPOINT", "INSERT", "RELEASE"]
-    with statements() as sent, rival(lambda: model.objects.create(name="a")):
-        assert model.objects.get_or_create(name="a")[1] is False
-    assert sent == ["SELECT", "SAVEPOINT", "INSERT", "ROLLBACK", "RELEASE", "SELECT"]
-    with pytest.raises(IntegrityError, match="_name"):
-        model.objects.get_or_create(name="a", id__lt=0)
-    assert not connection.get_rollback()
-
-
-@pytest.mark.database("postgresql")
-@autocommit
-def test_deferrable_constraint_in_autocommit():
-    with statements() as sent:
-        with rival(lambda: NonAtomicDeferrable.objects.create(name="a")):
-            assert NonAtomicDeferrable.objects.get_or_create(name="a")[1] is False
-    assert sent == LOST
-
-
-def test_unknown_database_gets_django(monkeypatch):
-    monkeypatch.setattr(connection, "vendor", "unknown")
-    with statements() as sent:
-        assert NonAtomicEntry.objects.get_or_create(name="a")[1] is True
-    assert sent == ["SELECT", "SAVEPOINT", "INSERT", "RELEASE"]
-    with statements() as sent:
-        NonAtomicEntry.objects.update_or_create(name="a", defaults={"size": 3})
-    assert sent == ["SAVEPOINT", "SELECT", "UPDATE", "RELEASE"]
 
 
 # Other wrappers of the statements.

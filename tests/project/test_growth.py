@@ -18,8 +18,8 @@ from getorcreateplus.writes.invalidation import index
 from getorcreateplus.writes.statements import Names
 
 from ..models import Paper, PlusPaper
+from ..support.errors import Rollback
 from ..support.sql import execute
-from ..support.transactions import Rollback
 
 pytestmark = [
     pytest.mark.slow,

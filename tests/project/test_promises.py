@@ -21,10 +21,10 @@ from django.test.utils import CaptureQueriesContext
 from getorcreateplus.writes.invalidation import region_of, watched
 
 from ..models import Paper, Sheet
+from ..support.errors import Rollback
 from ..support.papers import update_by_cursor, update_or_create
 from ..support.repository import ROOT
 from ..support.threads import elsewhere
-from ..support.transactions import Rollback
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -1,6 +1,8 @@
 """Two databases: a row of one of them, and a router of replicas."""
 
-from django.db import connections
+from contextlib import contextmanager
+
+from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 
 ALIASES = ["default", "other"]
@@ -32,3 +34,21 @@ class Replica:
 
     def db_for_write(self, model, **hints):
         return "default"
+
+
+@contextmanager
+def isolation(level):
+    """Give the connections of the tests' threads an isolation level."""
+    options = connection.settings_dict["OPTIONS"]
+    before = dict(options)
+    if connection.vendor == "mysql":
+        options["isolation_level"] = level
+    else:
+        from django.db.backends.postgresql.psycopg_any import IsolationLevel
+
+        options["isolation_level"] = IsolationLevel[level.upper().replace(" ", "_")]
+    try:
+        yield
+    finally:
+        options.clear()
+        options.update(before)

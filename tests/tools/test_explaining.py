@@ -34,10 +34,10 @@ from ..models import (
     Zone,
 )
 from ..support.caches import Backend, BrokenCache, every_cache
+from ..support.databases import isolation
 from ..support.queries import count
 from ..support.signals import entries, warm_row, what_is_told
 from ..support.sql import behind_the_back
-from ..support.transactions import isolation
 
 pytestmark = pytest.mark.django_db
 

@@ -24,9 +24,10 @@ from getorcreateplus.signals import (
 from getorcreateplus.statistics import Counts, Statistics
 
 from ..models import Paper, PlusItem, PlusPaper, Poster, Rack, Sheet, Zone
+from ..support.databases import isolation
+from ..support.errors import Rollback
 from ..support.signals import SIGNALS, entries, row_of, told, warm_row, what_is_told
 from ..support.threads import own_connections
-from ..support.transactions import Rollback, isolation
 
 pytestmark = pytest.mark.django_db
 

@@ -17,10 +17,10 @@ from ..models import Paper, PlainPaper, PlusPaper, Rack, Sheet, Slot, Ticket
 from ..models.bulk import AbstractItem
 from ..models.invalidation import CarFerry, Dinghy, Ferry, Lightship, Vessel
 from ..support.databases import Replica, size_and_queries
+from ..support.errors import Rollback
 from ..support.queries import count
 from ..support.sql import behind_the_back
 from ..support.threads import elsewhere
-from ..support.transactions import Rollback
 
 pytestmark = pytest.mark.django_db
 

@@ -22,6 +22,7 @@ from ..models import (
     PriceView,
     SharedPrice,
 )
+from ..support.errors import refuse
 from ..support.sql import execute
 
 committed = pytest.mark.django_db(transaction=True)
@@ -582,10 +583,6 @@ PARTS += ["\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}", "\N{LATIN SMALL LETTER LO
 def test_targets_are_those_that_the_pattern_finds(parts):
     text = "".join(parts)
     assert {*relations.TARGET.findall(text)} <= {*relations.targets_of(text)}
-
-
-def refuse():
-    raise LookupError
 
 
 # Views
