@@ -5,9 +5,7 @@ import threading
 import pytest
 from django.db import OperationalError, connection, transaction
 
-from ..models import (
-    PlusItem,
-)
+from ..models import PlusItem
 from ..support.databases import isolation
 from ..support.threads import elsewhere, start
 

@@ -9,7 +9,9 @@ from django.db import connection
 from getorcreateplus.coherence import protocol as coherence
 
 from .. import walk
-from ..walk import MANAGERS, company, generate, new_seed, play, shrink
+from ..support.errors import Wrong
+from ..walk import MANAGERS, generate, new_seed, play, shrink
+from .walkers import company
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -105,7 +107,7 @@ def test_broken_rule_is_found_and_its_walk_is_short(members, monkeypatch, break_
         shrunk, error = next(
             found for found in shrunk_walks(members) if len(found[0]) <= 12
         )
-        assert isinstance(error, walk.Wrong)
+        assert isinstance(error, Wrong)
     assert play(members, shrunk) == (len(shrunk), None)
 
 
@@ -135,4 +137,4 @@ def test_failing_walk_is_told(members, monkeypatch):
     steps = eval("\n".join(lines).strip().rstrip(","))
     right, error = play(members, steps)
     assert right == len(steps) - 1
-    assert isinstance(error, walk.Wrong)
+    assert isinstance(error, Wrong)

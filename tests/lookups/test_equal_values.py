@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from getorcreateplus.lookups import equality as keys
 from getorcreateplus.lookups.rows import is_same
 
-from ..models import (
-    Ordinary,
-)
+from ..models import Ordinary
 
 BERLIN = ZoneInfo("Europe/Berlin")
 TOKYO = ZoneInfo("Asia/Tokyo")

@@ -12,3 +12,8 @@ class Wrong(AssertionError):
 def refuse():
     """A callable of defaults, which must not be called, or fails."""
     raise LookupError
+
+
+def expect(truth, message):
+    if not truth:
+        raise Wrong(message)
