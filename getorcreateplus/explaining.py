@@ -3,8 +3,8 @@ What a get_or_create() would do now, and why.
 
 The cache is read, and that is all: nothing is put there, nothing is asked of
 the database, and nothing is remembered by the process. What decides is the
-code of the call itself (CachedGetOrCreateMixin._lookup() and coherence.Read),
-which is given caches that can only be looked at.
+code of the call itself (CachedGetOrCreateMixin._begin_reading() and the Read
+that it returns), which is given caches that can only be looked at.
 
 Two things happen that the next call would do anyway: inside a transaction the
 driver may be asked for the isolation level, and inside a TestCase what its
@@ -39,10 +39,11 @@ from .conf import conf
 from .diagnosis.suitability import hiding_flaw, keeping_flaw
 from .environment.aliases import cache_faults, object_cache_alias
 from .environment.failures import described
-from .lookups import equality as keys
+from .lookups import canonical, conditions
 from .lookups.django_path import change_of, with_own_steps
+from .lookups.queryset_shape import yields_whole_rows
 from .lookups.rows import PARTS, layout
-from .query import CachedGetOrCreateMixin, reason_without_lookup, yields_whole_rows
+from .mixins.cached import CachedGetOrCreateMixin, reason_not_read
 from .signals import Reason, Source
 from .writes.invalidation import end_of_relation, region_of
 
@@ -152,13 +153,13 @@ def explain(source, /, **kwargs):
     """
     queryset, name = queryset_of(source)
     call = f"{name}.get_or_create({spelled(kwargs)})"
-    forced, lookup = False, None
+    forced, read = False, None
     if isinstance(queryset, CachedGetOrCreateMixin):
         forced = queryset._pop_force_select(kwargs)
-        lookup = queryset._lookup(kwargs, Peek)
+        read = queryset._begin_reading(kwargs)
     label = queryset.model._meta.label
-    if lookup is None:
-        reason = reason_without_lookup(queryset.model._meta.concrete_model)
+    if read is None:
+        reason = reason_not_read(queryset.model._meta.concrete_model)
         why, remedy = obstacle(queryset, kwargs)
         if reason is Reason.BYPASS:
             why, remedy = "It is inside of bypass().", "None: so it was wanted."
@@ -173,7 +174,7 @@ def explain(source, /, **kwargs):
             next=f"{ASKS_DATABASE}. Nothing is put into the cache.",
             remedy=remedy,
         )
-    read, pk = lookup
+    read, pk = Peek(read), read.named_pk
     read.insists = True
     values = read.ask(pk, may_hit=not forced)
     entries, pk = entries_of(read, pk)
@@ -242,7 +243,7 @@ def compared(queryset, found, rows):
         wrong = "the database has no such row."
     else:
         model, [row] = queryset.model, rows
-        served = queryset._instance(found.using, tuple(found.values.values()))
+        served = queryset._make_instance(found.using, tuple(found.values.values()))
         wrong = "; ".join(
             f"{f.attname} is {getattr(served, f.attname)!r}, and in the database "
             f"{getattr(row, f.attname)!r}"
@@ -328,11 +329,11 @@ class Look(Store):
 class Peek(Read):
     """A Read that is only asked, and changes nothing."""
 
-    def __init__(self, region, key_store, *args):
-        super().__init__(region, key_store, *args)
-        self.store = Look(region.store)
-        shared = key_store is region.store
-        self.key_store = self.store if shared else Look(key_store)
+    def __init__(self, read):
+        self.__dict__.update(read.__dict__)
+        self.store = Look(read.store)
+        shared = read.key_store is read.store
+        self.key_store = self.store if shared else Look(read.key_store)
 
     def _observe(self, entries):
         pass
@@ -359,7 +360,9 @@ def entries_of(read, pk):
         entries.append(Entry("hint", read.key_store.alias, read.hint, holds))
         pk = read.pk or known or (found if type(found) is str else None)
     if read.values is not None:
-        pk = keys.pk_text(region.model._meta, by_attname(region.model, read.values))
+        pk = canonical.pk_text(
+            region.model._meta, by_attname(region.model, read.values)
+        )
     if pk is None:
         unknown = "not known without a hint"
         entries += [Entry(kind, store.alias, None, unknown) for kind in ROW_ENTRIES]
@@ -543,12 +546,12 @@ def obstacle(queryset, kwargs):
     vendor = connections[queryset.db].vendor
     for argument, value in kwargs.items():
         try:
-            keys.from_kwargs(opts, {argument: value}, vendor)
-        except keys.NotCanonical:
+            conditions.from_kwargs(opts, {argument: value}, vendor)
+        except canonical.NotCanonical:
             return argument_obstacle(opts, argument, value, vendor)
     try:
-        keys.from_query(queryset.query, vendor)
-    except keys.NotCanonical:
+        conditions.from_query(queryset.query, vendor)
+    except canonical.NotCanonical:
         return (
             "The queryset has a filter that is no equality on the model's own columns.",
             "Filter by equality, or pass the condition as an argument.",
@@ -589,14 +592,14 @@ def argument_obstacle(opts, argument, value, vendor):
 
 
 def column_obstacle(column, argument, value, vendor):
-    stored = keys.stored_as(column)
+    stored = canonical.stored_as(column)
     kind = type(column).__name__
     other = "Look up by another column; this one is asked of the database."
-    if stored is None or stored.get_internal_type() not in keys.COMPARABLE:
+    if stored is None or stored.get_internal_type() not in canonical.COMPARABLE_FIELDS:
         return f"{argument}: {kind} has conversions or comparisons of its own.", other
-    if stored.get_internal_type() in keys.NOT_COMPARABLE.get(vendor, ()):
+    if stored.get_internal_type() in canonical.INCOMPARABLE_FIELDS.get(vendor, ()):
         return f"{argument}: {kind} compares otherwise on {vendor}.", other
-    if column.get_lookup("exact") not in keys.EXACT:
+    if column.get_lookup("exact") not in conditions.EXACT_LOOKUPS:
         return f"{argument}: its exact lookup is none of Django's.", other
     return f"{argument}: {value_obstacle(column, value)}", "Pass a plain value."
 
@@ -609,9 +612,9 @@ def value_obstacle(column, value):
     if isinstance(value, dict | list | set | tuple):
         return f"a {type(value).__name__} may hold expressions, or change."
     try:
-        keys.refuse_naive(column, value)
+        canonical.refuse_naive(column, value)
         column.get_prep_value(value)
-    except keys.NotCanonical:
+    except canonical.NotCanonical:
         return f"{value!r} has no time zone."
     except (ArithmeticError, TypeError, ValueError, ValidationError) as error:
         return f"{value!r} is no value of {type(column).__name__}: {said(error)}"

@@ -1,10 +1,10 @@
-# Generic in the model, as a class made by from_queryset() is to nobody but the
-# plugin of django-stubs.
+# Generic in the model: only the plugin of django-stubs sees a class that
+# from_queryset() has made as generic.
 
 from django.db import models
 
-# What as_manager() builds on: the plugin looks for its classes among those
-# that are built on Manager. All methods are Manager's.
+# The base of what as_manager() makes: the plugin searches for its classes
+# among those that are built on Manager. All methods are Manager's.
 from django.db.models import Manager as BaseAlwaysManager
 from typing_extensions import TypeVar
 

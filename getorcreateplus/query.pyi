@@ -1,11 +1,22 @@
-# The mixins leave out what QuerySet has: in a class of theirs and
-# QuerySet[Tag] these methods are then QuerySet's, whose types know the model.
+# The mixins omit the methods that QuerySet has: in a class of a mixin and
+# QuerySet[Tag] these are then QuerySet's, whose types have the model.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic
 
 from django.db import models
 from typing_extensions import TypeVar
+
+__all__ = [
+    "AlwaysGetOrCreateMixin",
+    "AlwaysQuerySet",
+    "CachedGetOrCreateMixin",
+    "CachedQuerySet",
+    "GetOrCreateBase",
+    "NonAtomicGetOrCreateMixin",
+    "NonAtomicQuerySet",
+    "PlusQuerySet",
+]
 
 # As in django-stubs.
 _Model_co = TypeVar("_Model_co", bound=models.Model, covariant=True)
@@ -14,8 +25,8 @@ _Row_co = TypeVar("_Row_co", covariant=True, default=_Model_co)
 class GetOrCreateBase:
     lookups_as_written: bool
 
-# What the methods of the mixins return that QuerySet does not have: a class
-# of the stubs alone, for the mixins do not know their model.
+# The methods of the mixins that QuerySet does not have. The class exists in
+# the stubs only, because the mixins are not generic in their model.
 class _Bulk(Generic[_Model_co]):
     def bulk_get_or_create(
         self,

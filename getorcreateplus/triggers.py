@@ -22,7 +22,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections, router
 
 from .bypassing import concrete_model
 from .coherence import protocol as coherence
-from .lookups.equality import digest
+from .lookups.canonical import digest
 from .writes import invalidation
 
 CHANNEL = "getorcreateplus"

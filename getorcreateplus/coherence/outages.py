@@ -21,7 +21,7 @@ from ..environment.failures import described, is_misconfigured, named
 from ..environment.forks import renew_in_child
 from ..environment.identity import cache_of, keep_keys
 from ..environment.interruptions import failures_suppressed, limit_of
-from ..lookups.rows import PARTS, freeze, revive
+from ..lookups.rows import PARTS, private_copy, revive
 
 logger = logging.getLogger("getorcreateplus")
 
@@ -613,7 +613,7 @@ def own_entries(cache, keys):
 def copied(payload):
     if len(payload) != PARTS or type(payload[2]) is not tuple:
         return payload
-    return (*payload[:2], freeze(payload[2]), *payload[3:])
+    return (*payload[:2], private_copy(payload[2]), *payload[3:])
 
 
 def with_tuples(entries):

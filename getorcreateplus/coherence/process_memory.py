@@ -8,7 +8,6 @@ never older than a write of this process: what a reader has seen while one of
 its threads wrote is not kept.
 """
 
-import pickle
 import threading
 import time
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from django.utils.functional import cached_property
 
 from ..conf import conf
 from ..environment.forks import renew_in_child
-from ..lookups.rows import IMMUTABLE
+from ..lookups.rows import pack, size_of, unpack  # noqa: F401 - for protocol.py
 
 
 class Memory:
@@ -101,27 +100,6 @@ class Rows(Memory):
                 for pk in pks:
                     self.entries.pop((region, region.generation, place, pk), None)
 
-
-def pack(values):
-    """Return column values in a form that nobody can change."""
-    if IMMUTABLE.issuperset(map(type, values)):
-        return values
-    return pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
-
-
-def unpack(values):
-    return pickle.loads(values) if type(values) is bytes else values
-
-
-def size_of(values):
-    """Return about how many bytes packed values have; the long ones count."""
-    if type(values) is bytes:
-        return len(values)
-    return sum(len(v) for v in values if type(v) in LONG) + PER_ROW
-
-
-LONG = frozenset((bytes, str))
-PER_ROW = 100  # bytes, at least
 
 hints = Memory("LOCAL_HINTS")
 rows = Rows("LOCAL_ROWS")

@@ -17,7 +17,7 @@ from django.utils.functional import cached_property
 from ..conf import conf
 from ..environment.failures import named
 from ..environment.identity import Keys, aliases_of_database
-from ..lookups.equality import digest, text
+from ..lookups.canonical import canonical_text, digest
 from ..lookups.rows import PARTS, mark
 from ..signals import Reason, Source, tell_invalidated
 from ..writes.statements import OF_SAVEPOINT, READING, statement_of
@@ -105,7 +105,7 @@ class Region:
 
     def hint(self, lookup):
         """Return the key of the hint of a lookup, (attname, plain value)s."""
-        columns = [(name, type(v).__name__, text(v)) for name, v in lookup]
+        columns = [(name, type(v).__name__, canonical_text(v)) for name, v in lookup]
         return f"{self.name}#{digest(columns)[:20]}"
 
     def version(self, pk):

@@ -1,11 +1,11 @@
 """
-What a payload says of the code that made it.
+What marks the code that made a payload.
 
 A payload holds column values as this process's fields converted them. Another
-process may serve them if its fields do the same: so their text has to be equal
-in every process of a deployment, whatever its hash seed, its language or the
-addresses of its objects, and another one after a release whose fields convert
-otherwise.
+process may serve them if its fields convert alike. So the text of the fields
+has to be equal in every process of a deployment, despite different hash seeds,
+languages and addresses of objects; and it has to differ after a release whose
+fields convert differently.
 """
 
 import datetime
@@ -23,12 +23,12 @@ from django.db.models import Field, Manager, Model, QuerySet
 from django.utils.functional import Promise
 
 from ..environment.interruptions import reraise
-from .equality import converts_as_django, digest
+from .canonical import converts_as_django, digest
 
-# Arguments that change no column value, of a field that converts as Django's
-# does. (Choices may come from a database, or be sorted by a language; the
-# others are texts for people.)
-OTHERS = {
+# Arguments that do not change a column value, if the field converts as
+# Django's does. (Choices may come from a database, or be sorted by a language;
+# the others are texts for people.)
+IGNORED_ARGUMENTS = {
     "blank",
     "choices",
     "db_comment",
@@ -44,12 +44,13 @@ OTHERS = {
 }
 
 LITERALS = (type(None), bool, int, float, str, bytes, Decimal, datetime.timedelta)
-# A default may be a value that was made when the module was imported.
-DEFAULTS = {"db_default", "default"}
-OF_THE_MOMENT = (datetime.date, datetime.time, uuid.UUID)
-DEEPEST = 20
-MOST_PARTS = 10_000  # of an argument; the others are told by their types
-LONGEST = 200  # characters, of what is not a digest
+# A default may be a value that was made when the module was imported. Such
+# values are described by their type alone.
+DEFAULT_ARGUMENTS = {"db_default", "default"}
+MADE_AT_IMPORT = (datetime.date, datetime.time, uuid.UUID)
+MAX_DEPTH = 20
+MAX_PARTS = 10_000  # of an argument; more are described by their types alone
+MAX_TEXT_LENGTH = 200  # characters; a longer text becomes a digest
 
 
 def fingerprint(payload_format, opts, connection):
@@ -63,23 +64,23 @@ def fingerprint(payload_format, opts, connection):
         settings.USE_TZ,
         connection.vendor,
         connection.timezone_name,
-        [version_of(each) for each in (model, *model._meta.all_parents)],
+        [declared_version(each) for each in (model, *model._meta.all_parents)],
         [describe_field(field) for field in opts.concrete_fields],
     )
 
 
-def version_of(owner):
-    """Return the version that a model or a field gives to its own code."""
+def declared_version(owner):
+    """Return the version that a model or a field declares for its code."""
     return describe(getattr(owner, "cache_version", None))
 
 
 def describe_field(field):
-    """Return a text of all that may change what a field makes of a column."""
+    """Return a text of all that may change how a field converts a column."""
     found = [field.attname, field.column]
     while field is not None:
         found += [
             name_of(type(field)),
-            version_of(field),
+            declared_version(field),
             describe(getattr(field, "decimal_places", None)),
             arguments_of(field),
         ]
@@ -95,62 +96,69 @@ def arguments_of(field):
         reraise(error)
         return ""
     if converts_as_django(type(field), "get_prep_value", "to_python"):
-        kwargs = {name: value for name, value in kwargs.items() if name not in OTHERS}
-    defaults = {name: kwargs.pop(name) for name in DEFAULTS & kwargs.keys()}
-    return describe((args, kwargs)) + describe(defaults, told_by_type=OF_THE_MOMENT)
+        kwargs = {
+            name: value
+            for name, value in kwargs.items()
+            if name not in IGNORED_ARGUMENTS
+        }
+    defaults = {name: kwargs.pop(name) for name in DEFAULT_ARGUMENTS & kwargs.keys()}
+    return describe((args, kwargs)) + describe(defaults, type_only=MADE_AT_IMPORT)
 
 
-def describe(value, told_by_type=()):
-    """Return a text of a value that is the same in all processes."""
-    return Description(told_by_type).of(value)
+def describe(value, type_only=()):
+    """
+    Return a text of a value that is the same in all processes. Values of the
+    types ``type_only`` are described by their type alone.
+    """
+    return Describer(type_only).describe(value)
 
 
-class Description:
-    def __init__(self, told_by_type):
-        self.told_by_type = told_by_type
+class Describer:
+    def __init__(self, type_only):
+        self.type_only = type_only
         self.depth = 0
         self.parts = 0
 
-    def of(self, value):
+    def describe(self, value):
         kind = type(value)
         if kind in LITERALS:
             return f"{kind.__name__} {value!r}"
         self.parts += 1
-        if self.depth < DEEPEST and self.parts < MOST_PARTS:
+        if self.depth < MAX_DEPTH and self.parts < MAX_PARTS:
             self.depth += 1
             try:
                 text = f"{name_of(kind)} {self.state_of(value)}"
                 # Each level escapes the text of the one below.
-                return text if len(text) < LONGEST else digest(text)
-            except Exception as error:  # noqa: BLE001 - of a type of the user's
+                return text if len(text) < MAX_TEXT_LENGTH else digest(text)
+            except Exception as error:  # noqa: BLE001 - by a type of the user's
                 reraise(error)
             finally:
                 self.depth -= 1
         return name_of(kind)  # a repr() may hold its address
 
     def state_of(self, value):
-        if isinstance(value, self.told_by_type):
+        if isinstance(value, self.type_only):
             return ""
-        for kinds, say in WAYS:
+        for kinds, state_of in STATES:
             if isinstance(value, kinds):  # type: ignore[arg-type]
-                return say(value, self.of)
+                return state_of(value, self.describe)
         if hasattr(value, "deconstruct"):
-            return f"{version_of(value)} {self.of(value.deconstruct())}"
+            return f"{declared_version(value)} {self.describe(value.deconstruct())}"
         state = value.__reduce_ex__(2)  # what pickle would keep
-        return [self.of(list(x) if isinstance(x, Iterator) else x) for x in state]
+        return [self.describe(list(x) if isinstance(x, Iterator) else x) for x in state]
 
 
 def name_of(thing):
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-# How to tell what a value of these types is, the special ones first.
-WAYS = [
+# How to describe the state of a value of these types, the special ones first.
+STATES = [
     (enum.Enum, lambda value, inner: f"{value.name} {inner(value.value)}"),
     (enum.EnumType, lambda value, inner: f"{name_of(value)} {inner(list(value))}"),
-    # Their state is that of a database.
+    # Their state is in a database.
     ((Manager, Model, QuerySet), lambda value, inner: ""),
-    # Not evaluated, which depends on the language: its function and arguments.
+    # Its function and arguments, because its value depends on the language.
     (Promise, lambda value, inner: inner(value.__reduce__()[1])),
     (str, lambda value, inner: repr(str.__str__(value))),
     ((list, tuple), lambda value, inner: list(map(inner, value))),
@@ -173,5 +181,5 @@ WAYS = [
     ),
     (re.Pattern, lambda value, inner: f"{value.pattern!r} {value.flags}"),
     # The field of an array's items.
-    (Field, lambda value, inner: f"{version_of(value)} {arguments_of(value)}"),
+    (Field, lambda value, inner: f"{declared_version(value)} {arguments_of(value)}"),
 ]

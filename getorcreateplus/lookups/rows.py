@@ -4,21 +4,24 @@ as Model.from_db() takes them.
 """
 
 import datetime
-import functools
 import pickle
 from decimal import Decimal
 
-from django.core.signals import setting_changed
-from django.db.models.signals import class_prepared
-
+from ..environment.cached_functions import cached_until_models_change
 from ..environment.interruptions import reraise
-from .equality import PLAIN, NotCanonical, digest, pk_text, plain
+from .canonical import PLAIN_TYPES, NotCanonical, canonical, digest, pk_text
 from .fingerprints import fingerprint
 
-# Of a payload's values, in this release of the package: to be raised with any
-# change of it. Keys and tokens stay what they are, for releases that share a
-# cache have to hear of each other's writes.
+# The format of a payload's values in this release of the package; raise it
+# with any change of the format. Cache keys and tokens stay as they are,
+# because releases that share a cache have to see each other's writes.
 FORMAT = 1
+PARTS = 4  # of a payload: stamp, fingerprint, values and their mark
+
+
+@cached_until_models_change
+def layout(model):
+    return Layout(model)
 
 
 class Layout:
@@ -37,7 +40,7 @@ class Layout:
         Return what marks the payloads of a row of this connection's database:
         a payload of another release, with other fields, is a miss.
         """
-        # Looked at each time, because tests and tenants change the time zone.
+        # Read each time, because tests and tenants change the time zone.
         about = connection.vendor, connection.timezone_name
         try:
             return self.fingerprints[about]
@@ -47,11 +50,11 @@ class Layout:
             )
 
     def pk_text(self, values):
-        """Return the text of a row's primary key, None where it has none."""
+        """Return the text of a row's primary key, None if it has none."""
         return pk_text(self.opts, {name: values[place] for name, place in self.pks})
 
     def matches(self, lookup, values):
-        """Tell whether a payload's values are those of a row looked for."""
+        """Return True if a payload's values are those of the lookup's row."""
         if type(values) is not tuple or len(values) != len(self.attnames):
             return False
         index = self.index
@@ -62,39 +65,110 @@ class Layout:
 
 
 def is_same(value, wanted):
-    """Tell whether a column's value is the one of a lookup, which is plain."""
-    if type(value) is type(wanted) and type(value) in PLAIN:
+    """Return True if a column has this value of a lookup (canonical)."""
+    if type(value) is type(wanted) and type(value) in PLAIN_TYPES:
         return value == wanted
     try:
-        value = plain(value)
+        value = canonical(value)
     except NotCanonical:
         return False
     return type(value) is type(wanted) and value == wanted
 
 
+def make_instance(model, using, values):
+    """Return a fresh instance, as a SELECT gives it."""
+    if MemoryViewBytes in map(type, values):
+        values = [memoryview(v) if type(v) is MemoryViewBytes else v for v in values]
+    return model.from_db(using, list(layout(model).attnames), values)
+
+
+# Values that no other code can change
+
+IMMUTABLE_TYPES = PLAIN_TYPES | {
+    int,
+    float,
+    bytes,
+    Decimal,
+    datetime.datetime,
+    datetime.time,
+}
+
+
+class MemoryViewBytes(bytes):
+    """The bytes of a memoryview, because a memoryview cannot be pickled."""
+
+
+def private_copy(values):
+    """
+    Return a copy of column values, as a tuple, that no other code can change.
+
+    None if one of them cannot be pickled.
+    """
+    try:
+        return tuple(
+            v if type(v) in IMMUTABLE_TYPES else copy_of_value(v) for v in values
+        )
+    except Exception as error:  # noqa: BLE001 - by a type of the user's
+        reraise(error)
+        return None
+
+
+def copy_of_value(value):
+    if type(value) is memoryview:
+        return MemoryViewBytes(value)
+    return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+
+
+def pack(values):
+    """
+    Return such a copy in a form that this process can keep, and hand out more
+    than once: pickled if one of its values is mutable.
+    """
+    if IMMUTABLE_TYPES.issuperset(map(type, values)):
+        return values
+    return pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
+
+
+def unpack(packed):
+    return pickle.loads(packed) if type(packed) is bytes else packed
+
+
+def size_of(packed):
+    """
+    Return about how many bytes packed values take. Only long ones are counted.
+    """
+    if type(packed) is bytes:
+        return len(packed)
+    return sum(len(v) for v in packed if type(v) in LONG_TYPES) + MIN_ROW_SIZE
+
+
+LONG_TYPES = frozenset((bytes, str))
+MIN_ROW_SIZE = 100  # bytes
+
+
 # Payloads of a serializer that turns tuples into lists
 
-SURE = frozenset((bool, int, str, type(None)))  # as JSON and msgpack have them
+JSON_TYPES = frozenset((bool, int, str, type(None)))  # in JSON and in msgpack
 OTHER = "*"  # marks a value of another type
-LONGEST_MARK = 40
+MAX_MARK_LENGTH = 40
 
 
 def mark(values):
     """
-    Return what tells of column values that come back from a serializer whether
-    they are the ones that it was given, beside their types in JSON.
+    Return a text that, beside the values' types in JSON, shows whether column
+    values that come back from a serializer are the ones that it was given.
     """
-    if SURE.issuperset(map(type, values)):
+    if JSON_TYPES.issuperset(map(type, values)):
         return ""
     found = "".join(map(mark_of, values))
     if OTHER in found:
         return OTHER
-    return found if len(found) <= LONGEST_MARK else digest(found)
+    return found if len(found) <= MAX_MARK_LENGTH else digest(found)
 
 
 def mark_of(value):
     kind = type(value)
-    if kind in SURE:
+    if kind in JSON_TYPES:
         return ""
     if kind is float:
         return f"{value.hex()} "
@@ -110,9 +184,10 @@ def mark_of(value):
 def revive(payload):
     """
     Return a payload that comes back as a list as the tuple that it was, if all
-    of its values are the ones that were put there; otherwise as it is.
+    of its values are the ones that were put there; otherwise return it
+    unchanged.
 
-    A serializer may have made a text of a date, or a shorter float.
+    A serializer may have turned a date into a text, or shortened a float.
     """
     if len(payload) != PARTS:
         return payload
@@ -125,52 +200,3 @@ def revive(payload):
     ):
         return tuple(stamp), fingerprint, tuple(values), marked
     return payload
-
-
-PARTS = 4  # of a payload: stamp, fingerprint, values and their mark
-
-
-@functools.cache
-def layout(model):
-    return Layout(model)
-
-
-def forget(**kwargs):
-    layout.cache_clear()
-
-
-class_prepared.connect(forget)
-setting_changed.connect(forget)
-
-
-class View(bytes):
-    """A memoryview's bytes, for a memoryview cannot be pickled."""
-
-
-IMMUTABLE = PLAIN | {int, float, bytes, Decimal, datetime.datetime, datetime.time}
-
-
-def freeze(values):
-    """
-    Return column values that nobody else can change, as a tuple.
-
-    None where one of them cannot be pickled.
-    """
-    try:
-        return tuple(v if type(v) in IMMUTABLE else copy(v) for v in values)
-    except Exception as error:  # noqa: BLE001 - whatever a type of the user's raises
-        reraise(error)
-        return None
-
-
-def copy(value):
-    if type(value) is memoryview:
-        return View(value)
-    return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
-
-
-def load(model, using, values):
-    """Return a fresh instance, as a SELECT gives it."""
-    if View in map(type, values):
-        values = [memoryview(v) if type(v) is View else v for v in values]
-    return model.from_db(using, list(layout(model).attnames), values)

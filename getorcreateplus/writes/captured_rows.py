@@ -24,16 +24,16 @@ from django.db.models.signals import class_prepared
 
 from ..coherence import drivers
 from ..coherence.drivers import last_result
-from ..lookups.equality import (
-    PLAIN,
+from ..lookups.canonical import (
+    PLAIN_TYPES,
     NotCanonical,
-    plain,
+    canonical,
     prepare,
-    ready,
+    prepared_type,
     refuse_other_text,
     stored_as,
 )
-from ..lookups.rows import freeze, layout
+from ..lookups.rows import layout, private_copy
 from .statements import statement_of
 from .wrappers import Wrapper
 
@@ -179,7 +179,7 @@ class Recording(Wrapper):
         names = tuple(compiler.select[i][0].target.attname for i in indexes)
         values = None
         if names == layout(self.model).attnames:  # nothing is deferred
-            values = freeze(row[i] for i in indexes)
+            values = private_copy(row[i] for i in indexes)
         self.rows.append((instance, values))
 
     def selected(self, instance):
@@ -328,12 +328,12 @@ def columns_of_insert(sql, start):
 
 
 def is_param(value, param, vendor):
-    if type(value) is type(param) and type(value) in PLAIN:
+    if type(value) is type(param) and type(value) in PLAIN_TYPES:
         return value == param
     try:
         if vendor == "mysql":
             refuse_other_text(param)
-        return plain(value) == plain(param)
+        return canonical(value) == canonical(param)
     except NotCanonical:
         return False
 
@@ -382,7 +382,7 @@ def kind_of(field):
     if stored is None or stored.get_internal_type() not in KINDS:
         return None
     kind, check = KINDS[stored.get_internal_type()]
-    return stored, kind, check, ready(field, stored) is kind
+    return stored, kind, check, prepared_type(field, stored) is kind
 
 
 def check_text(field, value, connection):

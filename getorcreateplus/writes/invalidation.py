@@ -46,7 +46,7 @@ from ..coherence import protocol as coherence
 from ..environment import identity
 from ..environment.aliases import cache_faults, object_cache_alias, usable_connections
 from ..environment.interruptions import reraise
-from ..lookups.equality import is_exact_pk, is_text, pk_text
+from ..lookups.canonical import has_exact_pk, is_text_field, pk_text
 from . import relations
 from .captured_rows import SEQUENCES, is_exact
 from .guards import Conflict
@@ -145,7 +145,7 @@ class Watched:
             # In a cache that may be shared the keys name the model.
             own_cache=alias == opts.model_name != DEFAULT_CACHE_ALIAS,
             timeout=shortest(self.declared[declared], alias),
-            version_per_row=is_exact_pk(opts, connections[using].vendor),
+            version_per_row=has_exact_pk(opts, connections[using].vendor),
             one_table=len(tables(self.model)) == 1,
         )
 
@@ -156,7 +156,7 @@ class Watched:
             (table._meta.db_table, field.column)
             for table in tables(self.model)
             for field in table._meta.pk_fields
-            if is_text(field)
+            if is_text_field(field)
         )
 
     def names_rows(self, connection):

@@ -10,7 +10,7 @@ from django.db import connection, models
 from django.test import override_settings
 
 from getorcreateplus import bypass
-from getorcreateplus.bulk.batch import SAMPLE
+from getorcreateplus.bulk import READ_ONE_BATCH_OF
 from getorcreateplus.coherence import process_memory as memory
 from getorcreateplus.coherence.many import Sought
 
@@ -159,7 +159,7 @@ class TestManyRows:
     @CACHED
     def test_iterator_asks_less_where_nothing_is_found(self, model):
         with override_settings(GETORCREATEPLUS_OVERLAY_ROWS=20):
-            batches = 2 + 4 * SAMPLE
+            batches = 2 + 4 * READ_ONE_BATCH_OF
             found = model.objects.ibulk_get_or_create(
                 self.rows(10 * batches), batch_size=10
             )
@@ -170,7 +170,7 @@ class TestManyRows:
     @committed
     @CACHED
     def test_iterator_asks_each_batch_again_after_a_hit(self, model):
-        there = self.rows(10 * (SAMPLE + 5), start=5000)
+        there = self.rows(10 * (READ_ONE_BATCH_OF + 5), start=5000)
         model.objects.bulk_get_or_create(there)
         memory.hints.clear()
         with override_settings(GETORCREATEPLUS_OVERLAY_ROWS=20):
@@ -180,7 +180,7 @@ class TestManyRows:
             list(islice(found, 20))
             results, queries = count(lambda: list(found))
         assert not any(created for _, created in results)
-        assert queries == SAMPLE - 1
+        assert queries == READ_ONE_BATCH_OF - 1
 
     @committed
     @CACHED

@@ -19,7 +19,7 @@ from getorcreateplus.coherence import process_memory as memory
 from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.environment import interruptions
 from getorcreateplus.environment.identity import Keys
-from getorcreateplus.lookups.rows import freeze
+from getorcreateplus.lookups.rows import private_copy
 from getorcreateplus.signals import cache_hit
 
 from ..models import Paper
@@ -371,7 +371,7 @@ class Slow:
 
 def test_value_whose_pickling_a_time_limit_interrupts():
     with handled_by(by_argument(Limit)), pytest.raises(Limit):
-        freeze([Slow()])
+        private_copy([Slow()])
 
 
 # A server that does not answer

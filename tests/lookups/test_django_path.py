@@ -150,7 +150,7 @@ class TestPredicate:
         steps = [
             (name, value)
             for name, value in vars(cls).items()
-            if isinstance(value, HOLDERS) and name not in lookup_path.FREE
+            if isinstance(value, HOLDERS) and name not in lookup_path.PATCHABLE
         ]
         # As Django's documentation adds the SQL of a vendor.
         steps.append(("as_vendor", Exact.as_sql))
@@ -286,7 +286,7 @@ class TestPredicate:
     def test_class_is_looked_at_once(self, monkeypatch):
         queryset_class = made(PlusQuerySet)
         assert follows_django(queryset_class(Report))
-        monkeypatch.setattr(lookup_path, "examine", None)
+        monkeypatch.setattr(lookup_path, "examine_class", None)
         assert follows_django(queryset_class(Report))
         subclass = made(ByGet, queryset_class)
         with pytest.raises(TypeError):

@@ -9,7 +9,7 @@ from django.db import connection, models
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from getorcreateplus.lookups import equality as keys
+from getorcreateplus.lookups import canonical, conditions
 from getorcreateplus.lookups.rows import is_same
 
 from ..models import Ordinary
@@ -70,9 +70,9 @@ def other_spellings(value):
 def test_texts_are_equal_as_values_are(kind, data):
     first = data.draw(KINDS[kind])
     second = data.draw(KINDS[kind] | st.sampled_from(other_spellings(first)))
-    first, second = keys.plain(first), keys.plain(second)
+    first, second = canonical.canonical(first), canonical.canonical(second)
 
-    assert (keys.text(first) == keys.text(second)) == (first == second)
+    assert (canonical.canonical_text(first) == canonical.canonical_text(second)) == (first == second)
     assert is_same(first, second) == (first == second)
 
 
@@ -81,11 +81,11 @@ def test_texts_are_equal_as_values_are(kind, data):
 @example(value=float("nan"))
 def test_plain_value_is_itself(value):
     try:
-        plain = keys.plain(value)
-    except keys.NotCanonical:
+        plain = canonical.canonical(value)
+    except canonical.NotCanonical:
         return
     assert plain == value
-    assert repr(keys.plain(plain)) == repr(plain)
+    assert repr(canonical.canonical(plain)) == repr(plain)
 
 
 def finds(name, wanted, pk):
@@ -118,7 +118,7 @@ def test_row_matches_only_what_the_database_finds(name, data):
     wanted = data.draw(STORED[name] | st.just(stored))
     row = models.QuerySet(Ordinary).create(**{name: stored})
     [value] = models.QuerySet(Ordinary).filter(pk=row.pk).values_list(name, flat=True)
-    prepared = keys.prepare(Ordinary._meta.get_field(name), wanted, connection.vendor)
+    prepared = canonical.prepare(Ordinary._meta.get_field(name), wanted, connection.vendor)
 
     found = finds(name, wanted, row.pk)
     same = is_same(value, prepared)

@@ -17,7 +17,7 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
 from getorcreateplus.coherence.protocol import Region
-from getorcreateplus.lookups import equality as keys
+from getorcreateplus.lookups import canonical, conditions
 from getorcreateplus.lookups.rows import is_same, layout
 
 from ..models import (
@@ -51,7 +51,7 @@ class Number(enum.IntEnum):
 
 
 def lookup(kwargs, model=Ordinary):
-    return keys.from_kwargs(model._meta, kwargs, connection.vendor)
+    return conditions.from_kwargs(model._meta, kwargs, connection.vendor)
 
 
 def hint(values):
@@ -169,7 +169,7 @@ def test_enum_that_prints_otherwise_is_no_lookup():
     obj.refresh_from_db()
 
     assert obj.char in {"Shade.RED", "red"}
-    with pytest.raises(keys.NotCanonical):
+    with pytest.raises(canonical.NotCanonical):
         lookup({"char": Shade.RED})
 
 
@@ -195,7 +195,7 @@ def test_names_of_the_primary_key_are_one_lookup():
 
     assert found == [{"id": pk}] * len(spellings)
     assert [plain_get(Ordinary, kwargs) for kwargs in spellings] == [obj] * len(found)
-    assert {keys.pk_text(Ordinary._meta, values) for values in found} == {str(pk)}
+    assert {canonical.pk_text(Ordinary._meta, values) for values in found} == {str(pk)}
 
 
 @pytest.mark.django_db
@@ -255,7 +255,7 @@ def test_spellings_of_a_composite_key_are_one_lookup():
     for kwargs in spellings:
         values = lookup(kwargs, Composite)
         assert values == {"target_id": target.pk, "number": 5}
-        assert keys.pk_text(Composite._meta, values) == repr([str(target.pk), "5"])
+        assert canonical.pk_text(Composite._meta, values) == repr([str(target.pk), "5"])
         assert plain_get(Composite, kwargs) == obj
 
 
@@ -370,7 +370,7 @@ REFUSED = {
 @pytest.mark.parametrize("kwargs", REFUSED.values(), ids=REFUSED)
 def test_what_has_no_canonical_form_is_no_lookup(kwargs):
     kwargs = {n: v() if n == "target" and callable(v) else v for n, v in kwargs.items()}
-    with pytest.raises(keys.NotCanonical):
+    with pytest.raises(canonical.NotCanonical):
         lookup(kwargs)
 
 
@@ -396,7 +396,7 @@ def test_what_has_no_canonical_form_is_no_lookup(kwargs):
     ],
 )
 def test_what_a_field_does_not_vouch_for_is_no_lookup(model, kwargs):
-    with pytest.raises(keys.NotCanonical):
+    with pytest.raises(canonical.NotCanonical):
         lookup(kwargs, model)
 
 
@@ -421,12 +421,12 @@ def test_exact_lookup_of_a_project_is_no_lookup():
     assert lookup({"char": "a"}) == {"char": "a"}
     with registered(Ordinary._meta.get_field("char"), CaseBlind):
         assert plain_get(Ordinary, {"char": "a"}).char == "A"
-        with pytest.raises(keys.NotCanonical):
+        with pytest.raises(canonical.NotCanonical):
             lookup({"char": "a"})
-        with pytest.raises(keys.NotCanonical):
-            keys.from_query(Ordinary.objects.filter(char="a").query, connection.vendor)
+        with pytest.raises(canonical.NotCanonical):
+            conditions.from_query(Ordinary.objects.filter(char="a").query, connection.vendor)
     number = Composite._meta.get_field("number")
-    with registered(number, CaseBlind), pytest.raises(keys.NotCanonical):
+    with registered(number, CaseBlind), pytest.raises(canonical.NotCanonical):
         lookup({"pk": (1, 2)}, Composite)
 
 
@@ -446,27 +446,27 @@ def test_isnull_lookup_of_a_project_is_no_lookup():
     with registered(Ordinary._meta.get_field("char"), Empty):
         assert plain_get(Ordinary, {"char": None}).char == ""
         for kwargs in ({"char": None}, {"char__exact": None}):
-            with pytest.raises(keys.NotCanonical):
+            with pytest.raises(canonical.NotCanonical):
                 lookup(kwargs)
-        with pytest.raises(keys.NotCanonical):
-            keys.from_query(Ordinary.objects.filter(char=None).query, connection.vendor)
+        with pytest.raises(canonical.NotCanonical):
+            conditions.from_query(Ordinary.objects.filter(char=None).query, connection.vendor)
         assert lookup({"char": "a"}) == {"char": "a"}
 
 
-@pytest.mark.parametrize("name", sorted(keys.OWN_STEPS))
+@pytest.mark.parametrize("name", sorted(canonical.FIELD_STEPS))
 def test_field_with_a_conversion_of_its_own_instance_is_no_lookup(name):
     field = models.CharField(max_length=9)
-    assert keys.keeps_values(field)
+    assert canonical.stores_as_django(field)
     setattr(field, name, lambda *args: None)
-    assert not keys.keeps_values(field)
+    assert not canonical.stores_as_django(field)
 
 
 @pytest.mark.parametrize("name", ["from_db_value", "get_db_prep_value", "db_type"])
 def test_class_of_django_that_was_patched(name, monkeypatch):
     patch = lambda self, *args: args[0]  # noqa: E731
     monkeypatch.setattr(models.CharField, name, patch, raising=False)
-    assert not keys.keeps_values(models.CharField(max_length=9))
-    assert keys.keeps_values(models.IntegerField())
+    assert not canonical.stores_as_django(models.CharField(max_length=9))
+    assert canonical.stores_as_django(models.IntegerField())
 
 
 @pytest.mark.parametrize(
@@ -474,8 +474,8 @@ def test_class_of_django_that_was_patched(name, monkeypatch):
     [datetime.datetime(2024, 7, 1), "2024-07-01 12:00", datetime.date.today()],  # noqa: DTZ001, DTZ011
 )
 def test_naive_datetime_is_left_to_django_which_warns(value):
-    with pytest.raises(keys.NotCanonical):
-        keys.prepare(Ordinary._meta.get_field("datetime"), value, connection.vendor)
+    with pytest.raises(canonical.NotCanonical):
+        canonical.prepare(Ordinary._meta.get_field("datetime"), value, connection.vendor)
 
 
 def test_naive_datetime_is_a_value_without_time_zones(settings):
@@ -483,11 +483,11 @@ def test_naive_datetime_is_a_value_without_time_zones(settings):
     naive = datetime.datetime(2024, 7, 1, fold=1)  # noqa: DTZ001
     field = Ordinary._meta.get_field("datetime")
 
-    assert repr(keys.prepare(field, naive, connection.vendor)) == repr(
+    assert repr(canonical.prepare(field, naive, connection.vendor)) == repr(
         naive.replace(fold=0)
     )
     assert (
-        keys.text(keys.prepare(field, "2024-07-01", connection.vendor))
+        canonical.canonical_text(canonical.prepare(field, "2024-07-01", connection.vendor))
         == "2024-07-01 00:00:00"
     )
 
@@ -498,18 +498,18 @@ class Zone(datetime.tzinfo):
 
 
 def test_datetime_of_a_zone_that_knows_no_offset_is_no_value():
-    with pytest.raises(keys.NotCanonical):
-        keys.plain(AWARE.replace(tzinfo=Zone()))
+    with pytest.raises(canonical.NotCanonical):
+        canonical.canonical(AWARE.replace(tzinfo=Zone()))
 
 
 def test_times_that_one_clock_shows_twice_are_two():
     first, second = AMBIGUOUS, AMBIGUOUS.replace(fold=1)
 
     assert first == second  # to Python
-    assert keys.plain(first) != keys.plain(second)
-    assert keys.text(keys.plain(first)) != keys.text(keys.plain(second))
-    assert is_same(second, keys.plain(second))
-    assert not is_same(first, keys.plain(second))
+    assert canonical.canonical(first) != canonical.canonical(second)
+    assert canonical.canonical_text(canonical.canonical(first)) != canonical.canonical_text(canonical.canonical(second))
+    assert is_same(second, canonical.canonical(second))
+    assert not is_same(first, canonical.canonical(second))
 
 
 # As Django, in every case
@@ -588,7 +588,7 @@ def test_filters_on_own_columns_are_part_of_the_lookup():
         (ProxyOrdinary.objects.filter(char="a"), {"char": "a"}),
         (SpecialOrdinary.objects.filter(rank=1), {"rank": 1}),
     ]:
-        assert keys.from_query(queryset.query, connection.vendor) == expected
+        assert conditions.from_query(queryset.query, connection.vendor) == expected
 
 
 @pytest.mark.django_db
@@ -619,15 +619,15 @@ def test_other_filters_are_no_lookup():
         Rare.objects.filter(json__a=1),
         Converted.objects.filter(name="a"),
     ]:
-        with pytest.raises(keys.NotCanonical):
-            keys.from_query(queryset.query, connection.vendor)
+        with pytest.raises(canonical.NotCanonical):
+            conditions.from_query(queryset.query, connection.vendor)
 
 
 # Primary keys
 
 
 def test_text_of_a_primary_key():
-    text = keys.pk_text
+    text = canonical.pk_text
 
     assert text(Ordinary._meta, {"id": "5", "char": "a"}) == "5"
     assert text(Unique._meta, {"id": ID.hex}) == str(ID)
@@ -637,7 +637,7 @@ def test_text_of_a_primary_key():
 
 
 def test_text_of_a_primary_key_that_is_not_there():
-    text = keys.pk_text
+    text = canonical.pk_text
 
     assert text(Ordinary._meta, {"char": "a"}) is None
     assert text(Ordinary._meta, {"id": None}) is None
@@ -662,7 +662,7 @@ def test_database_that_finds_primary_keys_by_their_text(model, vendors):
     exact = {
         vendor
         for vendor in ("postgresql", "sqlite", "mysql", "oracle")
-        if keys.is_exact_pk(model._meta, vendor)
+        if canonical.has_exact_pk(model._meta, vendor)
     }
     assert exact - {"oracle"} == vendors
 
@@ -685,7 +685,7 @@ class Pk:
     ],
 )
 def test_primary_key_that_may_be_spelt_in_several_ways(field):
-    assert not keys.is_exact_pk(Pk(field), "sqlite")
+    assert not canonical.has_exact_pk(Pk(field), "sqlite")
 
 
 # What Python alone would find equal
@@ -708,7 +708,7 @@ def test_decimal_and_moment_of_sqlite_are_no_lookup():
     assert not rows.filter(decimal=obj.decimal).exists()
     assert not rows.filter(datetime=obj.datetime).exists()
     for name in ("decimal", "datetime", "time", "duration"):
-        with pytest.raises(keys.NotCanonical):
+        with pytest.raises(canonical.NotCanonical):
             lookup({name: "2024-07-01T12:00:00Z"})
 
 
@@ -721,7 +721,7 @@ def test_interval_of_postgresql_is_no_lookup():
     obj.refresh_from_db()
 
     assert not Ordinary.objects.filter(duration=obj.duration).exists()
-    with pytest.raises(keys.NotCanonical):
+    with pytest.raises(canonical.NotCanonical):
         lookup({"duration": obj.duration})
 
 
@@ -733,8 +733,8 @@ def test_duration_of_mysql_is_a_lookup():
 
 
 def test_columns_are_looked_up_again_when_settings_change(settings):
-    before = keys.columns(Ordinary._meta, "sqlite")
-    assert keys.columns(Ordinary._meta, "sqlite") is before
+    before = conditions.lookup_columns(Ordinary._meta, "sqlite")
+    assert conditions.lookup_columns(Ordinary._meta, "sqlite") is before
     settings.USE_TZ = False
 
-    assert keys.columns(Ordinary._meta, "sqlite") is not before
+    assert conditions.lookup_columns(Ordinary._meta, "sqlite") is not before

@@ -10,7 +10,7 @@ from django.db.models.signals import post_init
 from django.test.utils import isolate_apps
 
 from getorcreateplus.lookups import rows as payload
-from getorcreateplus.lookups.rows import Layout, freeze, layout, load
+from getorcreateplus.lookups.rows import Layout, layout, make_instance, private_copy
 from getorcreateplus.writes.captured_rows import Recording, RecordingIterable
 
 from ..models import (
@@ -105,7 +105,7 @@ ROWS = [
 def test_row_through_the_cache_is_as_a_select_gives_it(model, kwargs):
     model._base_manager.create(**kwargs)
     obj, values = select(model)
-    again = load(model, "default", through_cache(values))
+    again = make_instance(model, "default", through_cache(values))
 
     assert type(again) is model
     assert state(again) == state(obj)
@@ -117,14 +117,16 @@ def test_row_of_a_composite_key_through_the_cache():
     Composite.objects.create(target=Target.objects.create(), number=5)
     obj, values = select(Composite)
 
-    assert state(load(Composite, "default", through_cache(values))) == state(obj)
+    assert state(make_instance(Composite, "default", through_cache(values))) == state(
+        obj
+    )
 
 
 @pytest.mark.django_db
 def test_row_through_the_cache_has_its_trackers():
     Monitored._base_manager.create(name="a", body="text")
     obj, values = select(Monitored)
-    again = load(Monitored, "default", through_cache(values))
+    again = make_instance(Monitored, "default", through_cache(values))
     assert again.body.content == obj.body.content == "text"
     assert again._monitor_changed == "a"
     assert not again.tracker.has_changed("name")
@@ -140,7 +142,7 @@ def test_row_through_the_cache_has_its_trackers():
 def test_row_is_loaded_by_the_class_that_asks():
     Ordinary._base_manager.create(char="a")
     _, values = select(Ordinary)
-    again = load(ProxyOrdinary, "default", values)
+    again = make_instance(ProxyOrdinary, "default", values)
 
     assert type(again) is ProxyOrdinary
     assert mark(Ordinary) == mark(ProxyOrdinary)
@@ -172,7 +174,7 @@ def test_receivers_and_methods_see_what_a_select_gives(monkeypatch):
     try:
         Target(None, "a").save()
         obj, values = select(Target)
-        again = load(Target, "default", through_cache(values))
+        again = make_instance(Target, "default", through_cache(values))
     finally:
         post_init.disconnect(receive, sender=Target)
 
@@ -183,26 +185,29 @@ def test_receivers_and_methods_see_what_a_select_gives(monkeypatch):
 
 def test_memoryview_is_one_again():
     """As psycopg2 gives binary columns."""
-    values = freeze([5, memoryview(b"ab"), None, None, None])
+    values = private_copy([5, memoryview(b"ab"), None, None, None])
 
     assert through_cache(values) == (5, b"ab", None, None, None)
     assert layout(Rare).matches({"binary": b"ab"}, values)
-    again = load(Rare, "default", through_cache(values))
+    again = make_instance(Rare, "default", through_cache(values))
     assert type(again.binary) is memoryview
     assert bytes(again.binary) == b"ab"
-    assert type(load(Rare, "default", (5, b"ab", None, None, None)).binary) is bytes
+    assert (
+        type(make_instance(Rare, "default", (5, b"ab", None, None, None)).binary)
+        is bytes
+    )
 
 
 def test_frozen_values_do_not_change_with_the_instance():
     json = {"a": [1]}
-    values = freeze([5, json])
+    values = private_copy([5, json])
     json["a"].append(2)
 
     assert values == (5, {"a": [1]})
 
 
 def test_what_cannot_be_pickled_is_not_frozen():
-    assert freeze([5, lambda: None]) is None
+    assert private_copy([5, lambda: None]) is None
 
 
 # The comparison of a hit with its lookup
@@ -303,10 +308,10 @@ def test_fingerprint_changes_with_what_changes_values(settings, monkeypatch):
     berlin = mark(Target)
     monkeypatch.undo()
     monkeypatch.setattr(django, "VERSION", (9, 9, 9, "final", 0))
-    payload.forget()
+    payload.layout.cache_clear()
     django_9 = mark(Target)
     monkeypatch.undo()
-    payload.forget()
+    payload.layout.cache_clear()
 
     assert len({first, naive, berlin, django_9}) == 4
     assert mark(Target) == first

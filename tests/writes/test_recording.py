@@ -727,7 +727,7 @@ def test_values_are_those_before_from_db():
 
     assert (obj.name, obj.loaded) == ("bc", "abc")
     assert values == (obj.pk, "abc")
-    again = payload.load(Stripped, "default", values)
+    again = payload.make_instance(Stripped, "default", values)
     assert (again.name, again.loaded) == ("bc", "abc")
 
 

@@ -481,7 +481,7 @@ class TestEqualRows:
     @pytest.mark.parametrize("names", SPELLINGS.values(), ids=SPELLINGS)
     @pytest.mark.parametrize("at_once", [500, 2])
     def test_first_is_created(self, names, at_once, monkeypatch):
-        monkeypatch.setattr(bulk, "SELECTS", at_once)
+        monkeypatch.setattr(bulk, "MAX_UNITED_SELECTS", at_once)
         ignore_case()
         expected = row_by_row([{"name": name} for name in names()])
         found = CaseBlind.objects.bulk_get_or_create(
@@ -513,7 +513,7 @@ class TestEqualRows:
     @pytest.mark.parametrize("at_once", [500, 2])
     def test_key_that_is_not_unique(self, at_once, monkeypatch):
         """No constraint keeps out the second spelling."""
-        monkeypatch.setattr(bulk, "SELECTS", at_once)
+        monkeypatch.setattr(bulk, "MAX_UNITED_SELECTS", at_once)
         shelf = Shelf.objects.create(name="a")
         parts = ["x", "y", "X", Lower(Value("Z")), "Y", "z"]
         rows = [{"shelf": shelf, "place": n, "part": p} for n, p in enumerate(parts)]

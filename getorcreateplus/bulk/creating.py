@@ -1,0 +1,258 @@
+"""The rows of a batch that are missing."""
+
+from contextlib import nullcontext
+
+from django.db import IntegrityError, models, transaction
+from django.db.models.expressions import DatabaseDefault
+from django.db.models.utils import resolve_callables
+
+from ..lookups.canonical import pk_text
+from ..lookups.rows import layout, private_copy
+from ..writes.guards import set_rollback
+from ..writes.invalidation import batch_of_inserts
+from .identity import identity_from_row, is_generated, value_of
+from .insert import Insert
+from .limits import length_of
+
+
+class BatchCreator:
+    """Inserts the missing rows of a Batch."""
+
+    def __init__(self, batch):
+        self.batch = batch
+        self.bulk = batch.bulk
+        self.identifying = batch.identifying
+        self.queryset = batch.queryset
+        self.connection = batch.connection
+        # Primary keys of rows that were inserted, but whose row of the batch
+        # is not known.
+        self.unclaimed = set()
+
+    def insert(self, missing):
+        """
+        Insert the rows that no other writer inserts, and record them as found.
+        """
+        if not missing:
+            return
+        pairs = [(key, self.make(self.batch.row_of(key))) for key in missing]
+        objs = [obj for _, obj in pairs]
+        self.queryset._prepare_for_bulk_create(objs)
+        with_pk, without_pk = [], []
+        for pair in pairs:
+            (with_pk if pair[1]._is_pk_set() else without_pk).append(pair)
+        fields = [f for f in self.bulk.model._meta.concrete_fields if not f.generated]
+        self.insert_like(with_pk, fields)
+        fields = [f for f in fields if not isinstance(f, models.AutoField)]
+        self.insert_like(without_pk, fields)
+
+    def make(self, row):
+        """Return the instance to insert."""
+        if isinstance(row, models.Model):
+            obj = row
+            for name, value in self.bulk.relation.row.items():
+                setattr(obj, name, value)
+        else:
+            params = dict(resolve_callables(row))
+            for field in self.bulk.relation.values:
+                params.pop(field.attname, None)
+            obj = self.bulk.model(**params | self.bulk.relation.row)
+        if hasattr(self.queryset, "_fetch_mode"):  # Django 6.1
+            obj._state.fetch_mode = self.queryset._fetch_mode
+        return obj
+
+    def insert_like(self, pairs, fields):
+        """
+        Insert the rows of (identity, obj), which give values to these fields.
+        """
+        objs = [obj for _, obj in pairs]
+        limit = max(self.connection.ops.bulk_batch_size(fields, objs), 1)
+        size = min(self.bulk.batch_size, limit)
+        returns = self.can_return_inserted()
+        inserted = {}
+        for start in range(0, len(pairs), size):
+            batch = dict(pairs[start : start + size])
+            for piece, insert in self.statements(batch, fields):
+                if returns:
+                    inserted |= self.insert_returning(piece, insert)
+                else:
+                    self.insert_and_select(piece, insert)
+            # A statement may have had fewer rows.
+            if len(inserted) >= self.bulk.batch_size:
+                self.fill_inserted(inserted, fields)
+                inserted = {}
+        self.fill_inserted(inserted, fields)
+
+    def can_return_inserted(self):
+        """Return True if an INSERT may return the rows that it inserted."""
+        table = self.bulk.table
+        return (
+            self.connection.features.can_return_rows_from_bulk_insert
+            # Otherwise it does not return rows that a trigger puts elsewhere.
+            and table.is_plain
+            and (self.connection.vendor != "mysql" or table.takes_updates)
+        )
+
+    def statements(self, batch, fields):
+        """Yield ({identity: obj}, its Insert), each as large as it may be."""
+        insert = Insert(self.connection, self.bulk.model, batch.values(), fields)
+        limits = self.bulk.limits
+        if len(batch) > 1 and (
+            # An expression has any number of parameters.
+            (limits.max_params and len(insert.params) > limits.max_params)
+            or len(insert.sql) + length_of(insert.params) > limits.max_bytes
+        ):
+            pairs, half = list(batch.items()), len(batch) // 2
+            yield from self.statements(dict(pairs[:half]), fields)
+            yield from self.statements(dict(pairs[half:]), fields)
+        else:
+            yield batch, insert
+
+    def insert_returning(self, batch, insert):
+        """Return {identity: columns} of the rows that were inserted."""
+        bulk, opts = self.bulk, self.bulk.model._meta
+        returned = list(opts.concrete_fields)
+        returns_others = self.connection.vendor == "mysql" and bulk.returns_whole_rows
+        if not (bulk.keeps_created() or returns_others):
+            wanted = {
+                *opts.pk_fields,
+                *self.identifying.fields,
+                *opts.db_returning_fields,
+            }
+            returned = [field for field in returned if field in wanted]
+        attnames = [field.attname for field in returned]
+        pks = []
+        with batch_of_inserts(self.connection, bulk.model, pks):
+            inserted, others = insert.send(returned)
+            rows = [dict(zip(attnames, values, strict=True)) for values in inserted]
+            pks += (pk_text(opts, row) for row in rows)
+        rows = self.assign(batch, rows)
+        for identity, row in rows.items():
+            self.record_inserted(identity, batch[identity], row)
+        if bulk.returns_whole_rows:
+            self.record_others(batch, others)
+        return rows if bulk.keeps_created() else {}
+
+    def assign(self, batch, rows):
+        """Return {identity: row} of the rows that were inserted."""
+        assigned, others = {}, []
+        for row in rows:
+            identity = identity_from_row([row[a] for a in self.identifying.attnames])
+            if identity in batch:
+                assigned[identity] = row
+            else:
+                others.append(row)
+        rest = [identity for identity in batch if identity not in assigned]
+        if len(others) == len(rest):
+            # In the order of the INSERT, as bulk_create() takes them.
+            assigned |= zip(rest, others, strict=True)
+        else:
+            opts = self.bulk.model._meta
+            self.unclaimed |= {pk_text(opts, row) for row in others}
+        return assigned
+
+    def claim(self, obj):
+        """
+        Return True if this call has inserted the row, the first time only.
+        """
+        opts = self.bulk.model._meta
+        values = {f.attname: getattr(obj, f.attname) for f in opts.pk_fields}
+        pk = pk_text(opts, values)
+        if pk in self.unclaimed:
+            self.unclaimed.discard(pk)
+            return True
+        return False
+
+    def record_inserted(self, identity, obj, row):
+        opts = self.bulk.model._meta
+        for field in (*opts.pk_fields, *opts.db_returning_fields):
+            setattr(obj, field.attname, row[field.attname])
+        obj._state.adding = False
+        obj._state.db = self.bulk.using
+        self.batch.found[identity] = obj
+        self.batch.created.add(identity)
+
+    def record_others(self, batch, others):
+        """
+        Record the rows that existed already, as MariaDB returns them.
+
+        A SELECT would not see them, under REPEATABLE READ. A locking SELECT
+        would, but it may scan the table, and deadlock.
+        """
+        columns, attnames = layout(self.bulk.model), self.identifying.attnames
+        for values in map(tuple, others):
+            identity = identity_from_row([values[columns.index[a]] for a in attnames])
+            if (
+                identity in batch
+                and identity not in self.batch.found
+                and self.identifying.are_unique
+                and columns.matches(self.bulk.filters, private_copy(values))
+            ):
+                self.batch.found[identity] = self.bulk.make_instance(values)
+
+    def fill_inserted(self, rows, fields):
+        """
+        Let the transaction keep {identity: columns}, while there is room.
+        """
+        if not (rows and self.bulk.keeps_created()):
+            return
+        self.bulk.room -= len(rows)
+        opts, reader = self.bulk.model._meta, self.batch.reader
+        # Not a row that was looked up in a bypass() that has ended since.
+        rows = {
+            k: tuple(v.values()) for k, v in rows.items() if k not in reader.not_read
+        }
+        made_pk = is_generated(opts) and opts.pk not in fields
+        if (many := self.queryset._read_many()) is not None:
+            many.fill_created(reader.fillable(rows, reader.sought), made_pk)
+
+    def insert_and_select(self, batch, insert):
+        """
+        Do the same as insert_returning(), where an INSERT cannot ignore a
+        conflict.
+        """
+        using = self.bulk.using
+        # PostgreSQL undoes more than the statement.
+        has_savepoint = self.connection.vendor == "postgresql"
+        try:
+            with transaction.atomic(using) if has_savepoint else nullcontext():
+                insert.send_plainly()
+        except IntegrityError:
+            # get_or_create() finds out by which row.
+            set_rollback(False, using)
+            return
+        opts = self.bulk.model._meta
+        columns = layout(self.bulk.model).attnames
+        for part in self.bulk.limits.batches(list(batch), self.identifying.width):
+            selected = self.bulk.model._base_manager.using(using)
+            rows = selected.filter(self.batch.reader.condition(part))
+            for values in rows.values_list(*columns):
+                row = dict(zip(columns, values, strict=True))
+                identity = identity_from_row(
+                    [row[attname] for attname in self.identifying.attnames]
+                )
+                if identity in batch:
+                    self.record_inserted(identity, batch[identity], row)
+        for identity, obj in batch.items():
+            # It was sent without an error, as by save(): a trigger has left it
+            # out, or changed its identity.
+            if identity not in self.batch.created and obj._is_pk_set():
+                known = (*opts.pk_fields, *opts.db_returning_fields)
+                self.record_inserted(
+                    identity, obj, {f.attname: getattr(obj, f.attname) for f in known}
+                )
+
+
+def params_of(instance):
+    """Return the arguments with which create() makes the same row."""
+    params = {}
+    for field in instance._meta.concrete_fields:
+        value = value_of(instance, field)
+        if field.generated or isinstance(value, DatabaseDefault):
+            continue
+        if value is None and field in instance._meta.pk_fields:
+            continue
+        if field.is_relation and field.is_cached(instance):
+            params[field.name] = field.get_cached_value(instance)
+        else:
+            params[field.attname] = value
+    return params

@@ -1,0 +1,147 @@
+"""The rows of a batch that exist: in the cache, and in the database."""
+
+from contextlib import nullcontext
+
+from django.db.models import Q
+
+from ..coherence.many import Sought
+from ..lookups.canonical import pk_text
+from ..lookups.conditions import lookup_tuple
+from ..lookups.rows import layout, private_copy
+from ..signals import ask_many_and_tell, cache_hit, cache_miss
+from ..writes.guards import locking_read
+from .identity import identity_from_row
+from .limits import grouped
+
+
+class BatchReader:
+    """Finds the rows of a Batch."""
+
+    def __init__(self, batch):
+        self.batch = batch
+        self.bulk = batch.bulk
+        self.identifying = batch.identifying
+        self.queryset = batch.queryset
+        self.ambiguous = set()  # identities that are left to get_or_create()
+        self.not_read = set()  # identities that were not read from the cache
+
+    def look_up(self, identities):
+        """Return {identity: obj} of the rows that exist."""
+        many = self.queryset._read_many() if self.bulk.choose_cache_read() else None
+        if many is None:  # also in a bypass() that has begun since
+            for identity in identities if cache_miss.receivers else ():
+                self.queryset._send_unread_miss(
+                    dict(zip(self.identifying.attnames, identity, strict=True))
+                )
+            if self.bulk.keeps_created():
+                self.not_read.update(identities)
+            return self.select(identities)
+        make_instance = self.bulk.make_instance
+        sought = {identity: self.sought(identity) for identity in identities}
+        if cache_hit.receivers or cache_miss.receivers:
+            ask_many_and_tell(many, list(sought.values()))
+        else:
+            many.ask(list(sought.values()))
+        found = {
+            identity: make_instance(row.values)
+            for identity, row in sought.items()
+            if row.values is not None
+        }
+        if found:
+            self.bulk.rows_without_hit = 0
+        else:
+            self.bulk.rows_without_hit += len(identities)
+        rest = [identity for identity in identities if identity not in found]
+        if rest:
+            rows = self.select_values(rest)
+            found |= {key: make_instance(values) for key, values in rows.items()}
+            many.fill(self.fillable(rows, sought.get))
+        return found
+
+    def sought(self, identity):
+        """Return the Sought of the row that has this identity."""
+        values = dict(zip(self.identifying.attnames, identity, strict=True))
+        values |= self.bulk.filters
+        pk = pk_text(self.bulk.model._meta, values)
+        return Sought(values, lookup_tuple(values) if pk is None else None, pk)
+
+    def fillable(self, rows, sought_of):
+        """Return (row, pk, values) of {identity: values} that can be kept."""
+        text_of, kept = layout(self.bulk.model).pk_text, []
+        for identity, values in rows.items():
+            pk = text_of(values)
+            copied = private_copy(values)
+            if pk is not None and copied is not None:
+                kept.append((sought_of(identity), pk, copied))
+        return kept
+
+    def select(self, identities):
+        """Return {identity: obj} of the rows in the database."""
+        if self.bulk.yields_rows:
+            rows = self.select_values(identities)
+            return {
+                identity: self.bulk.make_instance(values)
+                for identity, values in rows.items()
+            }
+        found, attnames = {}, self.identifying.attnames
+        for part in self.bulk.limits.batches(identities, self.identifying.width):
+            objs = self.queryset.filter(self.condition(part)).order_by()
+            is_locking = self.queryset.query.select_for_update
+            with locking_read(self.bulk.using) if is_locking else nullcontext():
+                rows = [([getattr(obj, a) for a in attnames], obj) for obj in objs]
+            found |= self.by_identity(part, rows)
+        return found
+
+    def select_values(self, identities):
+        """
+        Return {identity: column values}, in the order of concrete_fields.
+        """
+        columns, found = layout(self.bulk.model), {}
+        places = [columns.index[attname] for attname in self.identifying.attnames]
+        for part in self.bulk.limits.batches(identities, self.identifying.width):
+            selected = self.queryset.filter(self.condition(part)).order_by()
+            rows = [
+                ([values[place] for place in places], values)
+                for values in selected.values_list(*columns.attnames)
+            ]
+            found |= self.by_identity(part, rows)
+        return found
+
+    def by_identity(self, identities, rows):
+        """Return {identity: row} of (identifying values, row)."""
+        wanted, found, others = set(identities), {}, False
+        for values, row in rows:
+            identity = identity_from_row(values)
+            if identity not in wanted:
+                others = True
+            elif identity in found:
+                raise self.bulk.model.MultipleObjectsReturned(
+                    f"bulk_get_or_create() found more than one "
+                    f"{self.bulk.model._meta.object_name} for row "
+                    f"{self.batch.first[identity]}: {self.batch.row_of(identity)!r}."
+                )
+            else:
+                found[identity] = row
+        if others and not self.identifying.are_unique:
+            # A row that is a different one for Python may be a second one for
+            # get(), which then raises an error; and no constraint keeps out
+            # another copy.
+            self.ambiguous |= wanted
+            return {}
+        return found
+
+    def condition(self, identities):
+        """Return the Q that finds these rows, and no others."""
+        names = self.identifying.attnames
+        if len(names) == 1:
+            return Q((f"{names[0]}__in", [identity[0] for identity in identities]))
+        # One condition for each combination of the other columns.
+        longest, groups = grouped(identities)
+        others = names[:longest] + names[longest + 1 :]
+        return Q(
+            *(
+                Q((f"{names[longest]}__in", values), *zip(others, rest, strict=True))
+                for rest, values in groups.items()
+            ),
+            _connector=Q.OR,
+        )

@@ -1,0 +1,41 @@
+"""
+Results that are kept until models or settings change.
+
+Tests define models and override settings, and so do a few projects: what was
+computed from either is computed again.
+"""
+
+import functools
+
+from django.core.signals import setting_changed
+from django.db.models.signals import class_prepared
+
+
+def cached_until_models_change(function):
+    """
+    Cache the results of a function of models or fields until a model class is
+    prepared, or a setting changes, which a field may depend on.
+    """
+    cached = functools.cache(function)
+
+    def clear(**kwargs):
+        cached.cache_clear()
+
+    # No weak references: nothing else refers to clear().
+    class_prepared.connect(clear, weak=False)
+    setting_changed.connect(clear, weak=False)
+    return cached
+
+
+def runs_after_change_of(changed):
+    """Call a function, without arguments, each time this setting changes."""
+
+    def decorator(function):
+        def run(*, setting, **kwargs):
+            if setting == changed:
+                function()
+
+        setting_changed.connect(run, weak=False)
+        return function
+
+    return decorator

@@ -1,0 +1,171 @@
+"""get_or_create() and update_or_create() without a savepoint."""
+
+from contextlib import nullcontext
+
+from django.db import IntegrityError, connections, models, transaction
+from django.db.models.utils import resolve_callables
+
+from ..lookups.django_path import path_of
+from ..signals import tell_savepoint_omitted
+from ..writes.guards import (
+    InsertGuard,
+    UpdateGuard,
+    can_guard,
+    is_by_hand,
+    is_multi_table,
+    locking_read,
+    share_lock,
+)
+from .base import GetOrCreateBase
+
+
+class NonAtomicGetOrCreateMixin(GetOrCreateBase):
+    """
+    Create without a savepoint, and lose a race without an error.
+
+    get_or_create() is SELECT and INSERT. Inside a transaction
+    update_or_create() is SELECT … FOR UPDATE and INSERT or UPDATE. Any error
+    that is raised after a write, except a conflict of the INSERT, marks the
+    transaction for rollback, because there is no savepoint to return to.
+    """
+
+    def _get_or_create_row(self, defaults, kwargs):
+        # Follows QuerySet.get_or_create(), with InsertGuard for atomic().
+        self._for_write = True
+        connection = connections[self.db]
+        if (
+            not can_guard(connection)
+            or is_multi_table(self.model)
+            or is_by_hand(connection)
+            # Another package's method, which this one would skip.
+            or "get_or_create" in path_of(type(self)).entries
+        ):
+            return super()._get_or_create_row(defaults, kwargs)
+        try:
+            return self._find_row(kwargs), False
+        except self.model.DoesNotExist:
+            params = self._extract_model_params(defaults, **kwargs)
+            guard = InsertGuard(connection, self.model)
+            try:
+                with guard:
+                    params = dict(resolve_callables(params))
+                    guard.watch(params)
+                    return self.create(**params), True
+            except IntegrityError:
+                if not guard.intact:
+                    raise
+                try:
+                    winner = self._find_winner(kwargs)
+                except self.model.DoesNotExist:
+                    pass
+                else:
+                    self._detach_loser(params, winner)
+                    return winner, False
+                if not guard.hidden:
+                    raise
+        # The conflict is with another row, or the winner is gone, and the
+        # database has not returned the error that says which. With a savepoint
+        # either this creates the row, or it raises that error.
+        return super()._get_or_create_row(defaults, kwargs)
+
+    def _bulk_atomic(self):
+        connection = connections[self.db]
+        if can_guard(connection) and connection.in_atomic_block:
+            tell_savepoint_omitted(self.model, connection.alias)
+            return UpdateGuard(connection)
+        return super()._bulk_atomic()
+
+    def _find_row(self, kwargs):
+        if self.query.select_for_update:
+            with locking_read(self.db):
+                return self._find(**kwargs)
+        return self._find(**kwargs)
+
+    def _find_winner(self, kwargs):
+        """Return the row of the writer that has won the race."""
+        try:
+            # Without a lock first: the winner may be about to delete the row,
+            # and then waits for the lock of this transaction's duplicate key.
+            return self._find_row(kwargs)
+        except self.model.DoesNotExist:
+            connection = connections[self.db]
+            if (
+                connection.vendor != "mysql"
+                or not connection.in_atomic_block  # Each SELECT sees the latest.
+                or self.query.select_for_update  # So does this one.
+            ):
+                raise
+        with share_lock(self.db):
+            return self._find(**kwargs)
+
+    def _detach_loser(self, params, winner):
+        # The object that lost the race made itself the cached other side of
+        # its one-to-one relations (#36489).
+        for field in self.model._meta.concrete_fields:
+            value = params.get(field.name)
+            if not (
+                field.one_to_one
+                and isinstance(value, models.Model)
+                and field.remote_field.is_cached(value)
+            ):
+                continue
+            if (
+                isinstance(winner, models.Model)  # It's a dict with values().
+                and getattr(winner, field.attname)
+                == getattr(value, field.target_field.attname)
+            ):
+                field.remote_field.set_cached_value(value, winner)
+            else:
+                field.remote_field.delete_cached_value(value)
+
+    def _update_or_create_row(self, defaults, create_defaults, kwargs):
+        # Follows QuerySet.update_or_create() in 5.2 to 6.1, except that inside
+        # a transaction it omits atomic(): FOR UPDATE needs a transaction, not
+        # a savepoint. (Not atomic(savepoint=False): it would mark the
+        # transaction for rollback on errors that left it usable.)
+        self._for_write = True
+        using = self.db
+        connection = connections[using]
+        if (
+            not can_guard(connection)
+            or "update_or_create" in path_of(type(self)).entries
+        ):
+            return super()._update_or_create_row(defaults, create_defaults, kwargs)
+        update_defaults = defaults or {}
+        if create_defaults is None:
+            create_defaults = update_defaults
+
+        in_transaction = connection.in_atomic_block
+        if in_transaction:
+            tell_savepoint_omitted(self.model, using)
+        with nullcontext() if in_transaction else transaction.atomic(using=using):
+            # Lock the row so that a concurrent update is blocked until
+            # update_or_create() has performed its save.
+            obj, created = self.select_for_update().get_or_create(
+                create_defaults, **kwargs
+            )
+            if created:
+                return obj, created
+            with UpdateGuard(connection):
+                for k, v in resolve_callables(update_defaults):
+                    setattr(obj, k, v)
+
+                update_fields = set(update_defaults)
+                concrete_field_names = self.model._meta._non_pk_concrete_field_names
+                # update_fields does not support non-concrete fields.
+                if concrete_field_names.issuperset(update_fields):
+                    # Add fields which are set on pre_save(), e.g. auto_now
+                    # fields. This is to maintain backward compatibility as
+                    # these fields are not updated unless explicitly specified
+                    # in the update_fields list.
+                    pk_fields = self.model._meta.pk_fields
+                    for field in self.model._meta.local_concrete_fields:
+                        if not (
+                            field in pk_fields
+                            or field.__class__.pre_save is models.Field.pre_save
+                        ):
+                            update_fields |= {field.name, field.attname}
+                    obj.save(using=using, update_fields=update_fields)
+                else:
+                    obj.save(using=using)
+        return obj, False
