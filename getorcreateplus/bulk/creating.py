@@ -34,7 +34,8 @@ class BatchCreator:
         """
         if not missing:
             return
-        pairs = [(key, self.make(self.batch.row_of(key))) for key in missing]
+        row_of, bulk = self.batch.row_of, self.bulk
+        pairs = [(key, instance_of(row_of(key), bulk)) for key in missing]
         objs = [obj for _, obj in pairs]
         self.queryset._prepare_for_bulk_create(objs)
         with_pk, without_pk = [], []
@@ -45,21 +46,6 @@ class BatchCreator:
         fields = [f for f in fields if not isinstance(f, models.AutoField)]
         self.insert_like(without_pk, fields)
 
-    def make(self, row):
-        """Return the instance to insert."""
-        if isinstance(row, models.Model):
-            obj = row
-            for name, value in self.bulk.relation.row.items():
-                setattr(obj, name, value)
-        else:
-            params = dict(resolve_callables(row))
-            for field in self.bulk.relation.values:
-                params.pop(field.attname, None)
-            obj = self.bulk.model(**params | self.bulk.relation.row)
-        if hasattr(self.queryset, "_fetch_mode"):  # Django 6.1
-            obj._state.fetch_mode = self.queryset._fetch_mode
-        return obj
-
     def insert_like(self, pairs, fields):
         """
         Insert the rows of (identity, obj), which give values to these fields.
@@ -67,7 +53,7 @@ class BatchCreator:
         objs = [obj for _, obj in pairs]
         limit = max(self.connection.ops.bulk_batch_size(fields, objs), 1)
         size = min(self.bulk.batch_size, limit)
-        returns = self.can_return_inserted()
+        returns = can_return_inserted(self.bulk)
         inserted = {}
         for start in range(0, len(pairs), size):
             batch = dict(pairs[start : start + size])
@@ -81,16 +67,6 @@ class BatchCreator:
                 self.fill_inserted(inserted, fields)
                 inserted = {}
         self.fill_inserted(inserted, fields)
-
-    def can_return_inserted(self):
-        """Return True if an INSERT may return the rows that it inserted."""
-        table = self.bulk.table
-        return (
-            self.connection.features.can_return_rows_from_bulk_insert
-            # Otherwise it does not return rows that a trigger puts elsewhere.
-            and table.is_plain
-            and (self.connection.vendor != "mysql" or table.takes_updates)
-        )
 
     def statements(self, batch, fields):
         """Yield ({identity: obj}, its Insert), each as large as it may be."""
@@ -151,9 +127,7 @@ class BatchCreator:
         return assigned
 
     def claim(self, obj):
-        """
-        Return True if this call has inserted the row, the first time only.
-        """
+        """Return True if this call has inserted the row, but only once."""
         opts = self.bulk.model._meta
         values = {f.attname: getattr(obj, f.attname) for f in opts.pk_fields}
         pk = pk_text(opts, values)
@@ -190,17 +164,14 @@ class BatchCreator:
                 self.batch.found[identity] = self.bulk.make_instance(values)
 
     def fill_inserted(self, rows, fields):
-        """
-        Let the transaction keep {identity: columns}, while there is room.
-        """
+        """Let the transaction keep {identity: columns}, if there is room."""
         if not (rows and self.bulk.keeps_created()):
             return
         self.bulk.room -= len(rows)
         opts, reader = self.bulk.model._meta, self.batch.reader
         # Not a row that was looked up in a bypass() that has ended since.
-        rows = {
-            k: tuple(v.values()) for k, v in rows.items() if k not in reader.not_read
-        }
+        skipped = reader.not_read
+        rows = {k: tuple(v.values()) for k, v in rows.items() if k not in skipped}
         made_pk = is_generated(opts) and opts.pk not in fields
         if (many := self.queryset._read_many()) is not None:
             many.fill_created(reader.fillable(rows, reader.sought), made_pk)
@@ -240,6 +211,32 @@ class BatchCreator:
                 self.record_inserted(
                     identity, obj, {f.attname: getattr(obj, f.attname) for f in known}
                 )
+
+
+def instance_of(row, bulk):
+    """Return the instance to insert for a row."""
+    if isinstance(row, models.Model):
+        obj = row
+        for name, value in bulk.relation.row.items():
+            setattr(obj, name, value)
+    else:
+        params = dict(resolve_callables(row))
+        for field in bulk.relation.values:
+            params.pop(field.attname, None)
+        obj = bulk.model(**params | bulk.relation.row)
+    if hasattr(bulk.queryset, "_fetch_mode"):  # Django 6.1
+        obj._state.fetch_mode = bulk.queryset._fetch_mode
+    return obj
+
+
+def can_return_inserted(bulk):
+    """Return True if an INSERT may return the rows that it inserted."""
+    return (
+        bulk.connection.features.can_return_rows_from_bulk_insert
+        # Otherwise it does not return rows that a trigger puts elsewhere.
+        and bulk.table.is_plain
+        and (bulk.connection.vendor != "mysql" or bulk.table.takes_updates)
+    )
 
 
 def params_of(instance):

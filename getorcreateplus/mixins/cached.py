@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from asgiref.sync import sync_to_async
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import FieldDoesNotExist
@@ -24,11 +23,12 @@ from ..signals import (
     tell_not_asked,
 )
 from ..writes.captured_rows import Recording, RecordingIterable
-from ..writes.invalidation import invalidate, invalidate_rows, region_of
+from ..writes.invalidation import region_of
 from .base import GetOrCreateBase, omit_none
+from .invalidation import InvalidationMixin
 
 
-class CachedGetOrCreateMixin(GetOrCreateBase):
+class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
     """
     Serve get_or_create() from the cache, and keep there what it and
     update_or_create() find, create and update.
@@ -49,8 +49,7 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
     cache_timeout = DEFAULT_TIMEOUT
     local_timeout = 0
 
-    # Captures what the SELECTs of a call on this queryset yield, and what its
-    # writes send.
+    # The Recording of the SELECTs and writes of one call on this queryset.
     _recording = None
 
     def _clone(self):
@@ -83,13 +82,11 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
             with read.region.asking.timing_query():
                 return super().get_or_create(defaults, **kwargs)
         recording = Recording(self.model, self.db)
-        # Without a read of the cache, a row that the SELECT finds cannot be
-        # stored.
+        # Without a read of the cache, a found row cannot be stored.
         queryset = self if read.is_new else self._clone_recorded_by(recording)
         with recording:
             # super() of the recorded copy: the next class's method has to run
-            # on the queryset whose rows are captured, and not this method
-            # again.
+            # on the queryset whose rows are captured, not this method again.
             obj, created = super(CachedGetOrCreateMixin, queryset).get_or_create(
                 **omit_none(defaults=defaults), **kwargs
             )
@@ -129,43 +126,8 @@ class CachedGetOrCreateMixin(GetOrCreateBase):
 
     update_or_create.alters_data = True
 
-    def invalidate(self, *objs_or_pks):
-        """
-        Invalidate these rows, because they were written without Django: like
-        getorcreateplus.invalidate(), for instances or primary keys. After
-        using(), in that database alone.
-        """
-        if not objs_or_pks:
-            raise TypeError(
-                "invalidate() wants instances or primary keys; invalidate_all() "
-                "forgets all rows."
-            )
-        invalidate_rows(self.model, objs_or_pks, self._db)
-
-    invalidate.alters_data = True
-
-    async def ainvalidate(self, *objs_or_pks):
-        await sync_to_async(self.invalidate)(*objs_or_pks)
-
-    ainvalidate.alters_data = True
-
-    def invalidate_all(self):
-        """Invalidate all rows of the model."""
-        invalidate(self.model, using=self._db)
-
-    invalidate_all.alters_data = True
-
-    async def ainvalidate_all(self):
-        await sync_to_async(self.invalidate_all)()
-
-    ainvalidate_all.alters_data = True
-
-    # From here on: what the methods above need.
-
     def _pop_force_select(self, kwargs):
-        """
-        Take the option out of the kwargs, unless the model has such a field.
-        """
+        """Take the option out of the kwargs, unless it is a field."""
         if "force_select" not in kwargs:
             return False
         try:

@@ -118,11 +118,11 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             else:
                 field.remote_field.delete_cached_value(value)
 
+    # Follows QuerySet.update_or_create() in 5.2 to 6.1, except that inside a
+    # transaction it omits atomic(): FOR UPDATE needs a transaction, not a
+    # savepoint. (Not atomic(savepoint=False): it would mark the transaction
+    # for rollback on errors that left it usable.)
     def _update_or_create_row(self, defaults, create_defaults, kwargs):
-        # Follows QuerySet.update_or_create() in 5.2 to 6.1, except that inside
-        # a transaction it omits atomic(): FOR UPDATE needs a transaction, not
-        # a savepoint. (Not atomic(savepoint=False): it would mark the
-        # transaction for rollback on errors that left it usable.)
         self._for_write = True
         using = self.db
         connection = connections[using]

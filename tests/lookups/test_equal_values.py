@@ -9,7 +9,7 @@ from django.db import connection, models
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from getorcreateplus.lookups import canonical, conditions
+from getorcreateplus.lookups import canonical
 from getorcreateplus.lookups.rows import is_same
 
 from ..models import Ordinary
@@ -72,7 +72,9 @@ def test_texts_are_equal_as_values_are(kind, data):
     second = data.draw(KINDS[kind] | st.sampled_from(other_spellings(first)))
     first, second = canonical.canonical(first), canonical.canonical(second)
 
-    assert (canonical.canonical_text(first) == canonical.canonical_text(second)) == (first == second)
+    assert (canonical.canonical_text(first) == canonical.canonical_text(second)) == (
+        first == second
+    )
     assert is_same(first, second) == (first == second)
 
 
@@ -118,7 +120,9 @@ def test_row_matches_only_what_the_database_finds(name, data):
     wanted = data.draw(STORED[name] | st.just(stored))
     row = models.QuerySet(Ordinary).create(**{name: stored})
     [value] = models.QuerySet(Ordinary).filter(pk=row.pk).values_list(name, flat=True)
-    prepared = canonical.prepare(Ordinary._meta.get_field(name), wanted, connection.vendor)
+    prepared = canonical.prepare(
+        Ordinary._meta.get_field(name), wanted, connection.vendor
+    )
 
     found = finds(name, wanted, row.pk)
     same = is_same(value, prepared)

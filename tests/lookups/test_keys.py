@@ -424,7 +424,9 @@ def test_exact_lookup_of_a_project_is_no_lookup():
         with pytest.raises(canonical.NotCanonical):
             lookup({"char": "a"})
         with pytest.raises(canonical.NotCanonical):
-            conditions.from_query(Ordinary.objects.filter(char="a").query, connection.vendor)
+            conditions.from_query(
+                Ordinary.objects.filter(char="a").query, connection.vendor
+            )
     number = Composite._meta.get_field("number")
     with registered(number, CaseBlind), pytest.raises(canonical.NotCanonical):
         lookup({"pk": (1, 2)}, Composite)
@@ -449,7 +451,9 @@ def test_isnull_lookup_of_a_project_is_no_lookup():
             with pytest.raises(canonical.NotCanonical):
                 lookup(kwargs)
         with pytest.raises(canonical.NotCanonical):
-            conditions.from_query(Ordinary.objects.filter(char=None).query, connection.vendor)
+            conditions.from_query(
+                Ordinary.objects.filter(char=None).query, connection.vendor
+            )
         assert lookup({"char": "a"}) == {"char": "a"}
 
 
@@ -475,7 +479,9 @@ def test_class_of_django_that_was_patched(name, monkeypatch):
 )
 def test_naive_datetime_is_left_to_django_which_warns(value):
     with pytest.raises(canonical.NotCanonical):
-        canonical.prepare(Ordinary._meta.get_field("datetime"), value, connection.vendor)
+        canonical.prepare(
+            Ordinary._meta.get_field("datetime"), value, connection.vendor
+        )
 
 
 def test_naive_datetime_is_a_value_without_time_zones(settings):
@@ -487,7 +493,9 @@ def test_naive_datetime_is_a_value_without_time_zones(settings):
         naive.replace(fold=0)
     )
     assert (
-        canonical.canonical_text(canonical.prepare(field, "2024-07-01", connection.vendor))
+        canonical.canonical_text(
+            canonical.prepare(field, "2024-07-01", connection.vendor)
+        )
         == "2024-07-01 00:00:00"
     )
 
@@ -507,7 +515,9 @@ def test_times_that_one_clock_shows_twice_are_two():
 
     assert first == second  # to Python
     assert canonical.canonical(first) != canonical.canonical(second)
-    assert canonical.canonical_text(canonical.canonical(first)) != canonical.canonical_text(canonical.canonical(second))
+    assert canonical.canonical_text(
+        canonical.canonical(first)
+    ) != canonical.canonical_text(canonical.canonical(second))
     assert is_same(second, canonical.canonical(second))
     assert not is_same(first, canonical.canonical(second))
 
