@@ -1,8 +1,8 @@
 """
 The fixtures of getorcreateplus.test, for pytest.
 
-Beside the package, not in it: pytest imports its plugins at every start, and
-the package imports Django.
+They are outside the package, because pytest imports its plugins at every
+start, and the package imports Django.
 """
 
 import pytest

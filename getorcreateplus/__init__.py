@@ -10,7 +10,7 @@ from .query import (
     NonAtomicQuerySet,
     PlusQuerySet,
 )
-from .writes.invalidation import invalidate
+from .writes.invalidate import invalidate
 
 __all__ = [
     "AlwaysGetOrCreateMixin",

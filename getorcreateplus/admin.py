@@ -1,6 +1,6 @@
 """
-A mixin for the admin: what it shows of a model's cache, and how cached rows
-are forgotten there.
+A mixin for the admin: its pages show the state of a model's cache, and have
+buttons that invalidate cached rows.
 
 (Changes and actions of the admin invalidate without it.)
 """
@@ -9,44 +9,39 @@ from django.contrib import admin, messages
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
-from django.db import connections, router
+from django.db import router
 from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from .checks import check_admin, lookup_change, queryset_classes
-from .coherence import protocol as coherence
+from .checks import check_admin
+from .diagnosis.looking import answers, why_not_cached
+from .diagnosis.managers import lookup_change, queryset_classes
+from .diagnosis.reasons import MISSES
 from .environment.aliases import cache_faults
-from .lookups.rows import layout
 from .query import CachedGetOrCreateMixin
-from .signals import Reason
-from .writes import invalidation
+from .writes.invalidate import invalidate
+from .writes.registry import cached_models, examine, queryset_class_of
+from .writes.tables import pk_of
 
-REASONS = {
-    Reason.NO_ROW: gettext_lazy("nobody has asked for it lately, or it was dropped"),
-    Reason.LOCKED: gettext_lazy("somebody is writing it, or was a moment ago"),
-    Reason.STAMP: gettext_lazy("it was written since it was put there"),
-    Reason.FIELDS: gettext_lazy("another release of the code has put it there"),
-    Reason.ERROR: gettext_lazy("the cache failed, or holds what is unreadable"),
-    Reason.NOT_CACHEABLE: gettext_lazy("its primary key has no canonical form"),
-}
+NO_CANONICAL_KEY = gettext_lazy("Its primary key has no canonical form.")
 
 
 class CachedModelAdminMixin:
     """
-    Show whether a model's rows are in the cache, and let those who may change
-    them forget them: an action, and a button on either page.
+    Show whether a model's rows are in the cache. Users who may change the rows
+    may also invalidate them: by an action, and by a button on either page.
 
-    Goes before ModelAdmin. The templates of these pages are extended, whoever
-    has chosen them.
+    It goes before ModelAdmin. It extends the templates of these pages, also
+    those that another mixin or the project has chosen.
     """
 
     cache_state_template = "getorcreateplus/admin/cache_state.html"
 
     def __init__(self, model, admin_site):
         super().__init__(model, admin_site)
-        # A subclass sets ``actions`` anew, to None where it wants none.
+        # A subclass may set ``actions`` anew; None means no actions.
         name = "forget_cached_rows"
         if self.actions is not None and name not in self.actions:
             self.actions = [*self.actions, name]
@@ -60,7 +55,7 @@ class CachedModelAdminMixin:
     )
     def forget_cached_rows(self, request, queryset):
         count = queryset.count()
-        invalidation.invalidate(queryset)
+        invalidate(queryset)
         message = ngettext(
             "%(count)d row is no longer in the cache.",
             "%(count)d rows are no longer in the cache.",
@@ -92,7 +87,7 @@ class CachedModelAdminMixin:
             self._show_cache_state(
                 request,
                 response,
-                lambda watch, using: row_in_words(watch, using, obj),
+                lambda cached_model, using: row_in_words(cached_model, using, obj),
                 may_forget=self.has_change_permission(request, obj),
                 button=_("Forget the cached row"),
                 url=self._reverse("forget", quote(obj.pk)),
@@ -100,15 +95,18 @@ class CachedModelAdminMixin:
         return response
 
     def _show_cache_state(self, request, response, words, *, url, **context):
-        invalidation.examine()
-        watch = invalidation.watched.get(self.opts.concrete_model)
-        if watch is None:
+        examine()
+        cached_model = cached_models.get(self.opts.concrete_model)
+        if cached_model is None:
             return  # getorcreateplus.E016
-        # Where get_or_create() looks, which is no replica.
+        # get_or_create() uses this database, and no replica.
         using = self.get_queryset(request)._db or router.db_for_write(self.model)
         response.context_data["getorcreateplus"] = context | {
             "base": response.resolve_template(response.template_name),
-            "words": [*words(watch, using), *changes_in_words(watch.model)],
+            "words": [
+                *words(cached_model, using),
+                *changes_in_words(cached_model.model),
+            ],
             "url": add_preserved_filters(response.context_data, url),
         }
         response.template_name = self.cache_state_template
@@ -136,7 +134,7 @@ class CachedModelAdminMixin:
             return HttpResponseNotAllowed(["POST"])
         if not self.has_change_permission(request):
             raise PermissionDenied
-        invalidation.invalidate(self.model)
+        invalidate(self.model)
         message = _("No %(name)s is in the cache any longer.")
         return self._answer(request, message % {"name": self.opts.verbose_name})
 
@@ -148,7 +146,7 @@ class CachedModelAdminMixin:
             raise PermissionDenied
         if obj is None:
             raise Http404(f"There is no {self.opts.label} {object_id}.")
-        invalidation.invalidate(obj)
+        invalidate(obj)
         message = _("“%(obj)s” is not in the cache any longer.") % {"obj": obj}
         return self._answer(request, message, quote(obj.pk))
 
@@ -170,44 +168,49 @@ class CachedModelAdminMixin:
 # In words
 
 
-def caches_in_words(watch, using):
-    """Yield what there is to say of a model's caches."""
-    for fault in watch.faults():
+def caches_in_words(cached_model, using):
+    """Yield sentences about a model's caches."""
+    for fault in cached_model.faults():
         yield _("Not all is cached: %(fault)s") % {"fault": fault}
-    rows = {region.store.alias: region for region in watch.all_regions(using)}
+    rows = {region.client.alias: region for region in cached_model.all_regions(using)}
     for alias, region in rows.items():
         yield _("Rows are cached in “%(alias)s” (%(answer)s), %(time)s.") % {
             "alias": alias,
             "answer": answer_in_words(alias),
             "time": time_in_words(region.seconds),
         }
-    usable = {alias for alias in watch.key_cache_aliases if not cache_faults[alias]}
+    usable = {
+        alias for alias in cached_model.key_cache_aliases if not cache_faults[alias]
+    }
     for alias in sorted(usable - set(rows)):
         yield _("Lookups are cached in “%(alias)s” (%(answer)s).") % {
             "alias": alias,
             "answer": answer_in_words(alias),
         }
-    for timeout in sorted(local_timeouts(watch.model), key=str):
+    for timeout in sorted(local_timeouts(cached_model.model), key=str):
         yield _("Each process keeps rows in its memory, %(time)s.") % {
             "time": time_in_words(timeout)
         }
 
 
-def row_in_words(watch, using, obj):
-    """Yield of each of the model's caches whether the row is there."""
-    for region in watch.all_regions(using):
-        reason = why_not_cached(region, obj)
-        if reason is None:
-            yield _("In the cache “%(alias)s”: yes.") % {"alias": region.store.alias}
+def row_in_words(cached_model, using, obj):
+    """Yield a sentence for each of the model's caches: is the row there?"""
+    pk = pk_of(obj, cached_model.model)
+    for region in cached_model.all_regions(using):
+        reason = None if pk is None else why_not_cached(region, pk)
+        if pk is not None and reason is None:
+            yield _("In the cache “%(alias)s”: yes.") % {"alias": region.client.alias}
         else:
-            yield _("In the cache “%(alias)s”: no, %(reason)s.") % {
-                "alias": region.store.alias,
-                "reason": REASONS[reason],
+            yield _("In the cache “%(alias)s”: no. %(reason)s") % {
+                "alias": region.client.alias,
+                "reason": NO_CANONICAL_KEY
+                if reason is None
+                else _(MISSES[reason].sentence),
             }
 
 
 def changes_in_words(model):
-    """Yield which managers of a model do not use its cache, and why."""
+    """Yield a sentence for each manager that does not use the cache."""
     for name in queryset_classes(model, CachedGetOrCreateMixin):
         change = lookup_change(model._meta.managers_map[name])
         if change is not None:
@@ -224,38 +227,17 @@ def time_in_words(timeout):
 
 
 def answer_in_words(alias):
-    try:
-        coherence.stores[alias].get_many(["getorcreateplus"])
-    except (coherence.Unavailable, coherence.Garbage):
-        return _("does not answer: the database is asked")
-    return _("answers")
+    if answers(alias):
+        return _("answers")
+    return _("does not answer: the database is asked")
 
 
 def local_timeouts(model):
-    """Return those of the model's querysets that are not off."""
+    """Return the local_timeouts of the model's querysets, except 0 (off)."""
     found = {
-        getattr(invalidation.queryset_class_of(manager), "local_timeout", 0)
+        getattr(queryset_class_of(manager), "local_timeout", 0)
         for each in (model, *model.__subclasses__())
         if each._meta.concrete_model is model
         for manager in each._meta.managers
     }
     return found - {0}
-
-
-def why_not_cached(region, obj):
-    """Return the Reason why the row would be no hit, None where it is one."""
-    model = region.model
-    pk = invalidation.pk_of(obj, model)
-    if pk is None:
-        return Reason.NOT_CACHEABLE
-    fingerprint = layout(model).fingerprint(connections[region.using])
-    read = coherence.Read(region, region.store, None, fingerprint, lambda values: True)
-    read.pk, read.asked = pk, True
-    # Not ask(), which adds what is absent.
-    keys = [region.payload(pk), region.version(pk), region.epoch]
-    try:
-        entries = region.store.get_many(keys)
-    except (coherence.Unavailable, coherence.Garbage):
-        return Reason.ERROR
-    read.seen = tuple(map(entries.get, keys))
-    return None if read._is_hit(*read.seen) else read.reason(read)

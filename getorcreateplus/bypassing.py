@@ -1,4 +1,4 @@
-"""bypass(): do without the cache for a while."""
+"""bypass(): use no cache in a block."""
 
 from collections.abc import Sequence
 from contextlib import ContextDecorator
@@ -9,9 +9,9 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from django.apps import apps
 from django.db import models
 
-# Of each block that is open the concrete models; none are all. Those that are
-# open for all threads (getorcreateplus.test.caching_off()) are the default of
-# the others, so that a hit looks at one variable.
+# The concrete models of each open block; an empty set means all models. The
+# blocks that are open for all threads (getorcreateplus.test.caching_off()) are
+# the default of the others, so that a hit reads only one variable.
 everywhere: list[frozenset] = []
 blocks: ContextVar[Sequence[frozenset]] = ContextVar(
     "getorcreateplus_bypass", default=everywhere
@@ -20,15 +20,15 @@ blocks: ContextVar[Sequence[frozenset]] = ContextVar(
 
 class bypass(ContextDecorator):  # noqa: N801 - as contextlib names its own
     """
-    Ask the database in this block, or in the function that it decorates:
-    nothing is a hit, and nothing is put into the cache. What is written
-    invalidates as ever.
+    Query the database in this block, or in the function that it decorates:
+    nothing is a hit, and nothing is put into the cache. Writes invalidate as
+    usual.
 
-    The arguments are models, or labels ("shop.Tag"); none are all models. It
-    holds in this thread or task, and in what takes over its context
-    (sync_to_async(), asyncio.create_task()).
+    The arguments are models, or labels ("shop.Tag"); without any, all models
+    are bypassed. It applies in this thread or task, and in what copies its
+    context (sync_to_async(), asyncio.create_task()).
 
-    Raise TypeError for what is no model, LookupError for an unknown label.
+    Raise TypeError for anything but a model, LookupError for an unknown label.
     """
 
     def __init__(self, *args):
@@ -38,7 +38,7 @@ class bypass(ContextDecorator):  # noqa: N801 - as contextlib names its own
         self.models = args
 
     def __enter__(self):
-        # Nothing is kept here: several threads may enter one object.
+        # Nothing is stored on self: several threads may enter one object.
         blocks.set((*own_blocks(), frozenset(map(concrete_model, self.models))))
 
     def __exit__(self, *exc_info):
@@ -60,7 +60,7 @@ class bypass(ContextDecorator):  # noqa: N801 - as contextlib names its own
 
 
 def is_bypassed(model):
-    """Tell whether the cache of a concrete model is not to be used."""
+    """Return True if the cache of a concrete model must not be used."""
     return any(not block or model in block for block in (*own_blocks(), *everywhere))
 
 

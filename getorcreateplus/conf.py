@@ -1,17 +1,19 @@
+"""The settings GETORCREATEPLUS_*."""
+
 from django.conf import settings
 from django.core.signals import setting_changed
 
 PREFIX = "GETORCREATEPLUS_"
 
 DEFAULTS = {
-    # Seconds that a row stays locked in the cache when nobody releases it: a
-    # rolled-back transaction, a process that died. Longer than any
-    # transaction.
+    # Seconds that a row stays locked in the cache if no writer releases it,
+    # because its transaction was rolled back, or its process died. Longer than
+    # any transaction.
     "LOCK_TIMEOUT": 600,
-    # Rows that one transaction keeps of its own writes; the rest it asks of
-    # the database.
+    # Rows that one transaction keeps of its own writes. It reads the others
+    # from the database.
     "OVERLAY_ROWS": 10_000,
-    # Lookups of which a process remembers the primary key.
+    # Lookups whose primary key a process remembers.
     "LOCAL_HINTS": 10_000,
     # Rows that a process remembers for querysets with a local_timeout.
     "LOCAL_ROWS": 10_000,
@@ -22,8 +24,8 @@ class Settings:
     """
     The settings GETORCREATEPLUS_*, or their defaults.
 
-    Each is looked up once and kept, for a look-up in django.conf costs as much
-    as a read of a cache in memory.
+    Each is looked up once and kept, because a look-up in django.conf takes as
+    long as a read of a cache in memory.
     """
 
     def __getattr__(self, name):
@@ -31,10 +33,11 @@ class Settings:
         setattr(self, name, value)
         return value
 
-    def forget(self, *, setting, **kwargs):
+    def reload(self, *, setting, **kwargs):
+        """Look up a changed setting again, when it is next used."""
         self.__dict__.pop(setting.removeprefix(PREFIX), None)
 
 
 conf = Settings()
 
-setting_changed.connect(conf.forget)
+setting_changed.connect(conf.reload)

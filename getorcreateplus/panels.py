@@ -1,8 +1,8 @@
 """
-A panel of Django Debug Toolbar: what the cache did for a request, and why not
-more.
+A panel for Django Debug Toolbar: what the cache did for a request, and why
+lookups were misses.
 
-It listens to the signals while a request runs, and changes nothing.
+It receives the signals while a request runs, and changes nothing.
 """
 
 import datetime
@@ -20,72 +20,15 @@ from django.template.loader import render_to_string
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .signals import Reason, Source
+from .diagnosis.reasons import HITS, MISSES
 from .statistics import Statistics, counting
 
-# Of one request. Those that follow are counted, and not listed.
+# Lookups of one request that are listed. Later ones are only counted.
 MAX_LOOKUPS = 500
 
-HITS = {
-    Source.CACHE: _("The cache had the row."),
-    Source.MEMORY: _("This process had seen the row within local_timeout."),
-    Source.TRANSACTION: _("This transaction has written the row, or read it, itself."),
-}
-
-# What has happened, and the remedy.
-MISSES = {
-    Reason.NO_HINT: _(
-        "Nobody has looked this up lately: the next lookup is a hit, once one outside "
-        "of a transaction has found the row."
-    ),
-    Reason.NO_ROW: _(
-        "The row was written, has expired or was evicted, and is put there again: "
-        "where nobody writes it, raise cache_timeout or the cache's memory."
-    ),
-    Reason.LOCKED: _(
-        "Somebody is writing the row or its table, or has died: keep transactions "
-        "that write short."
-    ),
-    Reason.STAMP: _(
-        "The row, or by a query its table, was written since it was put there: "
-        "write what is read often one by one, by save()."
-    ),
-    Reason.FIELDS: _(
-        "A release with other fields has put the row there: this ends once all "
-        "processes run the same code."
-    ),
-    Reason.LOOKUP: _(
-        "The row that this lookup led to is not one that it finds now, for its "
-        "values have changed: look up by what does not change."
-    ),
-    Reason.ERROR: _(
-        "The cache failed, or held what cannot be read: see the log of "
-        "getorcreateplus, and whether its server runs."
-    ),
-    Reason.TRANSACTION: _(
-        "This transaction reads from the database, because it has written or locked "
-        "something, or because of its isolation level: look up before you write."
-    ),
-    Reason.SELDOM: _(
-        "So few lookups of this model were hits that this process asks the cache for "
-        "a sample of them, because a miss costs more than a query."
-    ),
-    Reason.LARGE: _(
-        "The cache has refused the row, because it is too large: raise the limit of "
-        "its server, or keep the large columns in another model."
-    ),
-    Reason.FORCED: _("force_select=True: leave it out where the cache will do."),
-    Reason.BYPASS: _("This runs inside of bypass(): look up outside of it."),
-    Reason.NOT_CACHEABLE: _(
-        "The lookup or the queryset is none of the cache: look up by equality of the "
-        "model's own columns, without joins, annotations or only(), and by a queryset "
-        "whose lookups are Django's (manage.py check tells)."
-    ),
-}
-
-# Their repr() runs no code of a project: that of a model or a queryset may
-# send a query.
-PLAIN: tuple[Any, ...] = (
+# Their repr() runs no code of the project. The repr() of a model or a queryset
+# may send a query.
+PLAIN_TYPES: tuple[Any, ...] = (
     type(None),
     bool,
     int,
@@ -94,7 +37,7 @@ PLAIN: tuple[Any, ...] = (
     bytes,
     decimal.Decimal,
     uuid.UUID,
-    datetime.datetime,  # before date, which it is
+    datetime.datetime,  # before its base class, date
     datetime.date,
     datetime.time,
     datetime.timedelta,
@@ -102,7 +45,7 @@ PLAIN: tuple[Any, ...] = (
 
 
 class GetOrCreatePanel(Panel):
-    """The lookups of a request that CachedGetOrCreateMixin was asked."""
+    """Shows the lookups by CachedGetOrCreateMixin in one request."""
 
     is_async = True
     nav_title = "get_or_create()"
@@ -127,7 +70,7 @@ class GetOrCreatePanel(Panel):
 
     @property
     def content(self):
-        # Not recorded: the explanations are in the language of who reads.
+        # Not recorded, because they are in the language of the current user.
         stats = self.get_stats()
         lookups = [
             lookup | {"explanation": explanation(lookup)}
@@ -149,10 +92,10 @@ class GetOrCreatePanel(Panel):
                 "hits": total.hits,
                 "misses": total.misses.total(),
                 "models": [
-                    described(label, counts, recorder.sources[label])
+                    facts_of(label, counts, recorder.sources[label])
                     for label, counts in sorted(recorder.models.items())
                 ],
-                "total": described("", total, sources),
+                "total": facts_of("", total, sources),
                 "lookups": recorder.lookups,
                 "left_out": recorder.left_out,
             }
@@ -184,13 +127,13 @@ class Recorder(Statistics):
 
     def _hit(self, sender, duration, **kwargs):
         super()._hit(sender, duration)
-        self._note(sender, "hit", kwargs["source"], duration, **kwargs)
+        self._record(sender, "hit", kwargs["source"], duration, **kwargs)
 
     def _miss(self, sender, reason, duration, **kwargs):
         super()._miss(sender, reason, duration)
-        self._note(sender, "miss", reason, duration, **kwargs)
+        self._record(sender, "miss", reason, duration, **kwargs)
 
-    def _note(self, sender, outcome, why, duration, *, using, lookup, **kwargs):
+    def _record(self, sender, outcome, why, duration, *, using, lookup, **kwargs):
         if self not in counting.get():
             return
         label = sender._meta.label
@@ -212,8 +155,8 @@ class Recorder(Statistics):
             )
 
 
-def described(label, counts, sources):
-    """Return Counts as what JSON can hold, times in ms."""
+def facts_of(label, counts, sources):
+    """Return Counts as JSON can hold them, with times in ms."""
     return {
         "model": label,
         "hits": counts.hits,
@@ -229,13 +172,15 @@ def described(label, counts, sources):
 
 
 def explanation(lookup):
-    """Return the sentence that says why a lookup was a hit, or none."""
-    explanations = HITS if lookup["outcome"] == "hit" else MISSES
-    return explanations[lookup["why"]]
+    """Return why a lookup was a hit; or why it was a miss, and the remedy."""
+    if lookup["outcome"] == "hit":
+        return _(HITS[lookup["why"]])
+    words = MISSES[lookup["why"]]
+    return f"{_(words.sentence)} {_('Remedy:')} {_(words.remedy)}"
 
 
 def shown(lookup):
-    """Return a lookup as keyword arguments."""
+    """Return a lookup as the text of keyword arguments."""
     return ", ".join(f"{name}={brief.repr(value)}" for name, value in lookup.items())
 
 
@@ -250,9 +195,9 @@ class BriefRepr(reprlib.Repr):
     def repr_instance(self, x, level):
         if isinstance(x, models.Model):
             return f"<{type(x).__name__} pk={self.repr1(x.pk, level - 1)}>"
-        for plain in PLAIN:
-            if isinstance(x, plain):
-                text = plain.__repr__(x)
+        for plain_type in PLAIN_TYPES:
+            if isinstance(x, plain_type):
+                text = plain_type.__repr__(x)
                 if len(text) > self.maxother:
                     text = f"{text[: self.maxother]}..."
                 return text

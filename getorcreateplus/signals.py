@@ -1,15 +1,15 @@
 """
-What the cache does, told to whoever listens; nothing is sent to nobody: a look
-at ``receivers`` costs nothing, and send() a tenth of a hit.
+The signals that report what the cache does. Nothing is sent if a signal has no
+receivers: to look at ``receivers`` costs nothing, and send() costs a tenth of
+a hit.
 
-The sender is the concrete model. Receivers run where the thing happens, in the
-middle of a get_or_create() or right after a commit: be quick. What they raise
-is logged, and stops nothing.
+The sender is the concrete model. Receivers run where the event happens, in the
+middle of a get_or_create() or right after a commit, so they have to be quick.
+An exception of a receiver is logged, and stops nothing.
 """
 
 import logging
 from enum import StrEnum
-from time import perf_counter
 
 from django.dispatch import Signal
 
@@ -17,74 +17,62 @@ from .environment.interruptions import reraise
 
 logger = logging.getLogger("getorcreateplus")
 
-# Arguments: using, lookup (as columns: {attname: value}), source (a Source),
+# Arguments: using, lookup (columns: {attname: value}), source (a Source),
 # duration (seconds that the cache took).
 cache_hit = Signal()
 
-# Arguments: using, lookup (as columns; as it was called, {argument: value},
-# where it is none of the cache), reason (a Reason), duration. The database is
-# asked after it.
+# Arguments: using, lookup (columns; or the arguments of the call, if it does
+# not use the cache), reason (a Reason), duration. The query comes after it.
 cache_miss = Signal()
 
 # Arguments: using, pks (texts of primary keys; None: all rows of the model).
-# After a write has returned, or the transaction has committed that did it.
+# Sent after a write has returned, or after its transaction has committed.
 cache_invalidated = Signal()
 
-# Arguments: using. Of NonAtomicGetOrCreateMixin inside of a transaction, where
+# Arguments: using. NonAtomicGetOrCreateMixin sends it in a transaction, where
 # Django would have sent SAVEPOINT and RELEASE SAVEPOINT.
 savepoint_omitted = Signal()
+
+
+# diagnosis/reasons.py has the words for each of these.
 
 
 class Source(StrEnum):
     """Where a hit came from."""
 
     CACHE = "cache"
-    MEMORY = "memory"  # this process's, under local_timeout
-    TRANSACTION = "transaction"  # the row is this transaction's own
+    MEMORY = "memory"
+    TRANSACTION = "transaction"
 
 
 class Reason(StrEnum):
     """Why a row was no hit."""
 
-    NO_HINT = "no hint"  # this lookup has led nobody to a row, or not lately
-    NO_ROW = "no row"  # it was dropped by a write, has expired or was evicted
-    LOCKED = "locked"  # somebody is writing it, or has died
-    STAMP = "stamp"  # it was written since it was put there
-    FIELDS = "fields"  # another release of the code has put it there
-    LOOKUP = "lookup"  # the row is no longer one that the lookup finds
-    ERROR = "error"  # the cache failed, or what it held is unreadable
-    TRANSACTION = "transaction"  # only the database may be asked in this one
-    SELDOM = "seldom a hit"  # this process asks for a sample of the reads alone
-    LARGE = "too large"  # the cache has refused the row
-    FORCED = "forced"  # force_select=True
-    BYPASS = "bypass"  # bypass()
-    NOT_CACHEABLE = "not cacheable"  # the lookup or the queryset is none
-
-
-def ask_and_tell(read, pk, may_hit):
-    """As Read.ask(), and tell."""
-    started = perf_counter()
-    values = read.ask(pk, may_hit)
-    duration = perf_counter() - started
-    tell(read, read, values is not None, may_hit, duration)
-    return values
-
-
-def ask_many_and_tell(many, rows):
-    """As ReadMany.ask(), and tell of each row its share of the time."""
-    started = perf_counter()
-    many.ask(rows)
-    duration = (perf_counter() - started) / len(rows)
-    for row in rows:
-        tell(many.read, row, row.values is not None, True, duration)
+    NO_HINT = "no hint"
+    NO_ROW = "no row"
+    LOCKED = "locked"
+    STAMP = "stamp"
+    FIELDS = "fields"
+    LOOKUP = "lookup"
+    ERROR = "error"
+    TRANSACTION = "transaction"
+    SELDOM = "seldom a hit"
+    LARGE = "too large"
+    FORCED = "forced"
+    BYPASS = "bypass"
+    NOT_CACHEABLE = "not cacheable"
 
 
 def send(signal, model, **arguments):
+    """
+    Send a signal. Raise nothing that a receiver has raised, except the
+    exception of a time limit.
+    """
     try:
         answers = signal.send_robust(model, **arguments)
     except Exception as error:
         reraise(error)
-        # Of receivers that are coroutine functions, where a loop is running.
+        # Coroutine functions cannot be run in a thread with a running loop.
         logger.exception("A signal of %s was not sent to all.", model._meta.label)
     else:
         for _, answer in answers:
@@ -92,31 +80,32 @@ def send(signal, model, **arguments):
                 reraise(answer)
 
 
-def tell(read, row, is_hit, may_hit, duration):
-    told = {
-        "using": read.region.using,
-        "lookup": dict(row.wanted),
+def send_hit_or_miss(reading, sought, may_hit, duration):
+    """Send the hit or the miss of one SoughtRow of a Reading."""
+    arguments = {
+        "using": reading.region.using,
+        "lookup": dict(sought.wanted),
         "duration": duration,
     }
-    if is_hit:
-        send(cache_hit, read.region.model, source=row.source, **told)
+    if sought.values is not None:
+        send(cache_hit, reading.region.model, source=sought.source, **arguments)
     else:
-        reason = read.reason(row) if may_hit else Reason.FORCED
-        send(cache_miss, read.region.model, reason=reason, **told)
+        reason = reading.reason(sought) if may_hit else Reason.FORCED
+        send(cache_miss, reading.region.model, reason=reason, **arguments)
 
 
-def tell_not_asked(model, using, lookup, reason):
-    """The database is asked, for the cache knows nothing of such lookups."""
+def send_unread_miss(model, using, lookup, reason):
+    """Send the miss of a call that does not use the cache."""
     lookup = dict(lookup)
     send(cache_miss, model, using=using, lookup=lookup, reason=reason, duration=0)
 
 
-def tell_invalidated(region, pks):
+def send_invalidated(region, pks):
     if cache_invalidated.receivers:
         pks = None if pks is None else tuple(pks)
         send(cache_invalidated, region.model, using=region.using, pks=pks)
 
 
-def tell_savepoint_omitted(model, using):
+def send_savepoint_omitted(model, using):
     if savepoint_omitted.receivers:
         send(savepoint_omitted, model._meta.concrete_model, using=using)

@@ -1,5 +1,5 @@
 """
-Counting what the cache does, in this process.
+Counts of what the cache does in this process.
 
 .. code-block:: python
 
@@ -45,7 +45,7 @@ class Counts:
 
     @property
     def queries_saved(self):
-        """The SELECTs that a hit stood for."""
+        """The SELECTs that hits have saved."""
         return self.hits
 
     @property
@@ -66,9 +66,9 @@ class Statistics:
     """
     Counts by model, from start() to stop(), or in a with block.
 
-    Of the whole process; with ``own_context`` of this thread or task alone,
-    and of what takes over its context (sync_to_async()). Several may count at
-    once.
+    It counts what the whole process does; with ``own_context`` only what this
+    thread or task does, and what copies its context (sync_to_async()). Several
+    may count at the same time.
     """
 
     def __init__(self, *, own_context=False):
@@ -108,14 +108,14 @@ class Statistics:
             signal.connect(receiver, weak=False)
 
     def stop(self):
-        """Count no more, and keep what was counted."""
+        """Stop to count. The Counts stay."""
         for signal, receiver in self.receivers:
             signal.disconnect(receiver)
         if self.own_context:
             counting.set(tuple(each for each in counting.get() if each is not self))
 
     def reset(self):
-        """Forget what was counted, and go on."""
+        """Clear the Counts, and go on counting."""
         with self.lock:
             self.by_model.clear()
 

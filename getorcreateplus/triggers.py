@@ -1,14 +1,14 @@
 """
-For programs that write beside Django: PostgreSQL triggers that tell which rows
-they write, and a listener that forgets these.
+PostgreSQL triggers that notify of rows written without Django, and a listener
+that invalidates these rows.
 
-A trigger tells of rows that are updated or deleted, by the primary key that
-they had. Of a key that was not in the table the cache has no row: there is
-nothing to tell of an INSERT, nor of the key that an UPDATE gives.
+A trigger sends the primary keys of rows that are updated or deleted, as they
+were before. It sends nothing for an INSERT, nor the new key that an UPDATE
+sets, because the cache has no row with a key that was not in the table.
 
-PostgreSQL sends a NOTIFY with the commit. So until the listener has heard of
-it, others may be served the older row; and of what is written while there is
-no listener it never hears: whenever it begins to listen, it then forgets all.
+PostgreSQL sends a NOTIFY with the commit. Until the listener receives it, the
+cache may serve the older row. While no listener runs, notifications are lost,
+so the listener invalidates all rows whenever it begins to listen.
 """
 
 import json
@@ -21,14 +21,17 @@ from django.core.management import CommandError
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router
 
 from .bypassing import concrete_model
-from .coherence import protocol as coherence
+from .coherence import clients
+from .coherence.faults import CacheFault
 from .lookups.canonical import digest
-from .writes import invalidation
+from .writes.invalidate import MAX_INVALIDATED, invalidate_rows
+from .writes.model_tables import tables_of
+from .writes.registry import cached_models, examine
 
 CHANNEL = "getorcreateplus"
-# Of the names of PostgreSQL, and of a NOTIFY, in bytes.
-LONGEST_NAME = 63
-LONGEST_PAYLOAD = 7999
+# PostgreSQL's limits, in bytes: of a name, and of what a NOTIFY sends.
+MAX_NAME_LENGTH = 63
+MAX_PAYLOAD_LENGTH = 7999
 
 CREATE = """\
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
@@ -87,12 +90,12 @@ def add_arguments(parser):
     )
 
 
-def tables_of(labels, using):
+def chosen_tables(labels, using):
     """
     Return {db_table: model} of the cached models with these labels, and of
-    their parents; without labels of all in a database.
+    their parents; without labels, of all that are in a database.
 
-    Raise CommandError where there is nothing to do.
+    Raise CommandError if there is nothing to do.
     """
     if using not in connections:
         raise CommandError(
@@ -104,18 +107,16 @@ def tables_of(labels, using):
         raise CommandError(
             f"The database {using!r} is {vendor}, and this is for postgresql alone."
         )
-    invalidation.examine()
+    examine()
     if labels:
         models = list(map(cached_model, labels))
     else:
         models = [
-            model
-            for model in invalidation.watched
-            if router.allow_migrate_model(using, model)
+            model for model in cached_models if router.allow_migrate_model(using, model)
         ]
     if not models:
         raise CommandError(f"No model is cached of the database {using!r}.")
-    tables = [table for model in models for table in invalidation.tables(model)]
+    tables = [table for model in models for table in tables_of(model)]
     return {table._meta.db_table: table for table in tables}
 
 
@@ -124,7 +125,7 @@ def cached_model(label):
         model = concrete_model(label)
     except LookupError as error:
         raise CommandError(str(error)) from None
-    if model not in invalidation.watched:
+    if model not in cached_models:
         raise CommandError(
             f"{model._meta.label} is not cached: none of its managers is one of "
             "getorcreateplus."
@@ -136,19 +137,19 @@ def cached_model(label):
 
 
 def create_sql(model, connection):
-    """Return the SQL that makes a table's triggers, or makes them anew."""
+    """Return the SQL that creates or replaces a table's triggers."""
     return CREATE.format(**names(model, connection), body=body(model, connection))
 
 
 def drop_sql(model, connection):
-    """Return the SQL that drops a table's triggers, where it has some."""
+    """Return the SQL that drops a table's triggers, if it has any."""
     return DROP.format(**names(model, connection))
 
 
 def names(model, connection):
     table = model._meta.db_table
     function = f"getorcreateplus_{table}"
-    if len(function.encode()) > LONGEST_NAME or '"' in table:
+    if len(function.encode()) > MAX_NAME_LENGTH or '"' in table:
         function = f"getorcreateplus_{digest(table)}"
     quote_name = connection.ops.quote_name
     return {"table": quote_name(table), "function": quote_name(function)}
@@ -159,7 +160,7 @@ def body(model, connection):
     return BODY.format(
         name=literal(opts.db_table),
         pk=", ".join(f"OLD.{quote_name(field.column)}" for field in opts.pk_fields),
-        longest=LONGEST_PAYLOAD,
+        longest=MAX_PAYLOAD_LENGTH,
         channel=CHANNEL,
     )
 
@@ -173,60 +174,60 @@ def literal(name):
 
 class Listener:
     """
-    Forget the rows that the triggers of some tables tell, of one database.
+    Invalidate the rows that triggers of some tables of one database notify of.
 
     It takes over Django's connection to the database.
     """
 
-    INTERVAL = 30  # seconds, after which a silent connection is tried
+    INTERVAL = 30  # seconds, after which a silent connection is checked
     FIRST_PAUSE = 0.1  # seconds
-    LONGEST_PAUSE = 30  # seconds
+    MAX_PAUSE = 30  # seconds
 
     def __init__(self, tables, using):
         self.tables = tables
         self.using = using
         self.connection = connections[using]
-        self.heard = {}  # db_table: {payload: primary key}, None for all rows
+        self.received = {}  # db_table: {payload: primary key}, None for all rows
 
     def begin(self):
-        """Connect. Raise an Error of Django's where that fails."""
+        """Connect. Raise an Error of Django's if that fails."""
         connection = self.connection
         connection.close()
-        self.heard.clear()
+        self.received.clear()
         connection.ensure_connection()
         connection.set_autocommit(True)
-        connection.connection.add_notify_handler(self.note)
+        connection.connection.add_notify_handler(self.receive)
         with connection.cursor() as cursor:
             cursor.execute(f'LISTEN "{CHANNEL}"')
-        # Not before it listens, or what is written in between is missed.
+        # After LISTEN, so that no write in between is missed.
         for model in self.tables.values():
-            invalidation.invalidate_rows(model, None, self.using)
+            invalidate_rows(model, None, self.using)
 
     def run(self):
-        """Listen for ever, and begin anew whenever the connection fails."""
+        """Listen for ever, and reconnect whenever the connection fails."""
         while True:
             try:
                 self.wait()
             except Error as error:
-                self.begin_anew(error)
+                self.reconnect(error)
 
     def wait(self):
-        """Wait for something to be told, for INTERVAL at most."""
+        """Wait for notifications, for INTERVAL at most, and invalidate."""
         connection = self.connection
         seconds = 1 if pay_caches() else self.INTERVAL
-        if self.heard:  # by another query, as that of without_trigger()
+        if self.received:  # during another query, as that of without_trigger()
             seconds = 0
         with connection.wrap_database_errors:
             socket = connection.connection.fileno()
         with selectors.DefaultSelector() as selector:
             selector.register(socket, selectors.EVENT_READ)
             selector.select(seconds)
-        # The answer brings what was told; without one, the server is gone.
+        # Notifications come with the answer. Without one, the server is gone.
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-        self.forget()
+        self.invalidate_received()
 
-    def begin_anew(self, error):
+    def reconnect(self, error):
         logger.warning(
             "Database %r failed, and what its triggers tell is not heard: %r",
             self.using,
@@ -235,43 +236,43 @@ class Listener:
         pause = self.FIRST_PAUSE
         while True:
             time.sleep(pause)
-            pause = min(2 * pause, self.LONGEST_PAUSE)
+            pause = min(2 * pause, self.MAX_PAUSE)
             with suppress(Error):
                 self.begin()
                 break
         logger.info("Database %r is heard again.", self.using)
 
-    def note(self, notification):
-        """Called by psycopg, in the middle of a query."""
+    def receive(self, notification):
+        """Record a notification, which psycopg may pass during a query."""
         payload = notification.payload
         try:
             # As ["shop_tag", 1], or ["shop_tag"] for all rows.
             table, *pk = json.loads(payload, parse_float=str)
-            known = self.heard.setdefault(table, {})
+            known = self.received.setdefault(table, {})
         except (RecursionError, TypeError, ValueError):
             logger.warning("No trigger of getorcreateplus has told %r.", payload)
             return
         if known is not None:
             known[payload] = pk
-            if not pk or len(known) > invalidation.MOST_FORGOTTEN:
-                self.heard[table] = None
+            if not pk or len(known) > MAX_INVALIDATED:
+                self.received[table] = None
 
-    def forget(self):
-        heard, self.heard = self.heard, {}
-        for table, keys in heard.items():
+    def invalidate_received(self):
+        received, self.received = self.received, {}
+        for table, keys in received.items():
             if table not in self.tables:
-                continue  # of a model that it was not asked for
+                continue  # a model that this listener does not have
             model, pks = self.tables[table], None
             if keys is not None:
                 pks = [pk[0] if len(pk) == 1 else pk for pk in keys.values()]
             try:
-                invalidation.invalidate_rows(model, pks, self.using)
+                invalidate_rows(model, pks, self.using)
             except ValueError:
-                # Of keys that Python has no value for, such as 'infinity'.
-                invalidation.invalidate_rows(model, None, self.using)
+                # Python has no value for such a key, as for 'infinity'.
+                invalidate_rows(model, None, self.using)
 
     def without_trigger(self):
-        """Yield (model, fault) of each table that does not tell all."""
+        """Yield (model, fault) for each table without a valid trigger."""
         with self.connection.cursor() as cursor:
             for table, model in self.tables.items():
                 name = self.connection.ops.quote_name(table)
@@ -285,12 +286,12 @@ class Listener:
 
 def pay_caches():
     """
-    Pay what caches are owed that had failed. Return whether one still fails.
+    Pay what is owed to caches that had failed. Return True if one still fails.
     """
     is_owing = False
-    for store in list(coherence.stores.values()):
+    for client in list(clients.by_alias.values()):
         try:
-            store.wait()
-        except (coherence.Unavailable, coherence.Garbage):
+            client.ensure_usable()
+        except CacheFault:
             is_owing = True
     return is_owing

@@ -1,0 +1,6 @@
+"""
+The tests, in folders like those of the package.
+
+support/ has what several folders use, models/ the app that they share. The
+modules beside this one are programs (python -m tests.walk) and settings.
+"""

@@ -1,13 +1,12 @@
 """
-An exhaustive check of the protocol that getorcreateplus/coherence.py states.
+An exhaustive check of the protocol that getorcreateplus/coherence/ states.
 
 One row, its three cache entries, and a few concurrent actors: every
 interleaving of their steps is explored, with evictions and crashes thrown in.
 Two properties are checked:
 
 * no read that begins after a write has returned yields an older value;
-* once everybody has finished, what the cache would serve is what the database
-  holds.
+* once all actors have finished, the cache would serve what the database holds.
 
 ``python -m tests.coherence_model`` prints the number of states per scenario
 (it takes minutes for all of them), or the shortest interleaving that breaks a
@@ -114,7 +113,7 @@ def serve(s, local, value):
 
 
 def warm_reader(s, me, pc, local, rules):
-    """A reader that knows the pk: version and payload before the SELECT."""
+    """A reader whose hint has the pk: version and payload, then SELECT."""
     local = dict(local)
     if pc == 0:
         return 1, {"floor": s.returned, "version": s.version}, {}
@@ -134,7 +133,7 @@ def warm_reader(s, me, pc, local, rules):
 
 
 def cold_reader(s, me, pc, local, rules):
-    """A reader that learns the pk from the SELECT: the clock vouches."""
+    """A reader with the pk from the SELECT: the clock vouches."""
     if pc == 1 and s.row is None:
         return None, local, {}  # there is nothing to read yet
     local = dict(local)
@@ -173,8 +172,8 @@ def creator(s, me, pc, local, rules):
 
 def txn_creator(s, me, pc, local, rules):
     """
-    create() in a transaction: nobody sees the row before the commit, so the
-    version that is observed after the INSERT vouches for it.
+    create() in a transaction: no other actor sees the row before the commit,
+    so the version that is observed after the INSERT vouches for it.
     """
     local = dict(local)
     if pc == 0:
@@ -210,7 +209,7 @@ def txn_locker(s, me, pc, local, rules):
 
 def txn_untold(s, me, pc, local, rules):
     """
-    A transaction that nothing tells of what it writes (a trigger does, or
+    A transaction whose write the package does not see (by a trigger, or by
     COPY): it reads that row, fills it, and is rolled back.
     """
     local = dict(local)
@@ -257,7 +256,7 @@ def successors(state, programs, rules, max_evictions, max_crashes):
         if pc is None:
             continue
         if state.row is None and program in (*WRITERS, *TRANSACTIONS, warm_reader):
-            continue  # nobody knows the pk before the row exists
+            continue  # no actor has the pk before the row exists
         step = program(state, me, pc, dict(local), rules)
         if step is not None:
             new_pc, new_local, changes = step

@@ -1,3 +1,5 @@
+"""Fixtures of all tests: caches of their own, and tables that are emptied."""
+
 import os
 
 import pytest
@@ -128,7 +130,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def is_for_others(item, markexpr):
-    """Tell whether these services cannot show it, or nobody asked for it."""
+    """Return True if the test needs other services, or was not selected."""
     one_process = settings.CACHES["default"]["BACKEND"].endswith("LocMemCache")
     return (
         (item.get_closest_marker("types") and markexpr != "types")
@@ -151,11 +153,11 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def closed_caches(monkeypatch):
     """
-    Close every cache that the test has made, in whichever thread or task.
+    Close every cache that the test has made, in any thread or task.
 
     Django closes those of the thread that ends a request. A client of
-    memcached that nobody closes warns whenever Python collects it, and another
-    test fails.
+    memcached that is not closed warns when Python collects it, which makes
+    another test fail.
     """
     made = []
     create = CacheHandler.create_connection
@@ -175,7 +177,7 @@ def fresh_caches(request):
     """
     Give the test keys of its own.
 
-    Nobody tells the caches that empty_tables() has emptied the tables.
+    empty_tables() empties the tables without invalidating the caches.
     """
     prefix = f"{settings.KEY_PREFIX}.{abs(hash(request.node.nodeid)):x}"
     config = {
@@ -192,6 +194,8 @@ def second_alias():
     database = connections["other"].settings_dict
     connections["other"].close()
     name, database["NAME"] = database["NAME"], connection.settings_dict["NAME"]
+    # A process invalidates the rows of a test database when it first connects.
+    connections["other"].ensure_connection()
     yield "other"
     connections["other"].close()
     database["NAME"] = name

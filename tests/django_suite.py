@@ -28,7 +28,8 @@ import django
 from django.test.runner import DiscoverRunner
 from django.test.utils import iter_test_cases
 
-ROOT = Path(__file__).resolve().parent.parent
+from .support.repository import ROOT
+
 QUERYSETS = [
     "QuerySet",  # Django's: which tests fail without this package?
     "CachedQuerySet",
@@ -36,7 +37,7 @@ QUERYSETS = [
     "AlwaysQuerySet",
     "PlusQuerySet",
 ]
-# Of Django's tests: those about creating, transactions and locking ...
+# The part of Django's tests about creating, transactions and locking ...
 WRITING = [
     "async",
     "bulk_create",
@@ -88,7 +89,7 @@ def main(args=None):
             command,
             cwd=tests,
             env=environment(options),
-            stdin=subprocess.DEVNULL,  # nobody is asked
+            stdin=subprocess.DEVNULL,  # no prompt
             check=False,
         ).returncode
 
@@ -157,7 +158,7 @@ def source(options):
 
 
 def environment(options):
-    # The coverage of a run of pytest is none of Django's tests'.
+    # Django's tests do not count for the coverage of a run of pytest.
     env = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
     env["PYTHONPATH"] = str(ROOT)
     env["PYTHONUNBUFFERED"] = "1"  # unittest writes to stderr

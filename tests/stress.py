@@ -7,11 +7,11 @@ processes share; a read that began after that and yields less is a wrong
 answer. So is a value that was rolled back, a row that was deleted, and at the
 end a row that the cache serves otherwise than the database has it.
 
-Three things are left out, for the protocol does not promise them. A killed
+Three things are left out, because the protocol does not promise them. A killed
 writer has its row for itself: another that writes it too could release what
-the dead one had locked. No cache is flushed while a writer may be killed, for
-that loses its LOCK. And nothing is judged from the restart of a server until
-every process reaches it again: those that do not owe their releases.
+the dead one had locked. No cache is flushed while a writer may be killed,
+because that loses its LOCK. And nothing is judged from the restart of a server
+until every process reaches it again: those that do not owe their releases.
 """
 
 import argparse
@@ -158,10 +158,10 @@ def configure(options, running):
     settings.CACHES = {"default": cache}
     django.setup()
     from getorcreateplus.coherence import asking
-    from getorcreateplus.coherence.protocol import Store
+    from getorcreateplus.coherence.clients import CacheClient
 
     # Each write that fails doubles the pause, and all have to come back.
-    Store.LONGEST_PAUSE = 5
+    CacheClient.MAX_PAUSE = 5
     # Each read asks the cache, because only a hit can be wrong.
     asking.REST, asking.PATIENCE = 0, 2**31
 

@@ -9,8 +9,9 @@ from django.core.cache import caches
 from django.db import Error, connection, transaction
 from django.db.models import F
 
-from getorcreateplus.coherence.protocol import is_locked, stores
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.coherence.clients import by_alias
+from getorcreateplus.coherence.tokens import is_locked
+from getorcreateplus.writes.registry import region_of
 
 from .models import FarGauge, Gauge
 from .stress import LOCK_TIMEOUT
@@ -95,7 +96,7 @@ class Run:
         began = time.monotonic()
         try:
             failed = caches["default"].set_many(PROBES)
-            stores["default"].wait()
+            by_alias["default"].ensure_usable()
         except Exception:
             return
         if not failed:
@@ -145,7 +146,7 @@ class Run:
         return found
 
     def judge(self, calm, message):
-        # Nobody promises anything from a restart of a server until all
+        # There are no promises from a restart of a server until all
         # processes reach it again.
         if calm % 2 == 0 and calm == self.outages.value:
             self.wrong[self.number] += 1
@@ -193,7 +194,7 @@ class Run:
         return obj.value
 
     def add(self, model, name, ticket):
-        """In autocommit, where nobody is told the new value."""
+        """In autocommit, where the new value is not published."""
         obj = model.objects.get(name=name)
         obj.value = F("value") + 1
         obj.save()
@@ -237,7 +238,12 @@ class Run:
         region = region_of(Gauge.objects.all())
         pk = str(self.random.choice(self.pks))
         key = self.random.choice(
-            [region.payload(pk), region.version(pk), region.clock, region.epoch]
+            [
+                region.payload_key(pk),
+                region.version_key(pk),
+                region.clock_key,
+                region.epoch_key,
+            ]
         )
         cache = caches["default"]
         try:

@@ -38,7 +38,7 @@ from ..lookups.canonical import NotCanonical
 from ..lookups.conditions import from_query
 from ..lookups.django_path import batch_follows_django
 from ..signals import cache_miss
-from ..writes import table_facts as tables
+from ..writes import table_facts
 from ..writes.guards import can_guard, is_multi_table
 from ..writes.refusals import refuses
 from .batch import Batch
@@ -109,7 +109,9 @@ class Bulk:
         if self.yields_rows and identifying.allow_batches:
             with suppress(NotCanonical):
                 self.filters = from_query(queryset.query, self.connection.vendor)
-        self.uses_cache = self.filters is not None and queryset._read_many() is not None
+        self.uses_cache = (
+            self.filters is not None and queryset._begin_batch() is not None
+        )
         # RETURNING does not return a column in the form that a SELECT selects
         # it in, as for geometries.
         self.returns_whole_rows = self.filters is not None and all(
@@ -120,7 +122,7 @@ class Bulk:
 
     @cached_property
     def table(self):
-        return tables.table_of(self.connection, self.model)
+        return table_facts.facts_of(self.connection, self.model)
 
     def choose_cache_read(self):
         """

@@ -4,7 +4,7 @@ from bisect import bisect
 
 from django.db import models
 
-from ..writes import table_facts as tables
+from ..writes import table_facts
 from .creating import BatchCreator, params_of
 from .identity import value_of
 from .limits import cut
@@ -78,12 +78,12 @@ class Batch:
                 if number and not self.identifying.are_unique:
                     # The parts before it may have created one of these.
                     self.found |= self.reader.select(part)
-                self.create([key for key in part if key not in self.found])
+                self.create([each for each in part if each not in self.found])
                 if index is not None:
                     self.single[index] = self.get_or_create(self.rows[index])
             for index in self.nulls:
                 self.single[index] = self.get_or_create(self.rows[index])
-            objs = [self.found[key] for key in missing if key in self.created]
+            objs = [self.found[each] for each in missing if each in self.created]
             objs += (obj for obj, created in self.single.values() if created)
             self.bulk.relation.add(objs)
 
@@ -96,7 +96,7 @@ class Batch:
         for identity in missing:
             parts[bisect(self.unknown, self.first[identity])].append(identity)
         is_doubtful = (
-            missing and self.bulk.table.is_plain and self.doubtful_texts(missing)
+            missing and self.bulk.table.takes_each_row and self.doubtful_texts(missing)
         )
         for part, index in zip(parts, [*self.unknown, None], strict=True):
             if is_doubtful and len(part) > MAX_UNITED_SELECTS:
@@ -115,13 +115,13 @@ class Batch:
             return
         repeated = self.repeated(part)
         ambiguous = self.reader.ambiguous
-        together = [k for k in part if not (k in ambiguous or k in repeated)]
+        together = [i for i in part if not (i in ambiguous or i in repeated)]
         self.creator.insert(together)
         lost = [identity for identity in together if identity not in self.found]
         if lost:
             self.read_winners(lost)
         # In the order of a loop: the first of them may be equal to the others.
-        rest = [k for k in part if not (k in self.found or k in repeated)]
+        rest = [i for i in part if not (i in self.found or i in repeated)]
         for identity in sorted(rest, key=self.first.__getitem__):
             obj, created = self.get_or_create(self.row_of(identity))
             self.found[identity] = obj
@@ -148,8 +148,8 @@ class Batch:
         """
         doubtful = {}
         for place, field in enumerate(self.identifying.fields):
-            texts = {key[place] for key in part if type(key[place]) is str}
-            if len(texts) > 1 and not tables.are_distinct(
+            texts = {each[place] for each in part if type(each[place]) is str}
+            if len(texts) > 1 and not table_facts.are_distinct(
                 self.bulk.table, field.column, texts
             ):
                 doubtful[place] = sorted(texts)
@@ -160,7 +160,7 @@ class Batch:
         Return {identity: the first one that the database finds equal to it}.
         """
         equals = {
-            place: tables.first_equals(
+            place: table_facts.first_equals(
                 self.connection,
                 self.bulk.model,
                 self.identifying.fields[place].column,

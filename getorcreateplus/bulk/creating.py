@@ -6,10 +6,11 @@ from django.db import IntegrityError, models, transaction
 from django.db.models.expressions import DatabaseDefault
 from django.db.models.utils import resolve_callables
 
+from ..coherence.filling import fill_uncommitted
 from ..lookups.canonical import pk_text
 from ..lookups.rows import layout, private_copy
-from ..writes.guards import set_rollback
-from ..writes.invalidation import batch_of_inserts
+from ..writes.pending_transaction import set_rollback
+from ..writes.watching import batch_of_inserts
 from .identity import identity_from_row, is_generated, value_of
 from .insert import Insert
 from .limits import length_of
@@ -35,7 +36,7 @@ class BatchCreator:
         if not missing:
             return
         row_of, bulk = self.batch.row_of, self.bulk
-        pairs = [(key, instance_of(row_of(key), bulk)) for key in missing]
+        pairs = [(each, instance_of(row_of(each), bulk)) for each in missing]
         objs = [obj for _, obj in pairs]
         self.queryset._prepare_for_bulk_create(objs)
         with_pk, without_pk = [], []
@@ -171,10 +172,10 @@ class BatchCreator:
         opts, reader = self.bulk.model._meta, self.batch.reader
         # Not a row that was looked up in a bypass() that has ended since.
         skipped = reader.not_read
-        rows = {k: tuple(v.values()) for k, v in rows.items() if k not in skipped}
+        rows = {i: tuple(r.values()) for i, r in rows.items() if i not in skipped}
         made_pk = is_generated(opts) and opts.pk not in fields
-        if (many := self.queryset._read_many()) is not None:
-            many.fill_created(reader.fillable(rows, reader.sought), made_pk)
+        if (reading := self.queryset._begin_batch()) is not None:
+            fill_uncommitted(reading, reader.fillable(rows, reader.sought), made_pk)
 
     def insert_and_select(self, batch, insert):
         """
@@ -234,7 +235,7 @@ def can_return_inserted(bulk):
     return (
         bulk.connection.features.can_return_rows_from_bulk_insert
         # Otherwise it does not return rows that a trigger puts elsewhere.
-        and bulk.table.is_plain
+        and bulk.table.takes_each_row
         and (bulk.connection.vendor != "mysql" or bulk.table.takes_updates)
     )
 

@@ -5,7 +5,7 @@ from sqlite3 import SQLITE_LIMIT_EXPR_DEPTH
 from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.utils.functional import cached_property
 
-from ..writes import table_facts as tables
+from ..writes import table_facts
 
 MAX_POSTGRESQL_PARAMS = 2**16 - 1  # of one statement, with server-side binding
 CONDITION_SIZE = 140  # bytes of a condition without its value
@@ -45,7 +45,7 @@ class StatementLimits:
     def max_bytes(self):
         # SQLite has no such limit, so it is not queried for it so early.
         is_local = self.connection.vendor == "sqlite"
-        return (tables.Table() if is_local else self.bulk.table).most_bytes
+        return (table_facts.TableFacts() if is_local else self.bulk.table).max_bytes
 
     @cached_property
     def max_groups(self):

@@ -1,15 +1,17 @@
 """The rows of a batch that exist: in the cache, and in the database."""
 
+import time
 from contextlib import nullcontext
 
 from django.db.models import Q
 
-from ..coherence.many import Sought
+from ..coherence.filling import fill
+from ..coherence.looking import SoughtRow
 from ..lookups.canonical import pk_text
 from ..lookups.conditions import lookup_tuple
 from ..lookups.rows import layout, private_copy
-from ..signals import ask_many_and_tell, cache_hit, cache_miss
-from ..writes.guards import locking_read
+from ..signals import cache_hit, cache_miss, send_hit_or_miss
+from ..writes.locking_reads import locking_read
 from .identity import identity_from_row
 from .limits import grouped
 
@@ -27,8 +29,10 @@ class BatchReader:
 
     def look_up(self, identities):
         """Return {identity: obj} of the rows that exist."""
-        many = self.queryset._read_many() if self.bulk.choose_cache_read() else None
-        if many is None:  # also in a bypass() that has begun since
+        reading = None
+        if self.bulk.choose_cache_read():
+            reading = self.queryset._begin_batch()
+        if reading is None:  # also in a bypass() that has begun since
             for identity in identities if cache_miss.receivers else ():
                 self.queryset._send_unread_miss(
                     dict(zip(self.identifying.attnames, identity, strict=True))
@@ -38,10 +42,12 @@ class BatchReader:
             return self.select(identities)
         make_instance = self.bulk.make_instance
         sought = {identity: self.sought(identity) for identity in identities}
+        began = time.monotonic()
+        reading.ask_many(list(sought.values()))
         if cache_hit.receivers or cache_miss.receivers:
-            ask_many_and_tell(many, list(sought.values()))
-        else:
-            many.ask(list(sought.values()))
+            seconds = (time.monotonic() - began) / len(sought)
+            for row in sought.values():
+                send_hit_or_miss(reading, row, True, seconds)
         found = {
             identity: make_instance(row.values)
             for identity, row in sought.items()
@@ -54,16 +60,16 @@ class BatchReader:
         rest = [identity for identity in identities if identity not in found]
         if rest:
             rows = self.select_values(rest)
-            found |= {key: make_instance(values) for key, values in rows.items()}
-            many.fill(self.fillable(rows, sought.get))
+            found |= {each: make_instance(values) for each, values in rows.items()}
+            fill(reading, self.fillable(rows, sought.get))
         return found
 
     def sought(self, identity):
-        """Return the Sought of the row that has this identity."""
+        """Return the SoughtRow of the row that has this identity."""
         values = dict(zip(self.identifying.attnames, identity, strict=True))
         values |= self.bulk.filters
         pk = pk_text(self.bulk.model._meta, values)
-        return Sought(values, lookup_tuple(values) if pk is None else None, pk)
+        return SoughtRow(values, lookup_tuple(values) if pk is None else None, pk)
 
     def fillable(self, rows, sought_of):
         """Return (row, pk, values) of {identity: values} that can be kept."""

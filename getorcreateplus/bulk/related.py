@@ -1,9 +1,9 @@
 """
-What a related manager gives to new rows, as far as its queryset tells.
+What a related manager gives to new rows, as far as its queryset shows it.
 
 A related manager is a subclass that Django makes of the model's default
-manager, whose methods ask a queryset: there is no method of the manager's own
-to override, whatever class a project has made of it.
+manager, and its methods call those of a queryset. So the package cannot
+override a method of the related manager itself, whatever its class.
 """
 
 from django.db import models, router
@@ -13,7 +13,7 @@ class Relation:
     """
     The related manager that a queryset comes from, if it comes from one.
 
-    ``row`` are its arguments for create(), ``values`` the same by column.
+    ``row`` has its arguments for create(), ``values`` the same by field.
     """
 
     def __init__(self, queryset):
@@ -22,20 +22,21 @@ class Relation:
         self.manager = None  # of a many-to-many relation
         instance = queryset._hints.get("instance")
         if instance is not None and queryset.query.is_empty():
-            # As Django's related managers refuse it.
+            # As Django's related managers do.
             raise ValueError(
                 f"{instance!r} needs to have a value for the field that its related "
                 "rows refer to, before this relationship can be used."
             )
         if len(queryset._known_related_objects) == 1:
-            self.refer_to_instance()
+            self.find_foreign_key()
         else:
             if instance is not None:
                 self.manager = many_to_many_manager(queryset, instance)
             if self.manager is None:
-                self.refer_generically()
+                self.find_generic_relation()
 
-    def refer_to_instance(self):
+    def find_foreign_key(self):
+        """Set what a foreign key's manager gives to new rows."""
         [(field, known)] = self.queryset._known_related_objects.items()
         if len(known) != 1:
             return
@@ -48,7 +49,8 @@ class Relation:
                 own: getattr(instance, its.attname) for own, its in field.related_fields
             }
 
-    def refer_generically(self):
+    def find_generic_relation(self):
+        """Set what a generic relation's manager gives to new rows."""
         queryset = self.queryset
         opts, equal = queryset.model._meta, equal_columns(queryset.query)
         for generic in opts.private_fields:
@@ -62,12 +64,12 @@ class Relation:
                 self.values = {field: equal[field] for field in fields}
                 self.row = {f.attname: value for f, value in self.values.items()}
                 if queryset._db == router.db_for_read(queryset.model):
-                    # The manager has named the database that it reads.
+                    # The manager has set the database that it reads from.
                     self.queryset = queryset.using(router.db_for_write(queryset.model))
                     self.queryset._for_write = True
 
     def add(self, objs):
-        """Relate rows that were created."""
+        """Relate rows that were created to the manager's instance."""
         if self.manager is not None and objs:
             self.manager.add(*objs)
 

@@ -1,21 +1,22 @@
 """
-Whether a process asks the cache at all: only as long as that pays.
+Whether a process looks into the cache at all: only as long as that saves time.
 
-Not to ask is always right, because the database answers then. So nothing here
-can make a row wrong, and each process decides for itself.
+Not to look is always right, because the database answers then. So nothing here
+can make a row wrong, and each process decides alone.
 
-* While a model is under LOCK, no row of it can be a hit or a fill. A process
-  that has seen that asks nothing for some tenths of a second.
-* A miss costs more than a query without a cache: it asks, queries and fills.
-  So the cache pays above a certain share of hits, which depends on its
-  backend and on the query. The process measures both. Below that share it asks
-  for a sample of the reads alone, until their share of hits has risen.
+* While all rows of a model are under LOCK, no read can be a hit or a fill. A
+  process that has seen such a LOCK does not look for some tenths of a second.
+* A miss costs more than a query without a cache: it looks, queries and fills.
+  So the cache saves time above a certain share of hits, which depends on its
+  backend and on the query. The process measures both. Below that share it
+  looks for a sample of the reads only, until their share of hits has risen.
 * A row that the cache has refused as too large is never a hit. The process
-  asks nothing of it, and does not send it again, for a minute.
+  does not look for it, and does not send it again, for a minute.
 
-One half of the sample are reads at random, which tell of a few rows that are
-read often. The other half are all reads of some lookups, which tell of many
-rows that are read seldom: of these, no random read would be the second one.
+One half of the sample is chosen read by read, at random: it finds out about a
+few rows that are read often. The other half are all reads of some lookups: it
+finds out about many rows that are read seldom, because a random read of such a
+row would hardly ever be the second one.
 """
 
 import random
@@ -23,22 +24,22 @@ import time
 from contextlib import contextmanager
 from zlib import crc32
 
-from ..environment.identity import is_testing
+from ..environment.databases import is_testing
 
-REST = 0.3  # seconds without a question, after a model was seen under LOCK
-PATIENCE = 1000  # reads that ask before the share of hits is judged
-MOST = 1 / 16  # of the reads are asked for in a sample
+REST = 0.3  # seconds without a look, after a model was seen under LOCK
+PATIENCE = 1000  # reads that look before the share of hits is judged
+MAX_SAMPLE = 1 / 16  # of the reads are in a sample
 OVERHEAD = 0.04  # of the time of the queries may be spent on the sample
-PAYS_AGAIN = 1.1  # times that asking must be cheaper until all reads ask again
+PAYS_AGAIN = 1.1  # times that looking must be cheaper until all reads look again
 STEP = 1 / 64  # of a moving average
 
-LARGE = 2**16  # bytes of a row; a smaller one is refused for another reason
+LARGE = 2**16  # bytes of a row; the cache has another reason to refuse a smaller one
 LARGE_REST = 60  # seconds
-MOST_LARGE = 1000  # rows that are remembered
+MAX_LARGE = 1000  # rows that are remembered
 
 
 class Average:
-    """A moving average. A value of a process that had to wait is cut."""
+    """A moving average. Values are cut, because a process may have to wait."""
 
     def __init__(self, value=None):
         self.value = value
@@ -51,21 +52,21 @@ class Average:
 
 
 class Asking:
-    """Whether one process asks for the rows of one region."""
+    """Whether one process looks into the cache for the rows of one region."""
 
     def __init__(self):
         self.rests_until = 0.0
         self.large = {}  # primary key: when it may be sent again
-        self.has_told = False  # of a row that is too large
-        # Seconds that a question takes, the query, and the fill after it.
-        self.question, self.query, self.fill = Average(), Average(), Average()
+        self.has_warned = False  # about a row that is too large
+        # Seconds that a look takes, the query, and the fill after it.
+        self.look, self.query, self.fill = Average(), Average(), Average()
         self.begin()
 
     def begin(self):
-        """Ask for all reads."""
+        """Look for all reads."""
         self.left = PATIENCE
         self.share = 1.0  # of hits
-        self.rate = None  # of the reads that are asked for, in a sample
+        self.rate = None  # of the reads that are in the sample, None without one
 
     def rest(self):
         self.rests_until = time.monotonic() + REST
@@ -73,10 +74,10 @@ class Asking:
     def is_resting(self):
         return self.rests_until != 0 and time.monotonic() < self.rests_until
 
-    def note_too_large(self, pk):
+    def record_too_large(self, pk):
         if is_testing():
             return  # Another test may have a small row of this key.
-        if len(self.large) >= MOST_LARGE:
+        if len(self.large) >= MAX_LARGE:
             self.large = {}
         self.large[pk] = time.monotonic() + LARGE_REST
 
@@ -86,8 +87,8 @@ class Asking:
 
     def sample(self, lookup):
         """
-        Return whether to ask for a read: "all" if all reads ask, and otherwise
-        the half of the sample that it belongs to, or None.
+        Return "all" if all reads look into the cache. Otherwise return the
+        half of the sample that the read belongs to, or None.
         """
         if self.rate is None:
             return "all"
@@ -95,8 +96,12 @@ class Asking:
             return "lookups"
         return "reads" if random.random() < self.rate / 2 else None
 
-    def note_answer(self, sample, seconds, is_hit):
-        self.question.add(seconds)
+    def record_look(self, sample, seconds, is_hit):
+        look = self.look
+        if look.value is None:
+            look.value = seconds
+        else:  # as add(), which is a call more for each hit
+            look.value += (min(seconds, 8 * look.value) - look.value) * STEP
         if sample == "all":
             self.share += (is_hit - self.share) * STEP
             self.left -= 1
@@ -117,12 +122,12 @@ class Asking:
         if is_testing():
             return  # a test counts its hits
         self.shares = {"lookups": 0.0, "reads": 0.0}
-        cost = self.question.value + (self.fill.value or 0)
-        self.rate = min(MOST, OVERHEAD * self.query.value / cost)
+        cost = self.look.value + (self.fill.value or 0)
+        self.rate = min(MAX_SAMPLE, OVERHEAD * self.query.value / cost)
 
     def pays(self, share, times=1):
-        """Tell whether asking saves time, with this share of hits."""
+        """Return True if looking saves time, with this share of hits."""
         if self.query.value is None:
             return True
-        cost = self.question.value + (1 - share) * (self.fill.value or 0)
+        cost = self.look.value + (1 - share) * (self.fill.value or 0)
         return share * self.query.value >= cost * times

@@ -1,51 +1,31 @@
 """
-Transactions that Django does not know, as the drivers tell them.
+Transactions that Django does not know: the driver knows them.
 
-cursor.execute("BEGIN"), psycopg's connection.transaction() and its pipeline,
-sqlite3's isolation_level: Django says autocommit, and what is written may be
-rolled back all the same. Nothing in such a transaction is a hit or a fill, and
-what it writes stays under LOCK until the driver tells that it has ended, or
-the LOCK times out.
+After cursor.execute("BEGIN"), in psycopg's connection.transaction() or its
+pipeline, and with sqlite3's isolation_level, Django says autocommit, and a
+write can be rolled back all the same. Nothing in such a transaction is a hit
+or a fill, and the rows that it writes stay under LOCK until the driver says
+that it has ended, or the LOCK times out.
 
-The connection may be a proxy, of a pool or of a tool that measures queries.
-Where it hides the attributes below, Django is taken at its word.
+The connection may be a proxy, made by a pool or by a tool that measures
+queries. If it hides the attributes below, Django's answer counts.
 """
 
-import re
 from contextlib import closing, contextmanager
 
-from ..environment.interruptions import failures_suppressed, reraise
-from ..writes.statements import BEFORE, words
+from ..environment.interruptions import reraise
 
-# psycopg.pq.TransactionStatus: IDLE; UNKNOWN, where the connection is lost.
+# psycopg.pq.TransactionStatus: IDLE; UNKNOWN, if the connection is lost.
 IDLE = (0, 4)
 IN_ERROR = 3
 MARIADB = "MariaDB"  # which has @@in_transaction, as MySQL has not
-# It may begin a transaction on MySQL, whose driver does not tell.
-BEGINS = re.compile(
-    rf"(?:\A|;|\*/){BEFORE}(BEGIN|START|XA|CALL|EXECUTE)\b|\bCHAIN\b",
-    re.IGNORECASE | re.DOTALL,
-)
-# It ends it.
-COMMITS = re.compile(
-    rf"(?:\A|;|\*/){BEFORE}(?:COMMIT|ROLLBACK(?!\s+(?:WORK\s+)?TO\b))\b",
-    re.IGNORECASE | re.DOTALL,
-)
-# The first words of statements after which MariaDB is not asked whether they
-# have begun one. (A question changes what ROW_COUNT() returns.)
-BEGINS_NOTHING = words(
-    "ALTER ANALYZE CREATE DELETE DESC DESCRIBE DROP EXPLAIN INSERT OPTIMIZE RELEASE "
-    "RENAME REPLACE SAVEPOINT SELECT SHOW TRUNCATE UPDATE USE VALUES WITH"
-)
-PROGRAMS = words("BEGIN CALL EXECUTE")  # they may return several results
-MOST_KEPT = 2000  # rows of a model that are locked one by one
-EXECUTED_COMMENT = re.compile(r"/\*M?!")
+MAX_KEPT = 2000  # rows of a model that are locked one by one
 
 
 def is_begun(connection):
     """
-    Tell whether an open connection, which is in autocommit to Django, is in a
-    transaction nevertheless, or will be by its next statement.
+    Return True if an open connection, which Django takes to be in autocommit,
+    is in a transaction, or will be with its next statement.
     """
     raw = connection.connection
     vendor = connection.vendor
@@ -70,7 +50,7 @@ def is_begun(connection):
 
 
 def is_open(connection):
-    """Tell whether a transaction is open, or may be, on an open connection."""
+    """Return True if a transaction is or may be open on an open connection."""
     raw = connection.connection
     vendor = connection.vendor
     try:
@@ -90,8 +70,8 @@ def is_open(connection):
 
 def changes(connection):
     """
-    Return what is as before once a statement that failed has undone itself
-    alone; None where databases leave no choice in it.
+    Return what a failed statement leaves as it was, if it undoes itself and
+    nothing else; None for a database where that is always so.
     """
     if connection.vendor != "sqlite":
         return None
@@ -108,12 +88,14 @@ def is_open_postgresql(raw, unknown=False):
 
 
 def is_in_pipeline(pgconn):
-    """Tell whether a statement may be sent after execute() has returned."""
+    """Return True if a statement may be sent after execute() has returned."""
     return pgconn.pipeline_status != 0
 
 
 def is_pipelined(connection):
-    """As is_in_pipeline(), of a connection; its row counts come later, too."""
+    """
+    As is_in_pipeline(), for a connection. Its row counts come later, too.
+    """
     pgconn = getattr(connection.connection, "pgconn", None)
     return pgconn is not None and is_in_pipeline(pgconn)
 
@@ -125,7 +107,7 @@ def is_autocommit_mysql(raw, unknown):
 
 
 def is_open_mysql(connection):
-    """Tell whether a transaction that a statement may have begun is open."""
+    """Return True if a transaction is open that a statement may have begun."""
     raw = connection.connection
     if getattr(connection, "getorcreateplus_begun", None) is not raw:
         return False
@@ -136,7 +118,7 @@ def is_open_mysql(connection):
 
 
 def answers_open(raw):
-    """Ask MariaDB; of MySQL say yes, until a COMMIT or a ROLLBACK is seen."""
+    """Ask MariaDB. MySQL counts as open until a COMMIT or ROLLBACK is sent."""
     return not is_mariadb(raw) or bool(answer(raw, "SELECT @@in_transaction"))
 
 
@@ -152,8 +134,8 @@ def answer(raw, sql):
 
 def is_pending(connection):
     """
-    Tell whether MySQL may not have sent all results of the last statement. It
-    may still be doing the later ones, and a question would discard them.
+    Return True if MySQL may not have sent all results of the last statement.
+    It may still compute the later ones, and a question would discard them.
     """
     raw = getattr(connection, "getorcreateplus_pending", None)
     return raw is not None and raw is connection.connection
@@ -161,8 +143,8 @@ def is_pending(connection):
 
 def has_ended(connection):
     """
-    Tell whether the driver knows that the transaction of an atomic() block has
-    ended: its own rollback() or cursor has done that, or SQLite has.
+    Return True if the driver knows that the transaction of an atomic() block
+    has ended: by its own rollback() or cursor, or by SQLite.
     """
     raw = connection.connection
     if connection.vendor == "postgresql":
@@ -174,7 +156,7 @@ def has_ended(connection):
 
 def has_savepoint(connection):
     """
-    Tell whether psycopg's transaction() is open inside atomic(): a savepoint
+    Return True if psycopg's transaction() is open inside atomic(): a savepoint
     that the driver may roll back, without a statement that Django sends.
     """
     return (
@@ -183,44 +165,34 @@ def has_savepoint(connection):
     )
 
 
-def watching_begins(execute, connection, text, starts):
+def record_begun(connection):
     """
-    Return an execute() that notes that a statement, which begins with these
-    words, may begin a transaction on MySQL, and may return several results.
+    Record that a statement is going to run that may begin a transaction on
+    MySQL. Not earlier, or a question before it would find no transaction.
     """
-    if connection.vendor != "mysql":
-        return execute
-    has_several = ";" in text or EXECUTED_COMMENT.search(text) is not None
-    if starts and starts <= BEGINS_NOTHING and not has_several:
-        return execute
-
-    def noting(*args):
-        # Not earlier, or a question before it would find no transaction.
-        raw = connection.connection
-        if is_mariadb(raw) or BEGINS.search(text):
-            connection.getorcreateplus_begun = raw
-        if has_several or not starts.isdisjoint(PROGRAMS):
-            connection.getorcreateplus_pending = raw
-        return execute(*args)
-
-    return noting
+    connection.getorcreateplus_begun = connection.connection
 
 
-def after_statement(connection, text, context):
-    """Note what a statement that was executed has ended."""
-    if connection.vendor != "mysql":
-        return
-    if COMMITS.search(text) and not is_mariadb(connection.connection):
-        connection.getorcreateplus_begun = None
-    if ";" not in text and context["cursor"].description is None:
-        # A procedure that returns no rows has ended.
-        connection.getorcreateplus_pending = None
+def record_ended(connection):
+    connection.getorcreateplus_begun = None
+
+
+def record_pending(connection):
+    """
+    Record that a statement is going to run of which MySQL may not have sent
+    all results when it has returned.
+    """
+    connection.getorcreateplus_pending = connection.connection
+
+
+def record_all_results(connection):
+    connection.getorcreateplus_pending = None
 
 
 def can_ask(connection):
     """
-    Tell whether the driver can be asked something now: the connection is open,
-    and PostgreSQL has not aborted its transaction.
+    Return True if the driver can be asked something now: the connection is
+    open, and PostgreSQL has not aborted its transaction.
     """
     raw = connection.connection
     if raw is None:
@@ -235,8 +207,8 @@ def can_ask(connection):
 @contextmanager
 def last_result(cursor):
     """
-    Return a cursor at the result of its last statement, where somebody has put
-    another one before it.
+    Return a cursor at the result of its last statement, if another package has
+    put a statement before it.
     """
     count = 0
     # psycopg2 keeps the last result alone.
@@ -246,7 +218,7 @@ def last_result(cursor):
     try:
         yield cursor
     finally:
-        # Whoever has put it there reads on, as does Django. (psycopg 3.3)
+        # That package reads on, and so does Django. (psycopg 3.3)
         if count and hasattr(cursor, "set_result"):
             cursor.set_result(-1 - count)
 
@@ -254,83 +226,18 @@ def last_result(cursor):
 # What was rolled back
 
 
-def note_rollback(connection):
-    """Something of a transaction was rolled back, or may have been."""
+def record_rollback(connection):
+    """A part of a transaction was rolled back, or may have been."""
     connection.getorcreateplus_rollbacks = rollbacks(connection) + 1
 
 
 def rollbacks(connection):
-    """Return how often something was rolled back on a connection."""
+    """Return how often a connection has rolled something back."""
     return getattr(connection, "getorcreateplus_rollbacks", 0)
 
 
-# What is locked by hand
-
-
-def keep_locked(connection, rows):
-    """Release {region: primary keys or None} when the transaction ends."""
-    raw, kept = kept_of(connection)
-    if raw is not connection.connection:
-        kept = {}  # of a connection that was lost
-        connection.getorcreateplus_kept = connection.connection, kept
-    for region, pks in rows.items():
-        known, all_rows = kept.get(region, (set(), False))
-        known.update(pks or ())
-        kept[region] = known, all_rows or pks is None
-
-
-def keeps_many(connection, region):
-    """
-    Tell whether so many rows are locked by hand that all rows are to be: the
-    release is one command, and it is kept in memory what it is for.
-    """
-    raw, kept = kept_of(connection)
-    if not kept or raw is not connection.connection or region not in kept:
-        return False
-    return len(kept[region][0]) >= MOST_KEPT
-
-
-def kept_of(connection):
-    """
-    Return the driver's connection and what is locked on it: {region: (primary
-    keys, whether all rows are)}.
-    """
-    return getattr(connection, "getorcreateplus_kept", (None, {}))
-
-
-def release_kept(connection):
-    """Release what was locked in a transaction by hand, if it has ended."""
-    raw, kept = kept_of(connection)
-    if not kept or is_pending(connection):
-        return
-    if raw is not connection.connection or is_lost(connection):
-        # Its COMMIT may still be on its way. LOCK goes by its timeout.
-        kept.clear()
-    elif not is_open(connection):
-        release(connection, kept)
-
-
-def release(connection, kept):
-    rows = dict(kept)
-    kept.clear()
-    for region, (pks, all_rows) in rows.items():
-        region.release(connection, list(pks) or None, all_rows=all_rows)
-
-
-def settle(connection):
-    """As release_kept(), before another statement or before a close()."""
-    if getattr(connection, "getorcreateplus_pending", None) is not None:
-        is_here = is_pending(connection)
-        connection.getorcreateplus_pending = None
-        if is_here and kept_of(connection)[1]:
-            # It answers when it has done all of the last statement.
-            with failures_suppressed():
-                answer(connection.connection, "SELECT 1")
-    release_kept(connection)
-
-
 def is_lost(connection):
-    """Tell whether a connection was not closed by this process."""
+    """Return True if a connection was lost, and not closed by this process."""
     raw = connection.connection
     if connection.vendor == "mysql":
         return connection.errors_occurred and not is_usable(raw)
@@ -340,18 +247,7 @@ def is_lost(connection):
 def is_usable(raw):
     try:
         raw.ping()
-    except Exception as error:  # noqa: BLE001 - of whatever driver
+    except Exception as error:  # noqa: BLE001 - of any driver
         reraise(error)
         return False
     return True
-
-
-def close_kept(connection, close):
-    """Close a connection, whose server rolls back a transaction by hand."""
-    settle(connection)
-    _, kept = kept_of(connection)
-    rows = {} if connection.in_atomic_block else dict(kept)
-    close()
-    if rows and connection.connection is None:
-        kept.clear()
-        release(connection, rows)

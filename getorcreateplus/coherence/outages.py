@@ -1,386 +1,213 @@
 """
-The caches, which may fail: that costs speed, never an exception.
+What happens when a step of the protocol fails in a cache.
+
+A step that fails is tried once more, on a new connection, because the server,
+or a firewall, may have closed one that was idle. A cache that fails again is
+left alone for a second, and for twice as long each time. A cache that answers,
+but refuses writes (a full one, a replica), is not left alone: what it would
+not lock or release is deleted from it.
+
+Other processes may still read what this one cannot write. So a release is
+tried in any case, once, on a new connection. It stays owed even if that works,
+because another write of the same row may be owed by then, and is paid before
+this process uses the cache again. Only after a new connection kept this
+process waiting are releases merely owed until the pause is over, because every
+write would wait as long.
+
+A lock is not tried while the cache is left alone, unless no release is going
+to follow. A lock only covers the time until the release, for a writer that
+dies in between; and a cache that is gone costs each command that waits for it.
 """
 
 import logging
-import pickle
-import threading
 import time
-from contextlib import suppress
 from functools import partial
 
-from django.conf import settings
-from django.core.cache import InvalidCacheBackendError, caches
-from django.core.cache.backends.db import DatabaseCache
-from django.core.cache.backends.filebased import FileBasedCache
-from django.core.cache.backends.locmem import LocMemCache
-from django.core.cache.backends.memcached import BaseMemcachedCache
-from django.core.cache.backends.redis import RedisCache
+from django.core.cache import caches
 
-from ..environment.failures import described, is_misconfigured, named
+from ..environment.cache_keys import copy_key_settings
+from ..environment.failures import cache_in_words, error_in_words, is_misconfigured
 from ..environment.forks import renew_in_child
-from ..environment.identity import cache_of, keep_keys
 from ..environment.interruptions import failures_suppressed, limit_of
-from ..lookups.rows import PARTS, private_copy, revive
+from .debts import Debts
+from .faults import (
+    UNREADABLE,
+    CacheFault,
+    LookFailed,
+    Unreachable,
+    Unreadable,
+    cause_of,
+)
+from .transports import transport_of
 
 logger = logging.getLogger("getorcreateplus")
 
 
-class Unavailable(Exception):
+class Outage:
     """
-    The cache did not do a command, or is left alone because it did not do
-    another.
-    """
-
-    is_slow = False  # it took a long time to fail
-
-
-class Garbage(Exception):
-    """The cache holds what cannot be unpickled."""
-
-
-# What unpickling raises for an entry that this release of the code cannot
-# read.
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    ImportError,
-    IndexError,
-    KeyError,
-    pickle.PickleError,
-    TypeError,
-    ValueError,
-)
-
-
-PROBE = "getorcreateplus"  # a key whose entry does not matter
-
-KEEP_ORDER = (
-    BaseMemcachedCache,
-    DatabaseCache,
-    FileBasedCache,
-    LocMemCache,
-    RedisCache,
-)
-
-SERIALIZING = (BaseMemcachedCache, DatabaseCache, FileBasedCache, RedisCache)
-
-
-class Store:
-    """
-    One cache alias, which may fail: that costs speed, never an exception.
-
-    A command that fails is given once more, on a new connection, because the
-    server, or a firewall, may have closed one that was idle. A cache that
-    fails again is left alone for a second, and for twice as long each time. A
-    cache that answers, but refuses writes (a full one, a replica), is not
-    left alone: what it would not lock or release is deleted from it.
-
-    Other processes may still read what this one cannot write, so a release is
-    tried in any case, once, on a new connection. It stays owed even if that
-    works, because another write of the same row may be owed by then, and is
-    paid before this process uses the cache again. Only after a new connection
-    kept this process waiting are releases merely owed until the pause is over:
-    every write would wait as long.
-
-    A lock is not tried while the cache is left alone, unless no release is
-    going to follow: a lock only closes the time until the release, to those
-    who would die there, and a cache that is gone costs each command that waits
-    for it.
+    Whether one cache is left alone now, and what is known of its failure.
     """
 
     FIRST_PAUSE = 1  # seconds
-    LONGEST_PAUSE = 60  # seconds
+    MAX_PAUSE = 60  # seconds
     SLOW = 1  # seconds; a cache that took longer to fail would do so again
-    MOST_OWED = 1000  # rows; more are owed as a write of their whole model
 
     def __init__(self, alias):
         self.alias = alias
-        self.lock = threading.RLock()
-        renew_in_child(self)
-        self.down_until = None
+        self.debts = Debts()
+        self.down_until = None  # as time.monotonic() counts
         self.pause = 0
         self.hangs = False  # a new connection was slow to fail
-        self.failure = None  # why it did not take the last command, as a text
+        self.failure = None  # of the last step, in words
         self.refuses = False  # it answers, but does not take what is set
         self.is_behind = False  # a release that is owed has not reached it
-        # Region: primary keys, or None for the whole model.
-        self.owed, self.owed_locks = {}, {}
-        self.marks = {}  # Region: what is another object after each new debt
 
-    def cache(self):
-        """
-        Return this thread's backend object.
+    def mark_down(self, error):
+        """Leave the cache alone for a while, because of this error."""
+        with self.debts.lock:
+            is_news = self.down_until is None
+            self.pause = min(2 * self.pause or self.FIRST_PAUSE, self.MAX_PAUSE)
+            self.down_until = time.monotonic() + self.pause
+        if is_news:
+            # Without the lock: a handler may keep records by get_or_create().
+            self.log_failure(error)
 
-        Tests may take an alias out of CACHES before a transaction ends that
-        has written under it.
-        """
-        try:
-            return cache_of(self.alias)
-        except InvalidCacheBackendError as error:
-            raise Unavailable from error
+    def log_failure(self, error):
+        said = cache_in_words(self.alias), error_in_words(error, self.alias)
+        if is_misconfigured(error):
+            logger.error(
+                "Cache %s cannot be used, which is no outage: %s. Install what its "
+                "BACKEND imports, or correct CACHES.",
+                *said,
+            )
+        else:
+            logger.warning("Cache %s failed and is left alone for a while: %s", *said)
 
-    # Reading
+    def log_refusal(self, failure):
+        if not self.refuses:
+            self.refuses = True
+            logger.warning(
+                "Cache %s answers, but refuses writes: %s",
+                cache_in_words(self.alias),
+                failure,
+            )
 
-    def get_many(self, keys):
-        """Raise Garbage where an entry cannot be unpickled."""
-        if self.down_until is not None:
-            self.wait()
-        cache = self.cache()
-        started = time.monotonic()
-        try:
-            return own_entries(cache, keys)
-        except UNREADABLE as error:
-            self.heed(error)
-            raise Garbage from error
-        except Exception as error:  # noqa: BLE001 - of whatever client
-            self.heed(error)
-            return self.get_again(keys, error, time.monotonic() - started)
-        except BaseException:
-            self.renew()
-            raise
-
-    def get_again(self, keys, error, seconds):
-        self.renew()
-        if seconds > self.SLOW:
-            self.down(error)
-            raise Unavailable from error
-        try:
-            return own_entries(self.cache(), keys)
-        except UNREADABLE as another:
-            self.heed(another)
-            raise Garbage from another
-        except Exception as another:
-            self.heed(another)
-            self.renew()
-            self.down(another)
-            raise Unavailable from another
-        except BaseException:
-            self.renew()
-            raise
-
-    def get_in_order(self, keys):
-        """Return the entries, none as it was before that of an earlier key."""
-        if self.keeps_order():
-            return self.get_many(keys)
-        return {k: v for key in keys for k, v in self.get_many([key]).items()}
-
-    # Setting what is good for speed
-
-    def add(self, key, value, timeout):
-        """Raise Unavailable where nothing may be known of the entry."""
-        return self.give(self.call, "add", key, value, timeout)
-
-    def set(self, entries, timeout):
-        """
-        Set what others must see. Raise Unavailable where one was not set.
-        """
-        self.give(self.set_now, entries, timeout)
-
-    def try_set(self, entries, timeout):
-        """
-        Set what is only good for speed, and may be too large for the cache.
-        Return what was not stored, as the client tells it.
-        """
-        self.wait()
-        try:
-            failed = self.cache().set_many(entries, timeout)
-        except Exception as error:  # noqa: BLE001 - of whatever client
-            self.heed(error)
-            failed = [described(error, self.alias)]
-            self.renew()
-        except BaseException:
-            self.renew()
-            raise
-        if failed:
-            logger.debug("Cache %r did not take a row: %r", self.alias, failed)
-        return failed
-
-    def takes_small_entries(self):
-        with suppress(Unavailable):
-            return not self.call("set_many", {PROBE: None}, 1)
-        return False
-
-    def delete(self, keys):
-        self.give(self.call, "delete_many", keys)
-
-    # Writing
-
-    def lock_rows(self, region, pks, has_release, place):
-        """
-        Set LOCK for these rows; None for all rows of the model. Where the
-        cache refuses that, delete what could be believed.
-        """
-        lock = partial(region.lock_now, pks, place)
-        drop = partial(self.drop_believed, region, pks)
-        if not has_release:
-            self._lock_without_release(region, pks, lock, drop)
-        elif self.down_until is None or not self.is_left_alone():
-            try:
-                self.in_turn(lock, lock, drop)
-            except Unavailable as error:
-                self.down(cause_of(error))
-        elif self.has_several_servers():
-            # Another server than the one that failed may have these rows.
-            with suppress(Unavailable):
-                self.try_alone(lock, drop)
-
-    def _lock_without_release(self, region, pks, lock, drop):
-        # LOCK alone will do: rows that are deleted now may be filled again
-        # before a commit that is told by nothing.
-        is_alone = self.is_left_alone()
-        try:
-            if is_alone:
-                # Also if it works: a release that is owed is going to undo it.
-                self.owe_lock(region, pks)
-                self.try_alone(lock, drop)
-            else:
-                self.in_turn(lock, lock)
-        except Unavailable as error:
-            if not is_alone:
-                self.owe_lock(region, pks)
-                self.down(cause_of(error))
-                with suppress(Unavailable):
-                    self.try_alone(drop)
-        except BaseException:
-            self.owe_lock(region, pks)
-            raise
-
-    def release_rows(self, region, pks, published, all_rows, place):
-        """
-        Release these rows, as Region.release(). Where the cache refuses that,
-        delete them, which is as good: what is absent is a miss, and a clock
-        that is absent, or is added anew, has moved.
-
-        What cannot be done is owed; also where a KeyboardInterrupt or a time
-        limit, which are no failures of the cache, ends this.
-        """
-        owed = None if all_rows else pks
-        try:
-            try:
-                self._release_rows(region, pks, published, all_rows, place)
-            except Unavailable:
-                self.is_behind = True
-                self.owe(region, owed)
-        except BaseException:
-            self.is_behind = True
-            self.owe(region, owed)
-            raise
-
-    def _release_rows(self, region, pks, published, all_rows, place):
-        release = partial(region.release_now, pks, published, all_rows, place)
-        # With new tokens: the first one may have been done, and another
-        # writer's release after it. A token must not come back.
-        again = partial(region.release_now, pks, (), all_rows, place)
-        drop = partial(self.drop_rows, region, pks, all_rows)
-        if self.down_until is None or not self.is_left_alone():
-            try:
-                self.in_turn(release, again, drop, insists=True)
-            except Unavailable as error:
-                self.down(cause_of(error))
-                raise
-            return
-        with self.lock:
-            earlier = self.owed.copy(), self.owed_locks.copy()
-        self.owe(region, None if all_rows else pks)
-        self.try_alone(release, drop)
-        if self.is_behind:
-            # It is back, but may not be used again for a long time.
-            self.pay(*earlier)
-        if not self.has_several_servers():
-            with self.lock:
-                if self.down_until is not None:
-                    soon = time.monotonic() + self.FIRST_PAUSE
-                    self.down_until = min(self.down_until, soon)
-
-    def set_now(self, entries, timeout):
-        # Not set(), which does not tell: of a memcached server that is gone,
-        # it returns as if it had done it.
-        if failed := self.call("set_many", entries, timeout):
-            raise Unavailable(f"set_many() did not store {failed}")
+    def log_acceptance(self):
         if self.refuses:
             self.refuses = False
             logger.info("Cache %r takes writes again.", self.alias)
 
-    def set_in_order(self, *steps, timeout):
-        """Set these entries, none before those of an earlier step."""
-        if self.keeps_order():
-            # In one command.
-            self.set_now({k: v for step in steps for k, v in step.items()}, timeout)
-        else:
-            for step in filter(None, steps):
-                self.set_now(step, timeout)
+    def owe_release(self, region, pks):
+        """Release these rows later; None means all rows of the model."""
+        with self.debts.lock:
+            self.pay_soon()
+            self.debts.owe_release(region, pks)
 
-    def drop_believed(self, region, pks):
-        """Delete these rows in place of a LOCK."""
-        with region.keys.again():
-            self.drop(tokens_of(region, pks), payloads_of(region, pks))
+    def owe_lock(self, region, pks):
+        """Lock these rows later, because no release of them follows."""
+        with self.debts.lock:
+            self.pay_soon()
+            self.debts.owe_lock(region, pks)
 
-    def drop_rows(self, region, pks, all_rows=False):
-        """Release these rows by deletion, in the order of a release."""
-        payloads = payloads_of(region, pks)
-        tokens = tokens_of(region, pks, all_rows)
-        if not region.keys.are_known([*tokens, *payloads]):
-            tokens.append(region.epoch)
-        with region.keys.again():
-            self.drop([region.clock], tokens, payloads)
+    def pay_soon(self):
+        if self.down_until is None:
+            # Another thread has found, since this one failed, that the cache
+            # is back and that nothing is owed. The next step pays.
+            self.down_until = time.monotonic()
 
-    def drop(self, *steps):
+    def keep_locked(self, region, pks):
         """
-        Delete these entries, none before those of an earlier step, from a
-        cache that has just refused to set them.
+        Keep the LOCK of these rows, because the write was interrupted: the
+        database may have done it, or do it later. The LOCK is owed if the
+        cache may not have taken it.
         """
-        if self.keeps_order():
-            self.call("delete_many", [key for step in steps for key in step])
-        else:
-            for step in filter(None, steps):
-                self.call("delete_many", step)
-        self.warn_of_refusal(self.failure)
+        if self.down_until is not None or self.refuses:
+            self.owe_lock(region, pks)
 
-    def keeps_order(self):
-        """
-        Tell whether a command for several entries does them in their order, or
-        all at once, for everybody to see.
 
-        As each of Django's backends does with one server: a loop, a pipeline
-        on one connection, a transaction.
-        """
-        return not self.has_several_servers() and isinstance(self.cache(), KEEP_ORDER)
+class Attempts(Outage):
+    """
+    Steps of one cache that may fail: how often each is tried, on which
+    connection, and when the cache is used again.
+    """
 
-    def has_several_servers(self):
-        location = settings.CACHES.get(self.alias, {}).get("LOCATION", "")
-        if isinstance(location, str):
-            return ";" in location or "," in location
-        return len(location) > 1
+    def __init__(self, alias):
+        super().__init__(alias)
+        self.transport = transport_of(alias)
+        renew_in_child(self)
 
-    # Commands that fail
-
-    def call(self, method, *args):
-        """Give the cache one command."""
-        cache = self.cache()
+    def call(self, step, *args):
+        """Do one step, once."""
         try:
-            return getattr(cache, method)(*args)
+            return step(*args)
+        except CacheFault:
+            raise
+        except LookFailed as failed:
+            error = failed.__cause__
+            self.raise_limit(error)
+            if isinstance(error, UNREADABLE):
+                raise Unreadable from error
+            fault = Unreachable()
+            fault.is_of_look = True
+            raise fault from error
         except Exception as error:
-            self.heed(error)
-            raise Unavailable from error
+            self.raise_limit(error)
+            raise Unreachable from error
         except BaseException:
-            self.renew()
+            self.reconnect()
             raise
 
-    def in_turn(self, *attempts, insists=False):
+    def set_all(self, step, *args):
+        """Do a step that sets entries, all of which must be stored."""
+        if failed := self.call(step, *args):
+            raise Unreachable(f"set_many() did not store {failed}")
+        self.log_acceptance()
+
+    def give(self, step, *args, commands=1):
+        """
+        Do a step that the cache may refuse. Raise Unreachable then.
+        ``commands`` is how many commands the step may take.
+
+        Not once more, on a new connection: the first one may have been done,
+        and another writer's release after it. A token must not come back.
+        """
+        self.ensure_usable()
+        started = time.monotonic()
+        try:
+            return self.call(step, *args)
+        except Unreachable as error:
+            error.is_slow = time.monotonic() - started > self.SLOW * commands
+            self.reconnect()
+            if error.is_slow or not error.is_of_look:
+                self.judge(error)
+            raise
+
+    def judge(self, error):
+        """Leave the cache alone, unless it answers: then it only refuses."""
+        if not error.is_slow:
+            try:
+                self.call(self.transport.probe)
+            except Unreachable as another:
+                error = another
+            else:
+                self.log_refusal(error_in_words(cause_of(error), self.alias))
+                return
+        self.mark_down(cause_of(error))
+
+    def first_of(self, *attempts, insists=False):
         """
         Do the first of these that the cache takes, each after the first on a
-        new connection. Raise Unavailable where it takes none of them. One that
-        is slow to fail is the last one; or the first one on a new connection
-        is, if ``insists``.
+        new connection. Raise Unreachable if it takes none of them. One that is
+        slow to fail is the last one; or with ``insists``, the first one on a
+        new connection is.
         """
         for number, attempt in enumerate(attempts, start=1):
             started = time.monotonic()
             try:
                 attempt()
-            except Unavailable as error:
-                self.failure = described(cause_of(error), self.alias)
-                self.renew()
+            except Unreachable as error:
+                self.failure = error_in_words(cause_of(error), self.alias)
+                self.reconnect()
                 if time.monotonic() - started > self.SLOW:
                     error.is_slow = True
                     self.hangs = number > 1
@@ -391,61 +218,31 @@ class Store:
             else:
                 return
 
-    def try_alone(self, *attempts):
-        """As in_turn(), for a cache that is left alone."""
-        if self.hangs and not self.has_several_servers():
-            raise Unavailable
-        self.in_turn(*attempts, insists=True)
+    def first_of_while_down(self, *attempts):
+        """As first_of(), for a cache that is left alone."""
+        if self.hangs and not self.transport.has_several_servers():
+            raise Unreachable
+        self.first_of(*attempts, insists=True)
 
-    def give(self, command, *args):
-        """
-        Give the cache a command that it may refuse.
-
-        Not once more, on a new connection: the first one may have been done,
-        and another writer's release after it. A token must not come back.
-        """
-        self.wait()
-        started = time.monotonic()
-        try:
-            return command(*args)
-        except Unavailable as error:
-            error.is_slow = time.monotonic() - started > self.SLOW
-            self.renew()
-            self.judge(error)
-            raise
-
-    def judge(self, error):
-        """Leave the cache alone, unless it answers: then it only refuses."""
-        if not error.is_slow:
-            try:
-                self.probe()
-            except Unavailable as another:
-                error = another
-            else:
-                self.warn_of_refusal(described(cause_of(error), self.alias))
-                return
-        self.down(cause_of(error))
-
-    def probe(self):
-        self.call("get", PROBE)
-
-    def heed(self, error):
-        """Raise the exception of a time limit, if that ended a command."""
+    def raise_limit(self, error):
+        """Raise the exception of a time limit, if that ended a step."""
         limit = limit_of(error)
         if limit is not None:
-            self.renew()
+            self.reconnect()
             raise limit
 
-    def renew(self):
-        """
-        Give this thread a new connection.
+    # Connections
 
-        A new backend object, with a client of its own: pymemcache's goes on
-        leaving a server alone that failed, and does as if it had deleted what
-        it is asked to. And after a time limit or Ctrl-C, it would take the
-        answer that it did not wait for as the answer to its next question.
-        Threads have objects of their own, and those of others may be as old;
-        they fail by themselves.
+    def reconnect(self):
+        """
+        Give this thread a new connection: a new backend object, with a client
+        of its own.
+
+        pymemcache's client goes on leaving a server alone that has failed, and
+        returns as if it had deleted what it was asked to. And after a time
+        limit or Ctrl-C, a client would take the answer that it did not wait
+        for as the answer to its next command. Other threads have objects of
+        their own, which may be as old; these fail by themselves.
         """
         with failures_suppressed():
             cache = caches[self.alias]
@@ -454,193 +251,73 @@ class Store:
                     cache.close()
             finally:
                 del caches[self.alias]
-                keep_keys(cache, caches[self.alias])
+                copy_key_settings(cache, caches[self.alias])
 
     def begin_anew(self):
         """
         Share no lock and no connection with the parent of a fork.
 
         A client such as pymemcache's goes on with the socket of the parent,
-        and then each of them may read the answer to the other's question. Nor
-        is that one closed: libmemcached says goodbye to the server then.
+        and then each of them may read the other's answers. The socket is not
+        closed either: libmemcached says goodbye to the server then.
         """
-        self.lock = threading.RLock()
+        self.debts.begin_anew()
         if self.down_until is not None:
             self.down_until = time.monotonic()  # the thread that tried is gone
         with failures_suppressed():
             cache = caches[self.alias]
             inherited.append(cache)
             del caches[self.alias]
-            keep_keys(cache, caches[self.alias])
+            copy_key_settings(cache, caches[self.alias])
 
-    def warn_of_refusal(self, failure):
-        if not self.refuses:
-            self.refuses = True
-            logger.warning(
-                "Cache %s answers, but refuses writes: %s", named(self.alias), failure
-            )
+    # Back again
 
-    def down(self, error):
-        with self.lock:
-            is_news = self.down_until is None
-            self.pause = min(2 * self.pause or self.FIRST_PAUSE, self.LONGEST_PAUSE)
-            self.down_until = time.monotonic() + self.pause
-        if is_news:
-            # Without the lock: a handler may keep records by get_or_create().
-            self.tell_of(error)
-
-    def tell_of(self, error):
-        said = named(self.alias), described(error, self.alias)
-        if is_misconfigured(error):
-            logger.error(
-                "Cache %s cannot be used, which is no outage: %s. Install what its "
-                "BACKEND imports, or correct CACHES.",
-                *said,
-            )
-        else:
-            logger.warning("Cache %s failed and is left alone for a while: %s", *said)
-
-    def wait(self):
+    def ensure_usable(self):
+        """
+        Pay what is owed. Raise Unreachable while the cache is left alone.
+        """
         if self.down_until is not None:
             self.try_again()
 
-    def is_left_alone(self):
+    def recover(self):
+        """As ensure_usable(), but return False while it is left alone."""
         try:
-            self.wait()
-        except Unavailable:
-            return True
-        return False
-
-    # Debts
+            self.ensure_usable()
+        except Unreachable:
+            return False
+        return True
 
     def try_again(self):
-        """
-        Pay what is owed. Raise Unavailable while the cache is left alone.
-        """
-        with self.lock:
+        lock = self.debts.lock
+        with lock:
             if self.down_until is None:
                 return
             if time.monotonic() < self.down_until:
-                raise Unavailable
+                raise Unreachable
             # This thread tries; the others go on leaving the cache alone.
-            self.down_until = time.monotonic() + self.LONGEST_PAUSE
-            owed, locks = self.owed.copy(), self.owed_locks.copy()
+            self.down_until = time.monotonic() + self.MAX_PAUSE
+            releases, locks = self.debts.copy()
         try:
-            self.in_turn(self.probe, self.probe)
-            self.pay(owed, locks)
-        except Unavailable as error:
-            self.down(cause_of(error))
-            raise Unavailable from None
+            probe = partial(self.call, self.transport.probe)
+            self.first_of(probe, probe)
+            self.debts.pay(releases, locks, self.first_of)
+        except Unreachable as error:
+            self.mark_down(cause_of(error))
+            raise Unreachable from None
         except BaseException:
-            with self.lock:
-                self.down_until = time.monotonic()  # the next one tries
+            with lock:
+                self.down_until = time.monotonic()  # the next thread tries
             raise
-        with self.lock:
-            is_back = not (self.owed or self.owed_locks)
+        with lock:
+            is_back = not self.debts
             if is_back:
                 self.down_until = None
                 self.pause = 0
                 self.hangs = self.is_behind = False
-            else:  # more, since: at the next command
+            else:  # more is owed since: the next step pays
                 self.down_until = time.monotonic()
         if is_back:
             logger.info("Cache %r is back.", self.alias)
 
-    def pay(self, owed, locks):
-        """
-        Pay these debts. Each is owed until it is paid: none is lost when this
-        is interrupted, and no other thread takes the cache for paid meanwhile.
-        """
-        for region, pks in owed.items():
-            mark = self.marks.get(region)
-            release = partial(region.release_now, pks)
-            self.in_turn(release, partial(self.drop_rows, region, pks))
-            self.forget_debt(self.owed, region, pks, mark)
-        for region, pks in locks.items():  # last: they may be the same rows
-            mark = self.marks.get(region)
-            region.lock_now(pks)
-            self.forget_debt(self.owed_locks, region, pks, mark)
 
-    def forget_debt(self, owed, region, pks, mark):
-        with self.lock:
-            # Unless rows of it are owed since then, perhaps the same ones.
-            if owed.get(region, ()) is pks and self.marks.get(region) is mark:
-                del owed[region]
-                self.marks.pop(region, None)
-
-    def owe(self, region, pks):
-        """Release these rows later; None for all rows of the model."""
-        with self.lock:
-            self._add(self.owed, region, pks)
-
-    def owe_lock(self, region, pks):
-        """Lock these rows later, because no release of them follows."""
-        with self.lock:
-            self._add(self.owed_locks, region, pks)
-
-    def doubt(self, region, pks):
-        """
-        The write that locked these rows was interrupted: the database may have
-        done it, or do it later. LOCK stays, or is owed if the cache may not
-        have taken it.
-        """
-        if self.down_until is not None or self.refuses:
-            self.owe_lock(region, pks)
-
-    def _add(self, owed, region, pks):
-        known = owed.get(region, set())
-        if known is not None and pks is not None:
-            known = known | set(pks)
-        if pks is None or (known and len(known) > self.MOST_OWED):
-            known = None
-        owed[region] = known
-        self.marks[region] = object()
-        if self.down_until is None:
-            # Another thread has found, since this one failed, that it is back
-            # and is owed nothing. The next command pays.
-            self.down_until = time.monotonic()
-
-
-def own_entries(cache, keys):
-    """Return entries that no other thread has, with the tuples as set."""
-    entries = with_tuples(cache.get_many(keys))
-    if type(cache) is LocMemCache or isinstance(cache, SERIALIZING):
-        return entries
-    # It may give the very objects that it keeps, and a project changes a dict.
-    return {k: copied(v) if type(v) is tuple else v for k, v in entries.items()}
-
-
-def copied(payload):
-    if len(payload) != PARTS or type(payload[2]) is not tuple:
-        return payload
-    return (*payload[:2], private_copy(payload[2]), *payload[3:])
-
-
-def with_tuples(entries):
-    """Return entries of a serializer that made lists of the tuples."""
-    if list in map(type, entries.values()):
-        return {k: revive(v) if type(v) is list else v for k, v in entries.items()}
-    return entries
-
-
-def tokens_of(region, pks, all_rows=False):
-    """Return the keys of what vouches for these rows; None for all rows."""
-    versions = [] if pks is None else dict.fromkeys(map(region.version, pks))
-    return [*versions, region.epoch] if pks is None or all_rows else [*versions]
-
-
-def payloads_of(region, pks):
-    return [] if pks is None else list(map(region.payload, pks))
-
-
-def cause_of(error):
-    return error.__cause__ or error
-
-
-class Stores(dict):
-    def __missing__(self, alias):
-        return self.setdefault(alias, Store(alias))
-
-
-stores = Stores()
 inherited = []  # cache objects of the parent of a fork: never closed here

@@ -1,11 +1,11 @@
 """
-What this process remembers, in front of the caches: where lookups led to, and
-under local_timeout the rows themselves.
+What this process remembers, in front of the caches: the primary keys that
+lookups have found, and under local_timeout the rows themselves.
 
-Both are bounded, and may be lost at any time. A hint may be wrong, for every
-hit is compared with its lookup. A row may be as old as local_timeout says, but
-never older than a write of this process: what a reader has seen while one of
-its threads wrote is not kept.
+Both are bounded, and may be lost at any time. A hint may be wrong, because
+every hit is compared with its lookup. A row may be as old as local_timeout
+says, but never older than a write of this process: a row that a reader has
+seen while another thread wrote is not kept.
 """
 
 import threading
@@ -18,7 +18,7 @@ from django.utils.functional import cached_property
 
 from ..conf import conf
 from ..environment.forks import renew_in_child
-from ..lookups.rows import pack, size_of, unpack  # noqa: F401 - for protocol.py
+from ..lookups.rows import pack, unpack
 
 
 class Memory:
@@ -30,8 +30,9 @@ class Memory:
         renew_in_child(self)
 
     def begin_anew(self):
-        # Another thread may have held the lock, and been at half of a change.
-        # The handler of a signal may need it while its own thread holds it.
+        # Another thread of the parent may have held the lock, in the middle of
+        # a change. An RLock, because the handler of a signal may need the lock
+        # while its own thread holds it.
         self.lock = threading.RLock()
         self.__dict__.pop("entries", None)
 
@@ -58,8 +59,8 @@ class Memory:
     @contextmanager
     def changing(self):
         """
-        Forget all entries where a time limit, or Ctrl-C, ends a change at its
-        half: each later change would fail.
+        Drop all entries if a time limit, or Ctrl-C, interrupts a change,
+        because each later change would fail.
         """
         try:
             yield
@@ -70,11 +71,11 @@ class Memory:
 
 
 class Rows(Memory):
-    """Rows by (region, its generation, world, primary key)."""
+    """Rows by (region, its generation, token prefix, primary key)."""
 
-    def find(self, region, place, pk, timeout):
+    def find(self, region, prefix, pk, timeout):
         """Return the values of a row that was seen within timeout seconds."""
-        found = self.get((region, region.generation, place, pk))
+        found = self.get((region, region.generation, prefix, pk))
         if found is None:
             return None
         seen, values = found
@@ -82,23 +83,29 @@ class Rows(Memory):
             return None
         return unpack(values)
 
-    def keep(self, region, place, pk, values, read):
-        """Keep a row, unless the region was written since the Read began."""
+    def keep(self, reading, pk, values):
+        """
+        Keep a row, unless the region was written since the reading began.
+        """
+        region = reading.region
         with self.lock, self.changing():
-            if region.writes == read.writes and self.entries.maxsize > 0:
-                key = region, region.generation, place, pk
-                # A transaction keeps it after its commit, long after its read.
-                self.entries[key] = read.began, pack(values)
+            if region.write_count == reading.write_count and self.entries.maxsize > 0:
+                key = region, region.generation, reading.token_prefix, pk
+                # A transaction keeps it after its commit, long after it began.
+                self.entries[key] = reading.began, pack(values)
 
-    def forget(self, region, place, pks):
-        """This process writes these rows; None for all of the region."""
+    def drop(self, region, prefix, pks):
+        """
+        Drop these rows, because this process writes them; None means all rows
+        of the region.
+        """
         with self.lock, self.changing():
-            region.writes += 1
+            region.write_count += 1
             if pks is None:
                 region.generation += 1
             else:
                 for pk in pks:
-                    self.entries.pop((region, region.generation, place, pk), None)
+                    self.entries.pop((region, region.generation, prefix, pk), None)
 
 
 hints = Memory("LOCAL_HINTS")

@@ -1,0 +1,10 @@
+"""
+What the tools find out and say: why a call is a hit or a miss, what a model's
+managers and caches are, and which of their settings do harm.
+
+Only tools import it: explaining, checks, admin, panels and the commands. It
+may know all of the engine, and imports none of the tools. It reads the cache
+and never changes it; it sends no query.
+"""
+
+WIDTH = 80  # columns of a text for a terminal

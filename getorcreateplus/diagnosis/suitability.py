@@ -1,9 +1,9 @@
 """
-What in the settings of a cache takes from the package what it is for: hits
-that never come, failures that nobody is told of, a client that waits for ever.
+Settings of a cache that defeat the package: rows that are never served,
+failures that are hidden, a client that waits for ever.
 
-Nothing here asks a server. System checks, explain() and the status command say
-it.
+Nothing here connects to a server. System checks, explain() and the status
+command report what it finds.
 """
 
 import datetime
@@ -26,9 +26,9 @@ from django.utils.module_loading import import_string
 
 from ..lookups.rows import mark, revive
 
-CULLING = (DatabaseCache, FileBasedCache, LocMemCache)  # by MAX_ENTRIES
-FEW = 300  # entries, of which Django's caches keep no more by default
-PER_ROW = 3  # entries: payload, version and hint
+CULLING_BACKENDS = (DatabaseCache, FileBasedCache, LocMemCache)  # by MAX_ENTRIES
+DEFAULT_MAX_ENTRIES = 300  # of Django's caches
+ENTRIES_PER_ROW = 3  # payload, version and hint
 
 
 @dataclass
@@ -43,15 +43,15 @@ def options_of(alias):
 
 
 def backend_of(alias):
-    """Return the class of a cache, object where it cannot be loaded."""
+    """Return the class of a cache, object if it cannot be loaded."""
     try:
         return import_string(settings.CACHES[alias]["BACKEND"])
     except (ImportError, KeyError):
         return object  # getorcreateplus.E001
 
 
-def is_of(backend, *packages):
-    """Tell whether a backend, or a base of it, comes from these packages."""
+def is_from(backend, *packages):
+    """Return True if a backend, or a base of it, is from these packages."""
     return any(c.__module__.partition(".")[0] in packages for c in backend.__mro__)
 
 
@@ -68,14 +68,14 @@ def waiting_flaw(alias):
     backend, options = backend_of(alias), options_of(alias)
     missing = []
     if issubclass(backend, RedisCache):
-        if waits(alias, "redis", options):
+        if waits_without_limit(alias, "redis", options):
             missing = ["socket_timeout"]
-    elif is_of(backend, "django_redis", "django_valkey"):
-        library = "redis" if is_of(backend, "django_redis") else "valkey"
+    elif is_from(backend, "django_redis", "django_valkey"):
+        library = "redis" if is_from(backend, "django_redis") else "valkey"
         pool = options.get("CONNECTION_POOL_KWARGS") or {}
         timeouts = {"socket_timeout": options.get("SOCKET_TIMEOUT")}
         timeouts = {k: v for k, v in timeouts.items() if v is not None}
-        if waits(alias, library, pool | timeouts):
+        if waits_without_limit(alias, library, pool | timeouts):
             missing = ["SOCKET_TIMEOUT"]
     elif issubclass(backend, PyMemcacheCache):
         names = "timeout", "connect_timeout"
@@ -90,8 +90,8 @@ def waiting_flaw(alias):
     )
 
 
-def waits(alias, library, options):
-    """Tell whether a client of Redis waits for an answer without a limit."""
+def waits_without_limit(alias, library, options):
+    """Return True if a client of Redis waits for an answer without a limit."""
     if "socket_timeout" in options:
         return options["socket_timeout"] is None
     try:
@@ -121,7 +121,7 @@ def hiding_flaw(alias):
     if name not in options:
         for package in ("django_redis", "django_valkey"):
             setting = f"{package.upper()}_IGNORE_EXCEPTIONS"
-            if is_of(backend, package) and getattr(settings, setting, False):
+            if is_from(backend, package) and getattr(settings, setting, False):
                 hides, where = True, f"by {setting}"
     if not hides:
         return None
@@ -135,27 +135,27 @@ def hiding_flaw(alias):
 # Room for few
 
 
-def most_entries(alias):
-    """Return how many entries a cache keeps, None where it counts none."""
-    if not issubclass(backend_of(alias), CULLING):
+def max_entries(alias):
+    """Return how many entries a cache keeps, None if it does not count."""
+    if not issubclass(backend_of(alias), CULLING_BACKENDS):
         return None
-    # As BaseCache.__init__() reads it.
-    params = settings.CACHES[alias]
-    found = params.get("max_entries", options_of(alias).get("MAX_ENTRIES", FEW))
+    # Read as BaseCache.__init__() does.
+    found = options_of(alias).get("MAX_ENTRIES", DEFAULT_MAX_ENTRIES)
+    found = settings.CACHES[alias].get("max_entries", found)
     try:
         return int(found)
     except (TypeError, ValueError):
-        return FEW
+        return DEFAULT_MAX_ENTRIES
 
 
 def room_flaw(alias):
     """Return the Flaw of a cache with room for few rows, or None."""
-    most = most_entries(alias)
-    if most is None or most > FEW:
+    limit = max_entries(alias)
+    if limit is None or limit > DEFAULT_MAX_ENTRIES:
         return None
     return Flaw(
-        f"keeps no more than {most} entries, which are some {most // PER_ROW} rows: "
-        "with more, each drops another.",
+        f"keeps no more than {limit} entries, which are some "
+        f"{limit // ENTRIES_PER_ROW} rows: with more, each drops another.",
         "Set MAX_ENTRIES in its OPTIONS, to 100_000, say.",
         id="getorcreateplus.W024",
     )
@@ -166,13 +166,13 @@ def room_flaw(alias):
 
 def keeping_flaw(model, alias, timeouts):
     """
-    Return the Flaw of a cache that does not keep the rows of a model, or gives
-    them back otherwise than it got them; None where it serves them.
+    Return the Flaw of a cache that does not keep the rows of a model, or that
+    changes them; None if it serves them.
     """
     default, backend = default_timeout(alias), backend_of(alias)
     for each in timeouts:
         timeout = default if each is DEFAULT_TIMEOUT else each
-        if type(timeout) in {int, float} and is_no_time(timeout, backend):
+        if type(timeout) in {int, float} and expires_at_once(timeout, backend):
             return Flaw(
                 f"keeps rows for {timeout} seconds.",
                 "Set a TIMEOUT, or a cache_timeout, of more.",
@@ -193,14 +193,14 @@ def keeping_flaw(model, alias, timeouts):
     )
 
 
-def is_no_time(timeout, backend):
-    # These count whole seconds.
+def expires_at_once(timeout, backend):
+    # These backends cut a timeout to whole seconds.
     is_cut = issubclass(backend, (BaseMemcachedCache, RedisCache))
     return (int(timeout) if is_cut else timeout) <= 0
 
 
 def default_timeout(alias):
-    # As BaseCache.__init__() reads it.
+    # Read as BaseCache.__init__() does.
     params = settings.CACHES[alias]
     found = params.get("timeout", params.get("TIMEOUT", 300))
     try:
@@ -212,7 +212,7 @@ def default_timeout(alias):
 def serializer_of(alias):
     """
     Return the name of the serializer that is set for a cache, and a function
-    that has it dump and load a value; (None, None) where none is set.
+    that dumps and loads a value by it; (None, None) if none is set.
     """
     backend, options = backend_of(alias), options_of(alias)
     try:
@@ -221,7 +221,7 @@ def serializer_of(alias):
             if callable(found):
                 made = found()
             return name_of(found), lambda value: made.loads(made.dumps(value))
-        if is_of(backend, "django_redis", "django_valkey") and (
+        if is_from(backend, "django_redis", "django_valkey") and (
             options.get("SERIALIZER")
         ):
             found = resolved(options["SERIALIZER"])
@@ -235,8 +235,8 @@ def serializer_of(alias):
                 return serde.deserialize("key", data, flags)
 
             return name_of(serde), round_trip
-    except Exception:  # noqa: BLE001 - of a class of the user's
-        pass  # what it does is not known: the first command tells
+    except Exception:  # noqa: BLE001 - of a class of the project's
+        pass  # the first command will show what it does
     return None, None
 
 
@@ -263,7 +263,7 @@ def lost_columns(model, round_trip):
 def comes_back(value, round_trip):
     try:
         found = round_trip(value)
-    except Exception:  # noqa: BLE001 - of whatever serializer
+    except Exception:  # noqa: BLE001 - of any serializer
         return False
     return type(found) is type(value) and found == value
 
@@ -272,7 +272,7 @@ def row_comes_back(values, round_trip):
     payload = ("epoch", "version"), "fingerprint", values, mark(values)
     try:
         return revive(round_trip(payload)) == payload
-    except Exception:  # noqa: BLE001 - of whatever serializer
+    except Exception:  # noqa: BLE001 - of any serializer
         return False
 
 
@@ -292,7 +292,7 @@ NUMBERS = (models.IntegerField, models.AutoField)
 
 
 def sample_of(field):
-    """Return what may be in a column, None where that is not known."""
+    """Return a value that a column may hold, None if that is not known."""
     while field.is_relation:
         field = field.target_field
     if hasattr(field, "from_db_value") and type(field) is not models.JSONField:
@@ -306,6 +306,6 @@ def sample_of(field):
 
 
 def flaws_of(alias):
-    """Return the Flaws of a cache, whatever rows it keeps."""
+    """Return the Flaws of a cache that concern any rows."""
     found = waiting_flaw(alias), hiding_flaw(alias), room_flaw(alias)
     return [flaw for flaw in found if flaw is not None]

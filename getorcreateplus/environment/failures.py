@@ -1,5 +1,5 @@
 """
-The failures of a cache in words: which server, what error, and no password.
+The failures of a cache in words: which server, which error, and no password.
 """
 
 import re
@@ -14,37 +14,42 @@ SECRET = re.compile("password|passwd|secret|token|credential", re.IGNORECASE)
 USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
-def named(alias):
-    """Return what a cache is called in a message: its alias and servers."""
-    places = ", ".join(places_of(alias))
-    return f"{alias!r} ({places})" if places else repr(alias)
+def cache_in_words(alias):
+    """Return the name of a cache in a message: its alias and its servers."""
+    locations = ", ".join(locations_of(alias))
+    return f"{alias!r} ({locations})" if locations else repr(alias)
 
 
-def places_of(alias):
+def locations_of(alias):
     """Return the locations of a cache, without user names and passwords."""
     found = settings.CACHES.get(alias, {}).get("LOCATION") or ()
     found = [found] if isinstance(found, str) else map(str, found)
-    places = [
-        place
+    locations = [
+        location
         for each in found
-        for place in re.split("[;,]", re.sub(r"(?<=://)[^/]*@", "", each))
+        for location in re.split("[;,]", re.sub(r"(?<=://)[^/]*@", "", each))
     ]
-    return [place.rpartition("@")[2].partition("?")[0] for place in places]
+    return [each.rpartition("@")[2].partition("?")[0] for each in locations]
 
 
-def described(error, alias):
+def error_in_words(error, alias):
     """
-    Return an error as a text, with what has caused it: some clients say no
-    more of it than that they have caught one.
+    Return an error as a text, with the error that caused it, because the
+    message of some clients is only that they have caught one.
     """
-    text = in_words(error)
+    text = type_and_message(error)
     first = chain_of(error)[-1]
     if str(first) not in text:
-        text += f", because of {in_words(first)}"
+        text += f", because of {type_and_message(first)}"
     return without_secrets(text, alias)
 
 
-def in_words(error):
+def is_misconfigured(error):
+    """Return True if a client cannot work with the project's settings."""
+    return isinstance(error, MISCONFIGURED)
+
+
+def type_and_message(error):
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ != "builtins":
@@ -76,7 +81,7 @@ def secrets_in(config, is_secret=False):
 
 
 def passwords_in(location):
-    """Yield the passwords of a URL, in its user's part or in its query."""
+    """Yield the passwords of a URL, in its userinfo or in its query."""
     try:
         parts = urlsplit(location)
         if parts.password:
@@ -87,8 +92,3 @@ def passwords_in(location):
         name, _, value = pair.partition("=")
         if value and SECRET.search(name):
             yield value
-
-
-def is_misconfigured(error):
-    """Tell whether a client cannot work as the project is set up."""
-    return isinstance(error, MISCONFIGURED)

@@ -1,7 +1,9 @@
 """
-The child of a fork has one thread, and copies of everything: of locks, which a
-thread may have held that there is no longer, and of connections, whose answers
-are also the parent's.
+What the child of a fork has to renew.
+
+It has one thread, and copies of everything: of locks that a thread may have
+held which does not exist in the child, and of connections whose replies are
+also the parent's.
 
 Gunicorn forks with --preload, Celery for its prefork pool, and pytest, uWSGI
 and multiprocessing in ways of their own.
@@ -14,7 +16,7 @@ owners = weakref.WeakSet()
 
 
 def renew_in_child(owner):
-    """Have begin_anew() of an object called in each child."""
+    """Call the object's begin_anew() in each child."""
     owners.add(owner)
 
 

@@ -1,15 +1,15 @@
 """
-What ends the call of a cache's client, and is no failure of the cache: the
-exception of a time limit.
+Exceptions that end the call of a cache's client, but are not failures of the
+cache: those of time limits.
 
-KeyboardInterrupt, SystemExit, gevent.Timeout and CancelledError are told by
-their class: none is an Exception. But Celery, RQ and many a project raise an
-Exception, from the handler of a signal: that comes out of the client's call as
-the client's own exceptions do.
+KeyboardInterrupt, SystemExit, gevent.Timeout and CancelledError are recognized
+by their class, which is not an Exception. But Celery, RQ and many projects
+raise an Exception from a signal handler, and it leaves the client's call just
+as the client's own exceptions do.
 
 Python calls a handler with the frame that the signal interrupted, and that is
-the frame below it: so the traceback tells. The client may have made another
-exception of it, and then it is among the contexts.
+also the frame below the handler's: so the traceback shows it. If the client
+has made another exception of it, it is among the contexts.
 """
 
 import functools
@@ -18,23 +18,23 @@ import signal
 from contextlib import contextmanager
 from types import FrameType
 
-# What another thread raises in this one leaves no frame of a handler. RQ does
-# so where there is no SIGALRM.
-KNOWN = {
+# An exception that another thread raises in this one has no frame of a
+# handler. RQ does so on systems without SIGALRM.
+KNOWN_LIMITS = {
     ("billiard.exceptions", "SoftTimeLimitExceeded"),
     ("rq.timeouts", "BaseTimeoutException"),
     ("stopit.utils", "TimeoutException"),
 }
 
-# An error that is raised over and over, because a client keeps it, has the
-# frames of each time, the latest first.
-MOST_FRAMES, MOST_ERRORS = 100, 20
+# An error that a client keeps and raises again and again has the frames of
+# each time, the latest first.
+MAX_FRAMES, MAX_ERRORS = 100, 20
 
 
 def reraise(error):
     """
-    Raise the exception of a time limit, if that is what an except block has
-    caught; and do nothing if it is a failure.
+    Raise the exception of a time limit, if an except block has caught one. Do
+    nothing if the error is a failure.
     """
     limit = limit_of(error)
     if limit is not None:
@@ -43,10 +43,10 @@ def reraise(error):
 
 @contextmanager
 def failures_suppressed():
-    """Suppress an Exception, but that of a time limit."""
+    """Suppress each Exception except that of a time limit."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - of whatever client or driver
+    except Exception as error:  # noqa: BLE001 - by any client or driver
         reraise(error)
 
 
@@ -56,9 +56,9 @@ def limit_of(error):
 
 
 def chain_of(error):
-    """Return an error and those that a call has made it of, the first last."""
+    """Return an error and those that it was made of, the first one last."""
     chain, live = [], set(callers())
-    while error is not None and error not in chain and len(chain) < MOST_ERRORS:
+    while error is not None and error not in chain and len(chain) < MAX_ERRORS:
         trace = error.__traceback__
         if chain and trace is not None and id(trace.tb_frame) in live:
             break  # What a caller handles is older than the call.
@@ -68,7 +68,7 @@ def chain_of(error):
 
 
 def callers():
-    """Yield the ids of the frames of now: a frame would keep itself alive."""
+    """Yield the ids of the current frames. (A frame would keep itself.)"""
     frame = inspect.currentframe()
     while frame is not None:
         yield id(frame)
@@ -76,32 +76,35 @@ def callers():
 
 
 def is_limit(error):
+    """Return True if an error is the exception of a time limit."""
     return (
         isinstance(error, KeyboardInterrupt | SystemExit)
-        or is_known(error)
-        or is_of_handler(error)
+        or is_known_limit(error)
+        or is_from_handler(error)
     )
 
 
-def is_known(error):
-    return any((c.__module__, c.__qualname__) in KNOWN for c in type(error).__mro__)
+def is_known_limit(error):
+    return any(
+        (c.__module__, c.__qualname__) in KNOWN_LIMITS for c in type(error).__mro__
+    )
 
 
-def is_of_handler(error):
-    """Tell whether the handler of a signal has raised it."""
+def is_from_handler(error):
+    """Return True if a signal handler has raised the error."""
     passed, trace, codes = set(), error.__traceback__, handler_codes()
-    while trace is not None and len(passed) < MOST_FRAMES:
+    while trace is not None and len(passed) < MAX_FRAMES:
         frame = trace.tb_frame
         # It may have deleted its argument, or made another frame of it.
-        if passed and (frame.f_code in codes or gets_frame(frame, passed)):
+        if passed and (frame.f_code in codes or has_argument(frame, passed)):
             return True
         passed.add(frame)
         trace = trace.tb_next
     return False
 
 
-def gets_frame(frame, passed):
-    """Tell whether a function was called with one of these frames."""
+def has_argument(frame, passed):
+    """Return True if a function was called with one of these frames."""
     code, local = frame.f_code, frame.f_locals
     number = code.co_argcount + code.co_kwonlyargcount
     number += bool(code.co_flags & inspect.CO_VARARGS)
@@ -114,7 +117,7 @@ def gets_frame(frame, passed):
 
 
 def handler_codes():
-    """Return the code of each handler of now."""
+    """Return the code of each handler that is installed now."""
     found = map(signal.getsignal, signal.valid_signals())
     return {code for handler in found if (code := code_of(handler))}
 

@@ -235,7 +235,7 @@ def canonical_datetime(value):
         return value.replace(fold=0)
     if value.utcoffset() is None:
         raise NotCanonical(value)
-    # Two times of one zone compare by their local time, whatever their fold.
+    # Two times of one zone compare by their local time, and ignore fold.
     return value.astimezone(datetime.UTC)
 
 
@@ -293,12 +293,15 @@ def pk_text(opts, values):
         value = values.get(name)
         if type(value) is int and abs(value) < 2**63:
             return str(value)  # as below, in the most frequent case
+    for field in opts.pk_fields:
+        if field.attname not in values:
+            return None
     try:
-        # No caller knows the database, so by the rules of the strictest one.
+        # By the rules of the strictest database: callers do not pass it.
         parts = [
             prepare(field, values[field.attname], "mysql") for field in opts.pk_fields
         ]
-    except (KeyError, NotCanonical):
+    except NotCanonical:
         return None
     if None in parts:
         return None

@@ -17,6 +17,7 @@ from ..environment.cached_functions import cached_until_models_change
 from .canonical import (
     COMPARABLE_FIELDS,
     INCOMPARABLE_FIELDS,
+    PLAIN_TYPES,
     NotCanonical,
     canonical,
     digest,
@@ -32,6 +33,7 @@ EXACT_LOOKUPS = {Exact, IntegerFieldExact, RelatedExact}
 ISNULL_LOOKUPS = {IsNull, RelatedIsNull}
 
 MAX_TEXT_LENGTH = 100  # characters, or bytes, in a lookup_tuple()
+TEXT_TYPES = frozenset((bytes, str))
 
 
 def from_kwargs(opts, kwargs, vendor):
@@ -53,12 +55,14 @@ def from_kwargs(opts, kwargs, vendor):
         if field.get_lookup("exact") not in EXACT_LOOKUPS:
             raise NotCanonical(argument)
         if type(value) is kind:
-            prepared = canonical(value)
+            # Most lookups: no call more than it takes.
+            prepared = value if kind in PLAIN_TYPES else canonical(value)
         elif value is None and field.get_lookup("isnull") not in ISNULL_LOOKUPS:
             raise NotCanonical(argument)
         else:
             prepared = prepare(field, value, vendor)
-        add_condition(values, field.attname, prepared)
+        if values.setdefault(field.attname, prepared) != prepared:
+            raise NotCanonical(argument)
     return values
 
 
@@ -89,13 +93,13 @@ def lookup_tuple(values):
     It has the digest of a long text. That is enough, because each hit is
     compared with the values themselves.
     """
-    if any(
-        type(v) in {str, bytes} and len(v) > MAX_TEXT_LENGTH for v in values.values()
-    ):
-        values = {
-            name: digest(value) if type(value) in {str, bytes} else value
-            for name, value in values.items()
-        }
+    for value in values.values():  # any() takes longer
+        if type(value) in TEXT_TYPES and len(value) > MAX_TEXT_LENGTH:
+            values = {
+                name: digest(value) if type(value) in TEXT_TYPES else value
+                for name, value in values.items()
+            }
+            break
     return tuple(sorted(values.items()))
 
 

@@ -152,7 +152,13 @@ def has_django_steps(queryset):
     """
     cls = type(queryset)
     path = queryset._getorcreateplus_path
-    if path is None or path.cls is not cls or is_outdated(path):
+    if (
+        path is None
+        or path.cls is not cls
+        # is_outdated(), without its call.
+        or path.steps != sampled_steps(cls)
+        or path.get is not QuerySet.get
+    ):
         path = path_of(cls)
     own = queryset.__dict__
     return path.change is None and (len(own) <= STATE_SIZE or STEPS.isdisjoint(own))

@@ -20,29 +20,24 @@ def yields_whole_rows(queryset):
         queryset._iterable_class is ModelIterable  # not values(), nor subclasses
         and not queryset._prefetch_related_lookups
         and (
-            is_new_query(query) or (has_django_query(query) and is_simple_filter(query))
+            # Nothing was done to the query since a manager made it. That is
+            # faster to see than what was done.
+            (
+                type(query) is Query
+                and query.__dict__.keys() == NEW_QUERY
+                and type(query.where) is WhereNode
+                and not (
+                    query.where.children
+                    or query.alias_refcount
+                    or query.annotations
+                    or query.extra
+                    or query._filtered_relations  # type: ignore[attr-defined]
+                )
+            )
+            or (has_django_query(query) and is_simple_filter(query))
         )
         # With FETCH_PEERS the peers would be missing (Django 6.1).
         and not getattr(getattr(queryset, "_fetch_mode", None), "track_peers", False)
-    )
-
-
-def is_new_query(query):
-    """
-    Return True if a query has not changed since a manager made it. That is
-    faster to see than what has changed.
-    """
-    return (
-        type(query) is Query
-        and query.__dict__.keys() == NEW_QUERY
-        and type(query.where) is WhereNode
-        and not (
-            query.where.children
-            or query.alias_refcount
-            or query.annotations
-            or query.extra
-            or query._filtered_relations
-        )
     )
 
 

@@ -6,7 +6,7 @@ from django.db import transaction
 from ..bulk import Bulk, batched
 from ..lookups.django_path import with_own_steps
 from ..lookups.queryset_shape import yields_whole_rows
-from ..lookups.rows import make_instance
+from ..lookups.rows import MemoryViewBytes, layout, make_instance
 
 
 class GetOrCreateBase:
@@ -111,15 +111,19 @@ class GetOrCreateBase:
         """Return the context manager around the INSERTs of a batch."""
         return transaction.atomic(using=self.db)
 
-    def _read_many(self):
-        """Return a ReadMany of the queryset's rows, None without a cache."""
+    def _begin_batch(self):
+        """Return a Reading for many rows, None without a cache."""
 
     def _send_unread_miss(self, lookup):
         """Send cache_miss for a lookup that does not read the cache."""
 
     def _make_instance(self, using, values):
         """Return the instance that a SELECT would yield."""
-        obj = make_instance(self.model, using, values)
+        # As make_instance(), which is a call more for each hit.
+        if MemoryViewBytes in map(type, values):
+            obj = make_instance(self.model, using, values)
+        else:
+            obj = self.model.from_db(using, list(layout(self.model).attnames), values)
         if hasattr(self, "_fetch_mode"):  # Django 6.1
             obj._state.fetch_mode = self._fetch_mode
         # As ModelIterable does.

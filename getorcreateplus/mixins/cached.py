@@ -8,8 +8,10 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import connections
 
 from ..bypassing import blocks, is_bypassed
-from ..coherence import protocol as coherence
-from ..coherence.many import ReadMany
+from ..coherence import clients
+from ..coherence.filling import fill, fill_created, fill_updated, publish
+from ..coherence.journal import record_lookup
+from ..coherence.reading import Reading, SoughtRow
 from ..lookups.canonical import NotCanonical, pk_text
 from ..lookups.conditions import add_condition, from_kwargs, from_query, lookup_tuple
 from ..lookups.django_path import has_django_steps
@@ -17,15 +19,15 @@ from ..lookups.queryset_shape import yields_whole_rows
 from ..lookups.rows import layout
 from ..signals import (
     Reason,
-    ask_and_tell,
     cache_hit,
     cache_miss,
-    tell_not_asked,
+    send_hit_or_miss,
+    send_unread_miss,
 )
 from ..writes.captured_rows import Recording, RecordingIterable
-from ..writes.invalidation import region_of
+from ..writes.registry import cached_model_of, region_of
 from .base import GetOrCreateBase, omit_none
-from .invalidation import InvalidationMixin
+from .invalidating import InvalidationMixin
 
 
 class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
@@ -63,34 +65,35 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
         in the cache. ``force_select=True`` queries the database, and refreshes
         the cache; a field of that name takes precedence.
         """
-        forces_select = self._pop_force_select(kwargs)
+        # Inline, because a call costs more than the look.
+        may_hit = "force_select" not in kwargs or not self._pop_force_select(kwargs)
         # A hit belongs to the database that the get() would query.
         self._for_write = True
-        read = self._begin_reading(kwargs)
-        if read is None:
+        found = self._begin_reading(kwargs)
+        if found is None:
             # With a recording this is the SELECT of an update_or_create().
             if self._recording is None:
                 self._send_unread_miss(kwargs)
             return super().get_or_create(**omit_none(defaults=defaults), **kwargs)
+        reading, sought = found
+        values = reading.ask(sought, may_hit)
         if cache_hit.receivers or cache_miss.receivers:
-            values = ask_and_tell(read, read.named_pk, not forces_select)
-        else:
-            values = read.ask(read.named_pk, not forces_select)
+            send_hit_or_miss(reading, sought, may_hit, reading.seconds())
         if values is not None:
-            return self._make_instance(read.region.using, values), False
-        if read.is_of_no_use:
-            with read.region.asking.timing_query():
+            return self._make_instance(reading.region.using, values), False
+        if reading.is_of_no_use:
+            with reading.region.asking.timing_query():
                 return super().get_or_create(defaults, **kwargs)
         recording = Recording(self.model, self.db)
         # Without a read of the cache, a found row cannot be stored.
-        queryset = self if read.is_new else self._clone_recorded_by(recording)
+        queryset = self if reading.is_new else self._clone_recorded_by(recording)
         with recording:
             # super() of the recorded copy: the next class's method has to run
             # on the queryset whose rows are captured, not this method again.
             obj, created = super(CachedGetOrCreateMixin, queryset).get_or_create(
                 **omit_none(defaults=defaults), **kwargs
             )
-        self._fill(read, recording, obj, created)
+        self._keep(reading, sought, recording, obj, created)
         return obj, created
 
     get_or_create.alters_data = True
@@ -105,13 +108,14 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
             # No such option here: let filter() raise FieldError, unless it is
             # a field. The get_or_create() below would accept it.
             self.filter(force_select=kwargs["force_select"])
-        read = self._begin_reading(kwargs)
+        found = self._begin_reading(kwargs)
         options = omit_none(defaults=defaults, create_defaults=create_defaults)
-        if read is None:
+        if found is None:
             return super().update_or_create(**options, **kwargs)
-        read.observe()
+        reading, sought = found
+        reading.observe()
         recording = Recording(self.model, self.db)
-        recording.on_update = partial(self._publish, read, recording)
+        recording.on_update = partial(self._publish, reading, sought, recording)
         queryset = self._clone_recorded_by(recording)
         with recording:
             # super() of the recorded copy, as in get_or_create().
@@ -119,9 +123,9 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
                 **options, **kwargs
             )
         if created:
-            self._fill(read, recording, obj, created)
+            self._keep(reading, sought, recording, obj, created)
         elif not recording.is_undone():
-            read.fill_updated()
+            fill_updated(reading)
         return obj, created
 
     update_or_create.alters_data = True
@@ -138,13 +142,13 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
 
     def _begin_reading(self, kwargs):
         """
-        Return a Read of the row that the kwargs name, None if the cache cannot
-        be used: it has no such lookups, or no such model.
-
-        Its ``named_pk`` is the text of the primary key, None if the kwargs
-        name other columns only.
+        Return a Reading and the SoughtRow that the kwargs name; None if the
+        cache cannot be used, because of the model, the queryset or the kwargs.
         """
-        region = region_of(self)
+        cached_model = cached_model_of(self)
+        if cached_model is None:
+            return None
+        region = cached_model.region(self.db, self.object_cache_alias)
         if (
             region is None
             or (blocks.get() and is_bypassed(region.model))
@@ -163,34 +167,23 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
             return None
         if not values:
             return None
-        columns = layout(self.model)
         pk = pk_text(opts, values)
-        read = coherence.Read(
-            region,
-            coherence.stores[self.key_cache_alias],
-            lookup_tuple(values) if pk is None else None,
-            columns.fingerprint(connection),
-            partial(columns.matches, values),
-            self.local_timeout,
-            connection,
-        )
-        read.wanted, read.named_pk = values, pk
-        return read
+        lookup = lookup_tuple(values) if pk is None else None
+        key_client = clients.by_alias[self.key_cache_alias]
+        columns = layout(self.model)
+        reading = Reading(region, key_client, columns, connection, self.local_timeout)
+        return reading, SoughtRow(values, lookup, pk)
 
-    def _read_many(self):
+    def _begin_batch(self):
         region = region_of(self)
         if region is None or is_bypassed(region.model):
             return None
+        key_client = clients.by_alias[self.key_cache_alias]
+        connection = connections[region.using]
         columns = layout(self.model)
-        read = coherence.Read(
-            region,
-            coherence.stores[self.key_cache_alias],
-            None,
-            columns.fingerprint(connections[region.using]),
-            None,
-            self.local_timeout,
-        )
-        return ReadMany(read, columns)
+        reading = Reading(region, key_client, columns, connection, self.local_timeout)
+        reading.is_batch = True
+        return reading
 
     def _clone_recorded_by(self, recording):
         """Return a recorded copy, whose get() is Django's."""
@@ -200,19 +193,19 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
         queryset._recording = recording
         return queryset
 
-    def _fill(self, read, recording, obj, created):
-        """Put the row that the call has found or created into the cache."""
+    def _keep(self, reading, sought, recording, obj, created):
+        """Keep the row that the call has found or created in the cache."""
         values = recording.inserted(obj) if created else recording.selected(obj)
         pk = None if values is None else layout(self.model).pk_text(values)
-        read.note(created)
+        record_lookup(reading, created)
         if pk is None:
             return
         if created:
-            read.fill_created(pk, values, recording.made_pk)
+            fill_created(reading, [(sought, pk, values)], recording.made_pk)
         else:
-            read.fill(pk, values)
+            fill(reading, [(sought, pk, values)])
 
-    def _publish(self, read, recording):
+    def _publish(self, reading, sought, recording):
         """
         Publish the row that was just updated: this transaction has it locked
         in the database until the commit.
@@ -221,12 +214,12 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
             values = recording.updated(obj)
             pk = None if values is None else layout(self.model).pk_text(values)
             if pk is not None:
-                read.publish(pk, values)
+                publish(reading, sought, pk, values)
 
     def _send_unread_miss(self, lookup):
         if cache_miss.receivers:
             model = self.model._meta.concrete_model
-            tell_not_asked(model, self.db, lookup, reason_not_read(model))
+            send_unread_miss(model, self.db, lookup, reason_not_read(model))
 
 
 def reason_not_read(model):

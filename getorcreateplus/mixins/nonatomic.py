@@ -6,16 +6,15 @@ from django.db import IntegrityError, connections, models, transaction
 from django.db.models.utils import resolve_callables
 
 from ..lookups.django_path import path_of
-from ..signals import tell_savepoint_omitted
+from ..signals import send_savepoint_omitted
 from ..writes.guards import (
     InsertGuard,
     UpdateGuard,
     can_guard,
-    is_by_hand,
+    is_managed_by_project,
     is_multi_table,
-    locking_read,
-    share_lock,
 )
+from ..writes.locking_reads import locking_read, share_lock
 from .base import GetOrCreateBase
 
 
@@ -36,7 +35,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
         if (
             not can_guard(connection)
             or is_multi_table(self.model)
-            or is_by_hand(connection)
+            or is_managed_by_project(connection)
             # Another package's method, which this one would skip.
             or "get_or_create" in path_of(type(self)).entries
         ):
@@ -49,10 +48,10 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             try:
                 with guard:
                     params = dict(resolve_callables(params))
-                    guard.watch(params)
+                    guard.arm(params)
                     return self.create(**params), True
             except IntegrityError:
-                if not guard.intact:
+                if not guard.is_transaction_intact:
                     raise
                 try:
                     winner = self._find_winner(kwargs)
@@ -61,7 +60,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
                 else:
                     self._detach_loser(params, winner)
                     return winner, False
-                if not guard.hidden:
+                if not guard.is_reason_hidden:
                     raise
         # The conflict is with another row, or the winner is gone, and the
         # database has not returned the error that says which. With a savepoint
@@ -71,7 +70,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
     def _bulk_atomic(self):
         connection = connections[self.db]
         if can_guard(connection) and connection.in_atomic_block:
-            tell_savepoint_omitted(self.model, connection.alias)
+            send_savepoint_omitted(self.model, connection.alias)
             return UpdateGuard(connection)
         return super()._bulk_atomic()
 
@@ -137,7 +136,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
 
         in_transaction = connection.in_atomic_block
         if in_transaction:
-            tell_savepoint_omitted(self.model, using)
+            send_savepoint_omitted(self.model, using)
         with nullcontext() if in_transaction else transaction.atomic(using=using):
             # Lock the row so that a concurrent update is blocked until
             # update_or_create() has performed its save.

@@ -1,10 +1,10 @@
 """
-Whether the row of an INSERT is the one that create() was called for.
+Recognize the INSERT of a row that create() was called for.
 
 save(), or what it calls, may insert other rows of the same table before its
 own. An execute wrapper sees no model, but the names and the values of columns.
-Where save() changes what create() was given, the row is not recognized; that
-costs a savepoint, and is right.
+If save() changes what create() was given, the row is not recognized. That
+costs a savepoint, and the result is still correct.
 """
 
 import datetime
@@ -41,7 +41,7 @@ def end_of_comments(sql):
 
 
 def is_row_of(connection, model, arguments, sql, params):
-    """Tell whether an INSERT of one row has the values of the arguments."""
+    """Return True if the INSERT is of one row with the arguments' values."""
     places = places_of(sql)
     if places is None or not isinstance(params, (list, tuple)):
         return False
@@ -98,7 +98,7 @@ def columns_of(connection, model, arguments):
             if hasattr(value, "resolve_expression"):
                 continue
             if value is None and field in model._meta.pk_fields:
-                continue  # The database makes one.
+                continue  # The database generates it.
             sent = field.get_db_prep_save(value, connection)
         except Exception:  # noqa: BLE001 - of any kind; Django's create() raises it
             continue
@@ -110,7 +110,7 @@ def fields_of(opts, arguments):
     """Yield (field, value) of those arguments that are columns."""
     for name, value in arguments.items():
         if name == "pk" and len(opts.pk_fields) > 1:
-            # It may be None, and anything to a create() of a project's.
+            # It may be None, and anything if the project overrides create().
             values = value if isinstance(value, Iterable) else ()
             yield from zip(opts.pk_fields, values, strict=False)
             continue

@@ -1,5 +1,5 @@
 """
-What a statement of any form may write, as far as its words tell.
+What a statement of any form may write, judged by its words.
 
 This module does not parse SQL, because each database has a grammar of its own.
 Where a statement can be read in two ways, the wider one counts: a row that is
@@ -12,100 +12,21 @@ import re
 import string
 from typing import NamedTuple
 
-# What may be before a statement's first word. "--" ends at a carriage return
-# on PostgreSQL, "#" begins a comment on MySQL.
-BEFORE = r"(?:[\s(]|--[^\r\n]*|#[^\r\n]*|/\*(?:(?!\*/).)*\*/|\*/)*+"
-FIRST = re.compile(rf"{BEFORE}(\w+)", re.DOTALL)
-NEXT = re.compile(rf";{BEFORE}(\w+)", re.DOTALL)
-EMPTY = re.compile(rf"(?:{BEFORE[:-2]}|[;)])*+\Z", re.DOTALL)
-# Comments that are the same on each database: not nested, and not executed.
-COMMENTS = r"(?:\s|--[^\r\n]*|#[^\r\n]*|/\*(?!M?!)(?:(?!\*/|/\*).)*\*/)*+"
-# Other packages put a statement before another one that sets a variable for
-# triggers, or a timeout. The variable means nothing to PostgreSQL, because its
-# name has a dot.
-VARIABLE = r"\w+(?:\.\w+)+"
-VALUE = r"""(?:[^-()'";/\\$`%]|'[^'\\%]*'|%s|%\(\w+\)s)*+"""
-SET_CONFIG = rf"""(?:pg_catalog\.)?set_config\(\s*'{VARIABLE}'\s*,{VALUE}\)"""
-SETTING = (
-    rf"(?:SELECT\s+{SET_CONFIG}(?:\s*,\s*{SET_CONFIG})*\s*"
-    rf"|SET\s+(?:LOCAL\s+|SESSION\s+)?(?:{VARIABLE}|\w+_timeout)"
-    rf"\s*(?:=|TO\s){VALUE});"
-)
-IGNORECASE = re.DOTALL | re.IGNORECASE
-START = {"postgresql": re.compile(f"{COMMENTS}(?:{SETTING}{COMMENTS})*+", IGNORECASE)}
-START_ELSEWHERE = re.compile(COMMENTS, re.DOTALL)
-# Comments that end elsewhere on one database than on another, or are executed.
-OBSCURE_COMMENT = re.compile(r"/\*(?:M?!|(?:(?!\*/).)*/\*)", re.DOTALL)
-SPACE = re.compile(r"(?:[\s(]|--[^\r\n]*)*")
-COMMENT_MARK = re.compile(r"/\*|\*/")
-# With one of these in a statement, literals cannot be told from other text.
-OBSCURE = re.compile(r"--|/\*|[#\\$]")
-QUOTED = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|`[^`]*`""")
-WORD = re.compile(r"\w+")
-COMMENT = re.compile(r"/\*|--|#")
-# A PostgreSQL identifier in which any letter may be an escape.
-ESCAPED = re.compile(r'\bU&"', re.IGNORECASE)
 
-
-# The name of a table that is a parameter, such as psycopg2's AsIs().
-PARAMETER = re.compile(
-    r"""\b(?:COPY|DELETE\s+FROM|INTO|JOIN|ONLY|TABLE|TRUNCATE|UPDATE)\s+"""
-    r"""(?:["\w]+\.)?"?%[s(]""",
-    re.IGNORECASE,
-)
-
-
-def words(text):
+def word_set(text):
     return frozenset(text.split())
 
 
-# They write no row of a table, whatever words they contain.
-NOTHING = words(
-    "ABORT BEGIN CHECK CHECKPOINT CHECKSUM CLOSE CLUSTER COMMENT COMMIT "
-    "DEALLOCATE DECLARE DISCARD END FETCH FLUSH GET GRANT HANDLER KILL "
-    "LISTEN LOCK MOVE NOTIFY OPTIMIZE PRAGMA PREPARE REINDEX RELEASE RESET REVOKE "
-    "ROLLBACK SAVEPOINT SET SHOW START UNLISTEN UNLOCK VACUUM"
-)
-# They write the tables that they mention, if they contain INTO.
-SELECTS = words("SELECT TABLE VALUES")
-# They write the tables that they mention, if they contain one of WRITES. (On
-# MariaDB, ANALYZE is EXPLAIN ANALYZE.)
-READS = words("ANALYZE DESC DESCRIBE EXPLAIN WITH")
-# They write the tables that they mention.
-WRITES = words(
-    "COPY DELETE INSERT INTO LOAD MERGE REFRESH RENAME REPAIR REPLACE TRUNCATE UPDATE"
-)
-# They change what a name means, and the relations between tables.
-SCHEMA = words("ALTER CREATE DROP RENAME")
-# What may be between CREATE, ALTER or DROP and the kind of what it changes.
-ADJECTIVES = words(
-    "FOREIGN GLOBAL IGNORE LOCAL MATERIALIZED OFFLINE ONLINE OR RECURSIVE REPLACE TEMP "
-    "TEMPORARY UNIQUE UNLOGGED VIRTUAL"
-)
-TABLES = frozenset(("TABLE", "VIEW"))
-DATABASES = frozenset(("DATABASE", "SCHEMA"))
-NO_ROWS = frozenset(("FULLTEXT", "INDEX", "SEQUENCE", "SPATIAL"))
-# They write everything beside one of these words: what others have prepared, a
-# program, SET STATEMENT ... FOR ..., TRUNCATE ... CASCADE, EXPLAIN EXECUTE.
-WIDER = {
-    "ANALYZE": ("execute",),
-    "BEGIN": ("atomic",),
-    "COMMIT": ("prepared",),
-    "DESC": ("execute",),
-    "PRAGMA": ("schema_version", "writable_schema"),
-    "DESCRIBE": ("execute",),
-    "EXPLAIN": ("execute",),
-    "ROLLBACK": ("prepared",),
-    "SET": ("statement",),
-    "TRUNCATE": ("cascade",),
-}
-# Tables that say what other tables are.
-CATALOGS = words(
-    "pg_attrdef pg_attribute pg_class pg_constraint pg_database pg_enum pg_inherits "
-    "pg_namespace pg_proc pg_rewrite pg_type sqlite_master sqlite_schema"
-)
-# They end the transaction, or roll back a part of it.
-ENDS = words("ABORT COMMIT END PREPARE ROLLBACK")
+# What may be before a statement's first word. "--" ends at a carriage return
+# on PostgreSQL, "#" begins a comment on MySQL.
+BEFORE = r"(?:[\s(]|--[^\r\n]*|#[^\r\n]*|/\*(?:(?!\*/).)*\*/|\*/)*+"
+
+
+# A statement, without what others have put around it
+
+# SQLite begins a transaction by a statement like any other.
+READING = ("SELECT", "(SELECT", "BEGIN")
+OF_SAVEPOINT = ("SAVEPOINT", "RELEASE", "ROLLBACK")
 
 
 class Statement(NamedTuple):
@@ -118,11 +39,11 @@ class Statement(NamedTuple):
     text: str
     after: str = ""
 
-    def begins_with(self, words):
-        return self.text[:10].upper().startswith(words)
+    def begins_with(self, starts):
+        return self.text[:10].upper().startswith(starts)
 
     def is_read(self):
-        """Tell whether it is one statement, and writes no row of a table."""
+        """Return True if it is one statement that writes no row of a table."""
         return (
             self.begins_with(READING)
             and ";" not in self.text
@@ -138,39 +59,39 @@ class Statement(NamedTuple):
         return params[count:] if count else params
 
 
-AFTER = frozenset(("/", "", *string.whitespace))
-# SQLite begins a transaction by a statement like any other.
-READING = ("SELECT", "(SELECT", "BEGIN")
-OF_SAVEPOINT = ("SAVEPOINT", "RELEASE", "ROLLBACK")
+# Comments that are the same on each database: not nested, and not executed.
+COMMENTS = r"(?:\s|--[^\r\n]*|#[^\r\n]*|/\*(?!M?!)(?:(?!\*/|/\*).)*\*/)*+"
+# Comments that end elsewhere on one database than on another, or are executed.
+OBSCURE_COMMENT = re.compile(r"/\*(?:M?!|(?:(?!\*/).)*/\*)", re.DOTALL)
+# Other packages put a statement before another one that sets a variable for
+# triggers, or a timeout. The variable means nothing to PostgreSQL, because its
+# name has a dot.
+VARIABLE = r"\w+(?:\.\w+)+"
+VALUE = r"""(?:[^-()'";/\\$`%]|'[^'\\%]*'|%s|%\(\w+\)s)*+"""
+SET_CONFIG = rf"""(?:pg_catalog\.)?set_config\(\s*'{VARIABLE}'\s*,{VALUE}\)"""
+SETTING = (
+    rf"(?:SELECT\s+{SET_CONFIG}(?:\s*,\s*{SET_CONFIG})*\s*"
+    rf"|SET\s+(?:LOCAL\s+|SESSION\s+)?(?:{VARIABLE}|\w+_timeout)"
+    rf"\s*(?:=|TO\s){VALUE});"
+)
+IGNORECASE = re.DOTALL | re.IGNORECASE
+START = {"postgresql": re.compile(f"{COMMENTS}(?:{SETTING}{COMMENTS})*+", IGNORECASE)}
+START_ELSEWHERE = re.compile(COMMENTS, re.DOTALL)
+# Last characters behind which a comment or a space may be cut off.
+LAST_TO_CUT = frozenset(("/", "", *string.whitespace))
 
 
-class Effect(NamedTuple):
-    """What a statement may do."""
-
-    everything: bool = False  # it may write tables that it does not mention
-    tables: bool = False  # it may write the tables that it mentions
-    schema: bool = False  # names and relations may mean something else after it
-    ends: bool = False  # it may end a transaction, or roll back a part of it
-    database: bool = False  # it is about a database, which it names
-    starts: frozenset = frozenset()  # the first words of its statements
-
-
-# As Django sends them.
-SAVEPOINT = re.compile(r"""(?:RELEASE )?SAVEPOINT ["`]\w+["`]\Z""")
-ON_SAVEPOINT = Effect(starts=frozenset(("SAVEPOINT",)))
-
-
-ONLY_WORDS = "".join(c if WORD.match(c) else " " for c in map(chr, range(128)))
-
-
-def fold(text):
-    """
-    Return text so that two spellings are equal if a database may think so.
-
-    Not lower(), to which some letters differ that re.IGNORECASE takes for the
-    same.
-    """
-    return text.casefold()
+def statement_of(sql, connection):
+    """Return the Statement of what a cursor was given to execute."""
+    text = sql if type(sql) is str else text_of(sql, connection)
+    if text[:1].isalpha() and text[-1:] not in LAST_TO_CUT and ";" not in text:
+        return Statement("", text)  # as nearly always
+    pattern = START.get(connection.vendor, START_ELSEWHERE)
+    start = pattern.match(text).end()  # type: ignore[union-attr]  # or empty
+    end = end_of_statement(text)
+    if start >= end:
+        start = 0  # nothing but a statement that sets a variable
+    return Statement(text[:start], text[start:end], text[end:])
 
 
 def text_of(sql, connection):
@@ -180,19 +101,6 @@ def text_of(sql, connection):
     if hasattr(sql, "as_string"):  # psycopg's
         return sql.as_string(connection.connection)
     return sql if type(sql) is str else str(sql)
-
-
-def statement_of(sql, connection):
-    """Return the Statement of what a cursor was given to execute."""
-    text = sql if type(sql) is str else text_of(sql, connection)
-    if text[:1].isalpha() and text[-1:] not in AFTER and ";" not in text:
-        return Statement("", text)  # as nearly always
-    pattern = START.get(connection.vendor, START_ELSEWHERE)
-    start = pattern.match(text).end()  # type: ignore[union-attr]  # or empty
-    end = end_of_statement(text)
-    if start >= end:
-        start = 0  # nothing but a statement that sets a variable
-    return Statement(text[:start], text[start:end], text[end:])
 
 
 def end_of_statement(text):
@@ -210,120 +118,47 @@ def end_of_statement(text):
         end = start
 
 
+# Its words
+
+WORD = re.compile(r"\w+")
+ONLY_WORDS = "".join(c if WORD.match(c) else " " for c in map(chr, range(128)))
+
+
 def words_of(text):
     """Return the set of the folded words of SQL, or of a name."""
     if text.isascii():  # in a fifth of the time
-        found = set(text.lower().translate(ONLY_WORDS).split())
+        words = set(text.lower().translate(ONLY_WORDS).split())
     else:
-        found = set(WORD.findall(fold(text)))
-    # PostgreSQL drops what is behind 63 bytes.
-    long = [word for word in found if len(word) > 15]  # of four bytes each
-    found.update(word.encode()[:63].decode(errors="ignore") for word in long)
-    return found
+        words = set(WORD.findall(fold(text)))
+    # PostgreSQL cuts a name after 63 bytes.
+    long = [word for word in words if len(word) > 15]  # of four bytes each
+    words.update(word.encode()[:63].decode(errors="ignore") for word in long)
+    return words
 
 
-def lacks(found, text, words):
+def fold(text):
     """
-    Tell that none of these words, in lower case, is in a text of which
-    words_of() are found. A pattern that ignores case takes much longer.
+    Return text so that two spellings are equal if a database may take them for
+    the same.
+
+    lower() would not do: it keeps letters apart that re.IGNORECASE takes for
+    the same.
     """
-    # Of other letters some are equal only to such a pattern.
-    return text.isascii() and found.isdisjoint(words)
+    return text.casefold()
 
 
-def effect_of(text, found, vendor):
-    """Return the Effect of SQL, of which words_of() are found."""
-    if SAVEPOINT.match(text):
-        return ON_SAVEPOINT
-    bare = text
-    if vendor == "postgresql" and "/*" in text:
-        bare = without_leading_comments(text)
-    if ";" in bare and not OBSCURE.search(bare):
-        bare = QUOTED.sub("''", bare)
-    matches = [FIRST.match(bare), *(NEXT.finditer(bare) if ";" in bare else ())]
-    everything = tables = schema = database = False
-    starts = set()
-    for match in filter(None, matches):
-        word = match[1].upper()
-        starts.add(word)
-        if word in SCHEMA:
-            schema = True
-            kind = "TABLE" if word == "RENAME" else kind_of(bare, match.end())
-            tables |= kind in TABLES
-            everything |= kind not in TABLES | NO_ROWS
-            database |= kind in DATABASES
-        elif word in SELECTS:
-            tables |= "into" in found
-            schema |= "into" in found
-        elif word in READS or word in WRITES:
-            tables |= word in WRITES or not found.isdisjoint(FOLDED_WRITES)
-            everything |= not found.isdisjoint(WIDER.get(word, ()))
-        else:
-            everything |= word not in NOTHING
-            everything |= not found.isdisjoint(WIDER.get(word, ()))
-    if is_obscure(bare, starts) or (tables and names_any_table(bare, found)):
-        everything = True
-    ends = (
-        everything
-        or not ENDS.isdisjoint(starts)
-        or not found.isdisjoint(("call", "commit", "rollback"))
-    )
-    return Effect(
-        everything, tables, schema or everything, ends, database, frozenset(starts)
-    )
-
-
-def kind_of(text, start):
-    """Return what a CREATE, ALTER or DROP that ends here is of."""
-    following = text[start : start + 200].upper()
-    if COMMENT.search(following):
-        return ""  # a word of it may not be one of the statement
-    following = WORD.findall(following)
-    return next((word for word in following if word not in ADJECTIVES), "")
-
-
-def is_obscure(text, starts):
-    """Tell whether a statement in it may not begin with one of these words."""
-    if not starts and not EMPTY.match(text):
-        return True
-    if starts and ";" not in text and SELECTS.issuperset(starts):
-        return False
-    return "/*" in text and OBSCURE_COMMENT.search(text) is not None
-
-
-def names_any_table(text, found):
-    """Tell whether a statement writes a table that its words do not tell."""
-    return (
-        not found.isdisjoint(CATALOGS)
-        or ('&"' in text and ESCAPED.search(text) is not None)
-        or ("%" in text and PARAMETER.search(text) is not None)
-    )
-
-
-def without_leading_comments(text):
-    """Return SQL without PostgreSQL's comments before it, which may nest."""
-    start = end_of_space(text, 0)
-    while text.startswith("/*", start):
-        depth = 0
-        for mark in COMMENT_MARK.finditer(text, start):
-            depth += 1 if mark[0] == "/*" else -1
-            if not depth:
-                start = end_of_space(text, mark.end())
-                break
-        else:
-            return ""  # It has no end.
-    return text[start:]
-
-
-def end_of_space(text, start):
-    return SPACE.match(text, start).end()  # type: ignore[union-attr]  # or empty
-
-
-FOLDED_WRITES = frozenset(map(fold, WRITES | {"CREATE"}))
+def lacks(words, text, others):
+    """
+    Return True if a text, whose words_of() are given, certainly has none of
+    the other words, in lower case. A pattern that ignores case takes much
+    longer.
+    """
+    # Outside ASCII, some letters are equal only to such a pattern.
+    return text.isascii() and words.isdisjoint(others)
 
 
 class Names:
-    """Names of tables, to be found in SQL by words."""
+    """Names of tables, which are found in SQL by its words."""
 
     def __init__(self, names):
         self.by_word = {}  # a folded word: [(the words of a name, the name)]
@@ -343,3 +178,187 @@ class Names:
         for word in words & self.by_word.keys():
             found |= {name for own, name in self.by_word[word] if own <= words}
         return found
+
+
+# What it may do: its first word decides
+
+# They write no row of a table, even if other words would.
+WRITES_NOTHING = word_set(
+    "ABORT BEGIN CHECK CHECKPOINT CHECKSUM CLOSE CLUSTER COMMENT COMMIT "
+    "DEALLOCATE DECLARE DISCARD END FETCH FLUSH GET GRANT HANDLER KILL "
+    "LISTEN LOCK MOVE NOTIFY OPTIMIZE PRAGMA PREPARE REINDEX RELEASE RESET REVOKE "
+    "ROLLBACK SAVEPOINT SET SHOW START UNLISTEN UNLOCK VACUUM"
+)
+# They write the tables that they mention, if they contain INTO.
+WRITES_BY_INTO = word_set("SELECT TABLE VALUES")
+# They write the tables that they mention, if they contain a word of
+# WRITES_TABLES, or CREATE. (On MariaDB, ANALYZE is EXPLAIN ANALYZE.)
+MAY_CONTAIN_WRITE = word_set("ANALYZE DESC DESCRIBE EXPLAIN WITH")
+# They write the tables that they mention.
+WRITES_TABLES = word_set(
+    "COPY DELETE INSERT INTO LOAD MERGE REFRESH RENAME REPAIR REPLACE TRUNCATE UPDATE"
+)
+# They change what a name means, and the relations between tables.
+CHANGES_SCHEMA = word_set("ALTER CREATE DROP RENAME")
+# What may be between CREATE, ALTER or DROP and the kind of what it changes.
+ADJECTIVES = word_set(
+    "FOREIGN GLOBAL IGNORE LOCAL MATERIALIZED OFFLINE ONLINE OR RECURSIVE REPLACE TEMP "
+    "TEMPORARY UNIQUE UNLOGGED VIRTUAL"
+)
+KINDS_OF_TABLE = frozenset(("TABLE", "VIEW"))
+KINDS_OF_DATABASE = frozenset(("DATABASE", "SCHEMA"))
+KINDS_WITHOUT_ROWS = frozenset(("FULLTEXT", "INDEX", "SEQUENCE", "SPATIAL"))
+# Together with one of these words, they may write everything: a prepared
+# statement, a program, SET STATEMENT ... FOR ..., TRUNCATE ... CASCADE,
+# EXPLAIN EXECUTE.
+WRITES_EVERYTHING_WITH = {
+    "ANALYZE": ("execute",),
+    "BEGIN": ("atomic",),
+    "COMMIT": ("prepared",),
+    "DESC": ("execute",),
+    "PRAGMA": ("schema_version", "writable_schema"),
+    "DESCRIBE": ("execute",),
+    "EXPLAIN": ("execute",),
+    "ROLLBACK": ("prepared",),
+    "SET": ("statement",),
+    "TRUNCATE": ("cascade",),
+}
+# Tables of the database's own catalog, which define other tables.
+CATALOGS = word_set(
+    "pg_attrdef pg_attribute pg_class pg_constraint pg_database pg_enum pg_inherits "
+    "pg_namespace pg_proc pg_rewrite pg_type sqlite_master sqlite_schema"
+)
+# They end the transaction, or roll back a part of it.
+ENDS_TRANSACTION = word_set("ABORT COMMIT END PREPARE ROLLBACK")
+
+FOLDED_WRITES = frozenset(map(fold, WRITES_TABLES | {"CREATE"}))
+
+
+class Effect(NamedTuple):
+    """What a statement may do."""
+
+    everything: bool = False  # it may write tables that it does not mention
+    tables: bool = False  # it may write the tables that it mentions
+    schema: bool = False  # names and relations may mean something else after it
+    ends: bool = False  # it may end a transaction, or roll back a part of it
+    database: bool = False  # it creates, changes or drops a database, by name
+    starts: frozenset = frozenset()  # the first words of its statements
+
+
+# As Django sends them.
+SAVEPOINT_STATEMENT = re.compile(r"""(?:RELEASE )?SAVEPOINT ["`]\w+["`]\Z""")
+ON_SAVEPOINT = Effect(starts=frozenset(("SAVEPOINT",)))
+
+FIRST = re.compile(rf"{BEFORE}(\w+)", re.DOTALL)
+NEXT = re.compile(rf";{BEFORE}(\w+)", re.DOTALL)
+# If a statement has one of these, its literals cannot be found.
+OBSCURE = re.compile(r"--|/\*|[#\\$]")
+QUOTED = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|`[^`]*`""")
+
+
+def effect_of(text, words, vendor):
+    """Return the Effect of SQL, whose words_of() are given."""
+    if SAVEPOINT_STATEMENT.match(text):
+        return ON_SAVEPOINT
+    bare = text
+    if vendor == "postgresql" and "/*" in text:
+        bare = without_leading_comments(text)
+    if ";" in bare and not OBSCURE.search(bare):
+        bare = QUOTED.sub("''", bare)
+    matches = [FIRST.match(bare), *(NEXT.finditer(bare) if ";" in bare else ())]
+    everything = tables = schema = database = False
+    starts = set()
+    for match in filter(None, matches):
+        word = match[1].upper()
+        starts.add(word)
+        if word in CHANGES_SCHEMA:
+            schema = True
+            kind = "TABLE" if word == "RENAME" else kind_of(bare, match.end())
+            tables |= kind in KINDS_OF_TABLE
+            everything |= kind not in KINDS_OF_TABLE | KINDS_WITHOUT_ROWS
+            database |= kind in KINDS_OF_DATABASE
+        elif word in WRITES_BY_INTO:
+            tables |= "into" in words
+            schema |= "into" in words
+        elif word in MAY_CONTAIN_WRITE or word in WRITES_TABLES:
+            tables |= word in WRITES_TABLES or not words.isdisjoint(FOLDED_WRITES)
+            everything |= not words.isdisjoint(WRITES_EVERYTHING_WITH.get(word, ()))
+        else:
+            everything |= word not in WRITES_NOTHING
+            everything |= not words.isdisjoint(WRITES_EVERYTHING_WITH.get(word, ()))
+    if is_obscure(bare, starts) or (tables and may_write_any_table(bare, words)):
+        everything = True
+    ends = (
+        everything
+        or not ENDS_TRANSACTION.isdisjoint(starts)
+        or not words.isdisjoint(("call", "commit", "rollback"))
+    )
+    return Effect(
+        everything, tables, schema or everything, ends, database, frozenset(starts)
+    )
+
+
+COMMENT = re.compile(r"/\*|--|#")
+
+
+def kind_of(text, start):
+    """Return what a CREATE, ALTER or DROP that ends here is about."""
+    following = text[start : start + 200].upper()
+    if COMMENT.search(following):
+        return ""  # its next word may be the comment's
+    following = WORD.findall(following)
+    return next((word for word in following if word not in ADJECTIVES), "")
+
+
+EMPTY = re.compile(rf"(?:{BEFORE[:-2]}|[;)])*+\Z", re.DOTALL)
+
+
+def is_obscure(text, starts):
+    """Return True if a statement in it may begin with a word not in starts."""
+    if not starts and not EMPTY.match(text):
+        return True
+    if starts and ";" not in text and WRITES_BY_INTO.issuperset(starts):
+        return False
+    return "/*" in text and OBSCURE_COMMENT.search(text) is not None
+
+
+# A PostgreSQL identifier in which any letter may be an escape.
+ESCAPED = re.compile(r'\bU&"', re.IGNORECASE)
+# The name of a table that is a parameter, such as psycopg2's AsIs().
+PARAMETER = re.compile(
+    r"""\b(?:COPY|DELETE\s+FROM|INTO|JOIN|ONLY|TABLE|TRUNCATE|UPDATE)\s+"""
+    r"""(?:["\w]+\.)?"?%[s(]""",
+    re.IGNORECASE,
+)
+
+
+def may_write_any_table(text, words):
+    """Return True if a statement may write a table that its words hide."""
+    return (
+        not words.isdisjoint(CATALOGS)
+        or ('&"' in text and ESCAPED.search(text) is not None)
+        or ("%" in text and PARAMETER.search(text) is not None)
+    )
+
+
+SPACE = re.compile(r"(?:[\s(]|--[^\r\n]*)*")
+COMMENT_MARK = re.compile(r"/\*|\*/")
+
+
+def without_leading_comments(text):
+    """Return SQL without PostgreSQL's comments before it, which may nest."""
+    start = end_of_space(text, 0)
+    while text.startswith("/*", start):
+        depth = 0
+        for mark in COMMENT_MARK.finditer(text, start):
+            depth += 1 if mark[0] == "/*" else -1
+            if not depth:
+                start = end_of_space(text, mark.end())
+                break
+        else:
+            return ""  # It has no end.
+    return text[start:]
+
+
+def end_of_space(text, start):
+    return SPACE.match(text, start).end()  # type: ignore[union-attr]  # or empty

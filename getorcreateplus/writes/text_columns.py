@@ -3,41 +3,110 @@ Whether text columns compare as their fields do.
 
 A write that names its rows by primary key invalidates the rows whose key has
 the same text. In a char(n), a citext, or under a collation that ignores case,
-the database also writes rows whose key has another text, and the model does
-not tell: inspectdb writes a CharField or TextField for such columns, and
-RunSQL may have changed them. So the database is asked, once per connection and
-by the driver's own cursor, about the keys of all cached models at once.
+the database also writes rows whose key has another text. The model does not
+show that: inspectdb writes a CharField or TextField for such columns, and
+RunSQL may have changed them. So the driver's own cursor reads it from the
+database, once per connection, for the keys of all cached models at once.
 
-Only writers ask. A writer that does not know invalidates all rows of the
-model, by the epoch that every reader looks at. So two processes may know
-different things, as long as no writer takes a column for exact that is not.
-That is why only an answer is remembered, and why a statement of this process
-that may change a column makes all its connections ask again.
+Only writers need it. A writer that cannot find it out invalidates all rows of
+the model, by the epoch that every reader reads. So two processes may have read
+different answers, as long as no writer takes a column for exact that is not.
+Therefore only an answer is kept, not its absence; and after a statement of
+this process that may change a column, all its connections read again.
 """
 
 import re
-from contextlib import closing, contextmanager
+from contextlib import closing
 
-from ..coherence import protocol as coherence
+from ..coherence.transactions import is_around_test
 from ..environment.interruptions import reraise
-from . import refusals
-from .statements import lacks, words
+from .driver_savepoints import isolating_errors
+from .schema_changes import Generation, may_be_undone
 
-# A statement that may change a column, or which table a name stands for.
-CHANGES = re.compile(
-    r"\b(?:ALTER|ATTACH|CREATE|DETACH|DROP|IMPORT|RENAME)\b"
-    # One that Django does not know ends, and a column is again what it was.
-    r"|(?:\A|;|\*/)\s*(?:ABORT|CALL|DO|EXECUTE|ROLLBACK(?!\s+TO))\b",
-    re.IGNORECASE,
-)
 
-CHANGING = words(
-    "abort alter attach call create detach do drop execute import rename rollback"
-)
+def are_exact(connection, columns, all_columns):
+    """
+    Return True if each of these (table, column)s finds the same texts equal as
+    Python does; False where that cannot be read.
+
+    ``all_columns``, which are those of all models, are read at once.
+    """
+    if connection.vendor not in READERS:
+        return False
+    exact = catalog_of(connection, all_columns).exact
+    if not exact.keys() >= columns:  # a table is new, or cannot be seen
+        exact = read_catalog(connection, all_columns).exact
+    return all(exact.get(column, False) for column in columns)
+
+
+def catalog_of(connection, columns):
+    """Return the Catalog of a connection, and read it if it is outdated."""
+    catalog = getattr(connection, "getorcreateplus_catalog", None)
+    if catalog is None or not catalog.is_current(connection):
+        catalog = read_catalog(connection, columns)
+    return catalog
+
+
+class Catalog:
+    """The text columns of a database, as one connection has read them."""
+
+    def __init__(self, raw):
+        self.raw = raw  # the driver's connection that has read it
+        self.generation = Generation.number
+        self.exact = {}  # (table, column): whether it is exact
+
+    def is_current(self, connection):
+        return (
+            self.raw is connection.connection and self.generation == Generation.number
+        )
+
+
+def read_catalog(connection, columns):
+    """Read a Catalog; return an empty one if that fails."""
+    raw = connection.connection
+    catalog = Catalog(raw)
+    if raw is None or is_too_early(connection):
+        return catalog
+    names = sorted({name_of(table) for table, _ in columns})
+    try:
+        with (
+            closing(raw.cursor()) as cursor,
+            isolating_errors(connection, cursor),
+        ):
+            found = READERS[connection.vendor](cursor, names)
+    except Exception as error:  # noqa: BLE001 - of any driver, in any state
+        reraise(error)
+        return catalog
+    fold = lower if connection.vendor == "sqlite" else str
+    for table, column in columns:
+        answer = found.get((fold(name_of(table)), fold(column)))
+        if answer is not None:
+            catalog.exact[table, column] = answer
+    if not may_be_undone(connection):
+        connection.getorcreateplus_catalog = catalog
+    return catalog
+
+
+def is_too_early(connection):
+    # A transaction of SQLite that reads before it writes fails at once where
+    # another connection has written, or is about to. (A TestCase is alone.)
+    return (
+        connection.vendor == "sqlite"
+        and connection.connection.in_transaction
+        and not any(map(is_around_test, connection.atomic_blocks))
+    )
+
+
+def name_of(table):
+    """Return a table's name without its schema, as db_table may spell it."""
+    return table.strip('"').rpartition('"."')[2]
+
+
+# What the databases say
 
 # In any schema, because search_path changes unseen: one schema whose column is
-# not exact makes it so for all. A domain counts as its base type; attcollation
-# is the column's own, whatever its type's. (The default is deterministic.)
+# not exact makes it so for all. A domain counts as its base type. attcollation
+# is the column's own, not its type's. (The default is deterministic.)
 POSTGRESQL = """
 SELECT c.relname, a.attname, bool_and(
     coalesce(l.collisdeterministic, false) AND (
@@ -63,6 +132,12 @@ WHERE c.relname = ANY(%s) AND c.relkind IN ('f', 'm', 'p', 'r', 'v')
 GROUP BY c.relname, a.attname
 """
 
+
+def columns_on_postgresql(cursor, names):
+    cursor.execute(POSTGRESQL, [names])
+    return {(table, column): exact for table, column, exact in cursor.fetchall()}
+
+
 SQLITE = """
 SELECT m.name, p.name, p.type, m.type, m.sql
 FROM (
@@ -71,157 +146,11 @@ FROM (
 ) m, pragma_table_info(m.name) p
 WHERE lower(m.name) IN ({}) AND m.type IN ('table', 'view')
 """
-# No pragma tells a column's collation, as opposed to an index's.
+# No pragma returns a column's collation; there is one for an index's.
 COLLATE = re.compile(r"\bCOLLATE\b\s*(\w*)", re.IGNORECASE)
 
 
-class Generation:
-    """The changes of columns that connections of this process have sent."""
-
-    number = 0
-
-
-class Catalog:
-    """The text columns of a database, as one connection has read them."""
-
-    def __init__(self, raw):
-        self.raw = raw  # the driver's connection that was asked
-        self.generation = Generation.number
-        self.exact = {}  # (table, column): whether it is exact
-
-    def is_of(self, connection):
-        return (
-            self.raw is connection.connection and self.generation == Generation.number
-        )
-
-
-def are_exact(connection, columns, all_columns):
-    """
-    Tell whether the database finds equal in each of these (table, column)s
-    what Python does, and nothing else; False where it cannot tell.
-
-    About ``all_columns``, which are those of all models, it is asked at once.
-    """
-    if connection.vendor not in READERS:
-        return False
-    exact = refresh(connection, all_columns).exact
-    if not exact.keys() >= columns:  # a table is new, or cannot be seen
-        exact = read(connection, all_columns).exact
-    return all(exact.get(column, False) for column in columns)
-
-
-def refresh(connection, columns):
-    """Return the Catalog of a connection, which is asked if it has to be."""
-    catalog = getattr(connection, "getorcreateplus_catalog", None)
-    if catalog is None or not catalog.is_of(connection):
-        catalog = read(connection, columns)
-    return catalog
-
-
-def read(connection, columns):
-    """Return a Catalog, which is empty where the database does not answer."""
-    raw = connection.connection
-    catalog = Catalog(raw)
-    if raw is None or is_too_early(connection):
-        return catalog
-    names = sorted({name_of(table) for table, _ in columns})
-    try:
-        with closing(raw.cursor()) as cursor, undoing(connection, cursor):
-            found = READERS[connection.vendor](cursor, names)
-    except Exception as error:  # noqa: BLE001 - of whatever driver, in whatever state
-        reraise(error)
-        return catalog
-    fold = lower if connection.vendor == "sqlite" else str
-    for table, column in columns:
-        answer = found.get((fold(name_of(table)), fold(column)))
-        if answer is not None:
-            catalog.exact[table, column] = answer
-    if not is_of_transaction(connection):
-        connection.getorcreateplus_catalog = catalog
-    return catalog
-
-
-@contextmanager
-def undoing(connection, cursor):
-    """Keep an error, of a missing permission say, out of the transaction."""
-    if not (connection.vendor == "postgresql" and connection.in_atomic_block):
-        yield
-        return
-    cursor.execute("SAVEPOINT getorcreateplus")
-    try:
-        yield
-    except Exception:
-        cursor.execute("ROLLBACK TO SAVEPOINT getorcreateplus")
-        raise
-    finally:
-        cursor.execute("RELEASE SAVEPOINT getorcreateplus")
-
-
-def is_too_early(connection):
-    # A transaction of SQLite that reads before it writes fails at once where
-    # another connection has written, or is about to. (A TestCase is alone.)
-    return (
-        connection.vendor == "sqlite"
-        and connection.connection.in_transaction
-        and not any(map(coherence.is_around_test, connection.atomic_blocks))
-    )
-
-
-def is_of_transaction(connection):
-    """Tell whether a rollback may undo what the database has just told."""
-    if not connection.in_atomic_block:
-        return not coherence.is_autocommit(connection)
-    changed = getattr(connection, "getorcreateplus_changed", None)
-    return changed is connection.atomic_blocks[0]
-
-
-def watching(execute, connection, sql, found):
-    """
-    Return what sends a statement that is not in Django's form, of which
-    words_of() are found: afterwards each connection of the process asks again,
-    if the statement may change columns.
-    """
-    if lacks(found, sql, CHANGING) or not CHANGES.search(sql):
-        return execute
-
-    def execute_and_forget(*args):
-        try:
-            return execute(*args)
-        finally:
-            forget()
-            blocks = connection.atomic_blocks
-            changed = getattr(connection, "getorcreateplus_changed", None)
-            if blocks and changed is not blocks[0]:
-                # Other connections see it after the commit alone.
-                connection.getorcreateplus_changed = blocks[0]
-
-    return execute_and_forget
-
-
-@coherence.replacing("run_and_clear_commit_hooks")
-def after_commit(connection, run_hooks):
-    if getattr(connection, "getorcreateplus_changed", None) is not None:
-        connection.getorcreateplus_changed = None
-        forget()
-    run_hooks()
-
-
-def forget():
-    Generation.number += 1
-    refusals.forget()
-
-
-def name_of(table):
-    """Return a table's name without its schema, as db_table may spell it."""
-    return table.strip('"').rpartition('"."')[2]
-
-
-def ask_postgresql(cursor, names):
-    cursor.execute(POSTGRESQL, [names])
-    return {(table, column): exact for table, column, exact in cursor.fetchall()}
-
-
-def ask_sqlite(cursor, names):
+def columns_on_sqlite(cursor, names):
     cursor.execute(
         SQLITE.format(", ".join("?" * len(names))), [lower(name) for name in names]
     )
@@ -239,15 +168,15 @@ def ask_sqlite(cursor, names):
 
 
 def lower(name):
-    """Return a name as SQLite's lower() does, which knows ASCII alone."""
+    """Return a name as SQLite's lower() does, which changes ASCII only."""
     return name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "replace")
 
 
 def has_text_affinity(declared):
-    # As SQLite finds it out: "INT" comes first.
+    # SQLite's rule: "INT" comes first.
     return "INT" not in declared and any(
         word in declared for word in ("CHAR", "CLOB", "TEXT")
     )
 
 
-READERS = {"postgresql": ask_postgresql, "sqlite": ask_sqlite}
+READERS = {"postgresql": columns_on_postgresql, "sqlite": columns_on_sqlite}

@@ -1,12 +1,13 @@
-"""Execute wrappers that go when their block ends, whatever others do."""
+"""Execute wrappers that last for one block, even if others change the list."""
 
 
 class Wrapper:
     """
     A context manager that watches the statements of a connection.
 
-    connection.execute_wrapper() removes the last one of the list. That is
-    another's, where somebody has appended or removed one in the block.
+    It removes itself by identity. Django's connection.execute_wrapper()
+    removes the last one of the list, which is the wrong one if other code has
+    appended or removed a wrapper in the block.
     """
 
     is_open = False
@@ -23,7 +24,7 @@ class Wrapper:
         self.remove()
 
     def remove(self):
-        """Return whether it was there, and so has seen all statements."""
+        """Remove it. Return True if it was there, and saw all statements."""
         self.is_open = False
         wrappers = self.connection.execute_wrappers
         for place in range(len(wrappers) - 1, -1, -1):
@@ -34,7 +35,7 @@ class Wrapper:
 
     def __call__(self, execute, sql, params, many, context):
         if not self.is_open:
-            self.remove()  # Somebody has put an earlier list back.
+            self.remove()  # Other code has put an earlier list back.
             return execute(sql, params, many, context)
         return self.on_statement(execute, sql, params, many, context)
 

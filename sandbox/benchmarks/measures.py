@@ -10,7 +10,8 @@ from unittest import mock
 
 from django.db import connection, transaction
 
-from getorcreateplus.test import CaptureCacheCommands, in_command
+from getorcreateplus.diagnosis.capturing import in_command
+from getorcreateplus.test import CaptureCacheCommands
 
 from .cases import MIXES
 from .models import TABLES, rows_of

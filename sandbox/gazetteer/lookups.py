@@ -93,7 +93,7 @@ class NotedCommands(CaptureCacheCommands):
         super().__init__()
         self.steps = steps
 
-    def note(self, command):
+    def record_command(self, command):
         number = len(command.keys)
         entries = "1 entry" if number == 1 else f"{number} entries"
         self.steps.append(

@@ -450,7 +450,7 @@ class TestKeys:
             assert all(type(obj.born) is datetime.datetime for obj, _ in found)
 
     def test_field_with_a_preparation_of_its_own(self):
-        """Whether it may be prepared twice is not known: row by row."""
+        """Values must not be prepared twice, so each row is a call."""
         found = LowerCode.objects.bulk_get_or_create([{"code": "A"}, {"code": "a"}])
         assert [created for _, created in found] == [True, False]
         assert LowerCode.objects.get().code == "a"

@@ -13,11 +13,7 @@ from django.test import override_settings
 from getorcreateplus import bypass
 from getorcreateplus.coherence import process_memory as memory
 
-from ..models import (
-    CachedItem,
-    Ordinary,
-    PlusItem,
-)
+from ..models import CachedItem, Ordinary, PlusItem
 from ..support.caches import commands
 from ..support.errors import Rollback
 from ..support.queries import count
@@ -219,7 +215,7 @@ class TestCache:
         assert warning.levelname == "WARNING"
 
     def test_every_kind_of_field(self, model):
-        """What RETURNING told is what a SELECT tells."""
+        """RETURNING gives the values that a SELECT finds."""
         at = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=datetime.UTC)
         values = {
             "big": 2**40,

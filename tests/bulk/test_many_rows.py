@@ -12,14 +12,9 @@ from django.test import override_settings
 from getorcreateplus import bypass
 from getorcreateplus.bulk import READ_ONE_BATCH_OF
 from getorcreateplus.coherence import process_memory as memory
-from getorcreateplus.coherence.many import Sought
+from getorcreateplus.coherence.looking import SoughtRow
 
-from ..models import (
-    CachedItem,
-    KeyedByBoth,
-    Ordinary,
-    PlusItem,
-)
+from ..models import CachedItem, KeyedByBoth, Ordinary, PlusItem
 from ..support.caches import commands
 from ..support.queries import count
 from .rows import cached, exist, first_words
@@ -135,7 +130,7 @@ class TestManyRows:
 
         def look(execute, sql, params, many, context):
             if sql.startswith("INSERT"):
-                alive.append(sum(type(each) is Sought for each in gc.get_objects()))
+                alive.append(sum(type(each) is SoughtRow for each in gc.get_objects()))
             return execute(sql, params, many, context)
 
         with connection.execute_wrapper(look):

@@ -1,0 +1,1 @@
+"""What the cache serves beside writers, transactions, faults and releases."""

@@ -5,7 +5,7 @@ import threading
 import pytest
 from django.db import connection
 
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence.debts import Debts
 
 from ..models import FarGauge, Gauge, History
 from .interleavings import company
@@ -53,13 +53,13 @@ def history(cached):
 @pytest.fixture
 def debts_of_the_living(monkeypatch):
     """What a process owes is gone with it: this one stands for several."""
-    add = coherence.Store._add
+    add = Debts._add
 
-    def add_of_the_living(store, *args):
+    def add_of_the_living(debts, *args):
         if not getattr(threading.current_thread(), "dies", False):
-            add(store, *args)
+            add(debts, *args)
 
-    monkeypatch.setattr(coherence.Store, "_add", add_of_the_living)
+    monkeypatch.setattr(Debts, "_add", add_of_the_living)
 
 
 @pytest.fixture

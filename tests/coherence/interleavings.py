@@ -15,11 +15,11 @@ from queue import SimpleQueue
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection
 
-from getorcreateplus.coherence.protocol import is_locked
+from getorcreateplus.coherence.tokens import is_locked
 
 TIMEOUT = 20  # seconds
 # Seconds after which a statement that has not returned may be waiting for a
-# row's lock: the server is asked then.
+# row's lock: the scheduler then queries the server.
 PATIENCE = 0.002
 
 
@@ -134,7 +134,7 @@ class Actor(threading.Thread):
         except (Dead, Exception) as error:
             self.error = error
         if self.dies:
-            # Whatever the end of its atomic() has met.
+            # The error that the end of its atomic() block has raised.
             self.error = None
             connection.close()
         self.at = None
@@ -191,7 +191,7 @@ class Order:
     """
     Which of the commands that do not commute came before which.
 
-    Orders that agree in that are the same to everybody.
+    Two orders that agree in that have the same effect.
     """
 
     def __init__(self):
@@ -211,7 +211,7 @@ class Order:
         return hash((name, self.last.get(name), tuple(before)))
 
     def after(self, name, resources):
-        """Return what tells the state after this command from others."""
+        """Return what distinguishes the state after this command."""
         last = self.last | {name: self.event(name, resources)}
         return frozenset(last.items())
 

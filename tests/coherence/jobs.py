@@ -10,7 +10,7 @@ COLD = {"name": "row", "colour": "red"}  # The same row, by an unknown lookup.
 
 
 def write(job):
-    """Note that a write of row 1 has returned: nobody may see it older now."""
+    """Record that a write of row 1 returned: no later read may be older."""
 
     def written(stage, number):
         value = job(stage, number)
@@ -166,7 +166,7 @@ def lock_and_read(stage, number):
         rows = stage.model.objects.select_for_update().filter(**WARM)
         locked = rows.values_list("value", flat=True).first()
         if locked is not None:
-            obj, _ = stage.model.objects.get_or_create(**WARM)
+            obj, _ = stage.get_or_create(locked, WARM)
             expect(obj.value == locked, f"it locked {locked} and read {obj.value}")
 
 
@@ -178,7 +178,7 @@ def write_untold_and_roll_back(stage, number):
             table = connection.ops.quote_name(stage.model._meta.db_table)
             with connection.connection.cursor() as cursor:
                 cursor.execute(f"UPDATE {table} SET value = {-number}")
-            stage.model.objects.get_or_create(**WARM)
+            stage.get_or_create(-number, WARM)
             raise Rollback
     except Rollback:
         pass
@@ -229,16 +229,16 @@ def read_own(stage, number):
 
 
 def evict_payload(stage, number):
-    stage.evict(stage.region.payload("1"))
+    stage.evict(stage.region.payload_key("1"))
 
 
 def evict_version(stage, number):
-    stage.evict(stage.region.version("1"))
+    stage.evict(stage.region.version_key("1"))
 
 
 def evict_clock(stage, number):
-    stage.evict(stage.region.clock)
+    stage.evict(stage.region.clock_key)
 
 
 def evict_epoch(stage, number):
-    stage.evict(stage.region.epoch)
+    stage.evict(stage.region.epoch_key)

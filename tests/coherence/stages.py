@@ -8,15 +8,11 @@ from django.core.cache import caches
 from django.db import IntegrityError, OperationalError, connection
 
 from getorcreateplus.coherence import process_memory as memory
-from getorcreateplus.writes import invalidation
+from getorcreateplus.writes import registry
 
 from ..models import History
 from ..support.errors import expect
-from .interleavings import (
-    Scheduler,
-    explore,
-    gate,
-)
+from .interleavings import Scheduler, explore, gate
 from .jobs import COLD, WARM
 
 SWITCHES = int(os.environ.get("INTERLEAVINGS_SWITCHES", "1"))
@@ -33,15 +29,16 @@ class Stage:
     def __init__(self, model, actors):
         self.model = model
         self.actors = actors
-        self.region = invalidation.region_of(model.objects.all())
-        self.cache = caches[self.region.store.alias]
+        self.region = registry.region_of(model.objects.all())
+        self.cache = caches[self.region.client.alias]
         self.plays = self.hits = 0
+        self.in_bulk = False  # whether all reads are batches of two rows
 
     def evict(self, key):
-        caches[self.region.store.alias].evict(key)
+        caches[self.region.client.alias].evict(key)
 
     def play(self, jobs, choose, start="warm", mortal=()):
-        """Play one order. Raise Wrong, with a note that tells the order."""
+        """Play one order. Raise Wrong, with a note of the order."""
         self.set_up(start)
         self.writers = sum(hasattr(job, "writes") for job in jobs)
         jobs = {
@@ -77,13 +74,18 @@ class Stage:
             f"SELECT setval('{table}_id_seq', 1);"
         )
         if start != "absent":
-            sql += f"INSERT INTO {table} VALUES (1, 'row', 'red', 0)"
+            sql += f"INSERT INTO {table} VALUES (1, 'row', 'red', 0);"
+        if self.in_bulk:
+            sql += (
+                f"INSERT INTO {table} VALUES (2, 'second', 'red', 0);"
+                f"SELECT setval('{table}_id_seq', 2);"
+            )
         with connection.connection.cursor() as cursor:
             cursor.execute(sql)
         if start in {"warm", "evicted"}:
             self.model.objects.get_or_create(**WARM)
         if start == "evicted":
-            self.evict(self.region.payload("1"))
+            self.evict(self.region.payload_key("1"))
 
     def read(self, number, lookup, *, in_bulk):
         before = list(self.returned)
@@ -94,9 +96,7 @@ class Stage:
                 [{**lookup, "value": number}], unique_fields=list(lookup)
             )
         else:
-            obj, created = self.model.objects.get_or_create(
-                defaults={"value": number}, **lookup
-            )
+            obj, created = self.get_or_create(number, lookup)
         expect(
             not created or obj.value == number, f"created {obj.value} and not {number}"
         )
@@ -106,6 +106,17 @@ class Stage:
         if created and not connection.in_atomic_block:
             gate(("returned", True))
             self.returned.append((obj.pk, number))
+
+    def get_or_create(self, number, lookup):
+        if not self.in_bulk:
+            return self.model.objects.get_or_create(
+                defaults={"value": number}, **lookup
+            )
+        rows = [lookup, {**lookup, "name": "second"}]
+        found = self.model.objects.bulk_get_or_create(
+            [{**row, "value": number} for row in rows], unique_fields=list(lookup)
+        )
+        return found[0]
 
     def check(self):
         with connection.connection.cursor() as cursor:

@@ -1,13 +1,13 @@
 """
-What a transaction has read is filled after its commit: until then it may be a
-row that something wrote in the same transaction, and nothing told.
+Rows that a transaction has read are filled after its commit. Until then such a
+row may be one that the same transaction wrote in a way Django does not see.
 """
 
 import pytest
 from django.core.cache import caches
 from django.db import Error, connection, transaction
 
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import PlusPaper, Rack, Sheet
 from ..support.errors import Rollback
@@ -104,11 +104,11 @@ class TestUntoldWrites:
         with transaction.atomic():
             write_untold(model)
             assert read(model)[0] == 2
-            cache = caches[region_of(model.objects.all()).store.alias]
+            cache = caches[region_of(model.objects.all()).client.alias]
             region = region_of(model.objects.all())
             pk = str(model.objects.values_list("pk", flat=True).get())
-            assert cache.get(region.payload(pk)) is None
-        assert cache.get(region.payload(pk)) is not None
+            assert cache.get(region.payload_key(pk)) is None
+        assert cache.get(region.payload_key(pk)) is not None
         assert elsewhere(lambda: read(model)) == (2, 0)
 
 

@@ -1,4 +1,4 @@
-"""Whether a process asks the cache at all, which is for it to decide."""
+"""A process decides whether its lookups read the cache at all."""
 
 import logging
 from time import monotonic
@@ -14,7 +14,7 @@ from getorcreateplus import CachedQuerySet
 from getorcreateplus.coherence import asking
 from getorcreateplus.coherence.asking import LARGE_REST, PATIENCE, Asking
 from getorcreateplus.signals import Reason, cache_miss
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper, Scroll
 from ..support.caches import commands
@@ -62,7 +62,7 @@ def reasons():
 
 def answer(judge, hits, reads=PATIENCE, question=1, query=1, fill=1, names=10):
     """
-    Ask for many reads, where every n-th is a hit. Return how many asked.
+    Judge many reads, some of which are hits. Return how many read the cache.
     """
     asked = 0
     for number in range(reads):
@@ -70,7 +70,7 @@ def answer(judge, hits, reads=PATIENCE, question=1, query=1, fill=1, names=10):
         if sample is None:
             continue
         asked += 1
-        judge.note_answer(sample, question, number * 37 % 100 < hits)
+        judge.record_look(sample, question, number * 37 % 100 < hits)
         judge.query.add(query)
         judge.fill.add(fill)
     return asked
@@ -112,7 +112,7 @@ def test_rows_that_are_read_seldom_are_seen_to_be_hits():
     for number in range(4 * names):
         name = f"{number % names}"
         if (sample := judge.sample(name)) is not None:
-            judge.note_answer(sample, 1, name in seen)
+            judge.record_look(sample, 1, name in seen)
             seen.add(name)
         if judge.rate is None:
             break
@@ -127,7 +127,7 @@ def test_rows_that_nobody_finds_in_the_cache_are_not_asked_for(reasons):
         save(paper, number)
         assert pages()[0] == number
         # As on Redis. (The clock of the test stands still.)
-        judge.query.value = judge.question.value = 1.0
+        judge.query.value = judge.look.value = 1.0
     assert judge.rate is not None
     asked = []
     for number in range(300):
@@ -168,7 +168,7 @@ class Remembering(CachedQuerySet):
 
 
 def test_memory_of_the_process_is_always_asked():
-    """It costs nothing, whatever the share of hits in the cache is."""
+    """It costs nothing, so the share of hits in the cache does not matter."""
     warm()
     judge = region_of(Remembering(Paper)).asking
     judge.shares, judge.rate = {"lookups": 0.0, "reads": 0.0}, 0.0
@@ -315,10 +315,10 @@ def test_cache_that_takes_nothing_says_nothing_of_the_row(caplog):
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(asking, "MOST_LARGE", 10)
+    monkeypatch.setattr(asking, "MAX_LARGE", 10)
     judge = Asking()
     for number in range(25):
-        judge.note_too_large(f"{number}")
+        judge.record_too_large(f"{number}")
     assert len(judge.large) <= 10
     assert judge.is_too_large("24")
 

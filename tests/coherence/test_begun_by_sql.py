@@ -1,4 +1,4 @@
-"""Nothing of a transaction that Django does not know is served to others."""
+"""Rows of a transaction that was begun by SQL are not served to others."""
 
 import sqlite3
 import sys
@@ -15,8 +15,7 @@ from django.db import (
 )
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.coherence import drivers
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import by_hand, drivers, region, transactions
 
 from ..models import Begun
 from ..support.sql import behind_the_back, execute
@@ -237,7 +236,7 @@ class TestSeveralResults:
 
     def test_release_waits_for_mysql_too(self, hold, monkeypatch):
         """It cannot be asked for its transaction, as MariaDB can."""
-        release, found = coherence.Region.release, []
+        release, found = region.Region.release, []
 
         def look(region, *args, **kwargs):
             if region.model is Begun:
@@ -248,7 +247,7 @@ class TestSeveralResults:
         monkeypatch.setattr(drivers, "is_mariadb", lambda raw: False)
         cursor = connection.cursor()
         cursor.execute(LATE)
-        monkeypatch.setattr(coherence.Region, "release", look)
+        monkeypatch.setattr(region.Region, "release", look)
         threading.Timer(0.5, hold).start()
         execute("SELECT 1")
         assert found == [1]
@@ -376,7 +375,7 @@ def test_autocommit_is_off(commit):
 
 
 def test_many_rows_are_kept_as_their_model(monkeypatch):
-    monkeypatch.setattr(drivers, "MOST_KEPT", 2)
+    monkeypatch.setattr(by_hand, "MAX_KEPT", 2)
     for name in "abcd":
         warm(name)
     rows = [Begun.plain.get(name=name) for name in "abcd"]
@@ -385,7 +384,7 @@ def test_many_rows_are_kept_as_their_model(monkeypatch):
         for row in rows:
             row.uses = 1
             row.save()
-        _, kept = drivers.kept_of(connection)
+        _, kept = by_hand.kept_of(connection)
         assert [(len(pks), all_rows) for pks, all_rows in kept.values()] == [(2, True)]
         connection.commit()
     finally:
@@ -453,7 +452,7 @@ def test_procedure_begins_it():
 
 @mysql
 def test_server_that_does_not_tell_its_transactions(monkeypatch):
-    """MySQL's own: then COMMIT and ROLLBACK tell."""
+    """MySQL is one: only COMMIT and ROLLBACK show the end of a transaction."""
     monkeypatch.setattr(drivers, "MARIADB", "no such server")
     warm("a")
     execute("BEGIN")
@@ -511,7 +510,7 @@ class TestPsycopg:
         warm("a")
 
     def test_conflict_in_a_pipeline(self):
-        """The row count is not there yet that tells of a conflict."""
+        """The row count, which shows a conflict, is not available yet."""
         Begun.plain.create(name="a")
         with pytest.raises(IntegrityError), connection.connection.pipeline():
             Begun.objects.get_or_create(pk=Begun.plain.get().pk, name="b")
@@ -542,7 +541,7 @@ class TestSQLite:
         warm("a")
 
     def test_autocommit_attribute(self):
-        """Of Python 3.12."""
+        """Python 3.12 has added it."""
         if sys.version_info < (3, 12):
             assert not hasattr(sqlite3.Connection, "autocommit")
             return
@@ -644,10 +643,10 @@ def test_driver_that_is_hidden():
     warm("a")
     raw, connection.connection = connection.connection, Proxy(connection.connection)
     try:
-        assert coherence.is_autocommit(connection)
+        assert transactions.is_autocommit(connection)
         assert drivers.can_ask(connection)
         assert queries_of_row("a") == 0
-        drivers.keep_locked(connection, {})
+        by_hand.keep_locked(connection, {})
         drivers.is_open(connection)
     finally:
         connection.connection = raw

@@ -12,10 +12,11 @@ from django.db import connection, models, transaction
 from django.test import override_settings
 
 from getorcreateplus import invalidate
+from getorcreateplus.coherence import clients, debts, faults
 from getorcreateplus.coherence import process_memory as memory
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence.transports import django
 from getorcreateplus.triggers import pay_caches
-from getorcreateplus.writes.invalidation import watched
+from getorcreateplus.writes.registry import cached_models
 
 from ..models import Paper
 from ..support.caches import Switch, SwitchedCache, Unreadable
@@ -42,7 +43,7 @@ class KeyByKeyCache(SwitchedCache):
 
 class SilentCache(KeyByKeyCache):
     """
-    It loses what is set, as memcached clients do, and tells only at the end.
+    It loses what is set and reports that at the end, as memcached clients do.
     """
 
     def set_many(self, data, *args, **kwargs):
@@ -73,9 +74,9 @@ def broken_keys():
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
     """Forget outages, and pause for no time."""
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
-    monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 0)
-    monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 0)
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 0)
+    monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 0)
     monkeypatch.setattr(Switch, "failure", None)
 
 
@@ -152,18 +153,18 @@ def test_handler_that_keeps_the_log_by_get_or_create(caplog, monkeypatch):
 
 
 def test_cache_that_is_down_is_left_alone(monkeypatch):
-    monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 100)
-    monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 300)
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 100)
+    monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 300)
     with override_settings(CACHES=one_broken()):
         Switch.failure = ConnectionError("refused")
         Paper.objects.get_or_create(title="a")
         Switch.failure = None
         assert pages() == (None, 1)
         assert pages() == (None, 1)
-        store = coherence.stores["default"]
+        store = clients.by_alias["default"]
         assert store.pause == 100
         for pause in (200, 300, 300):
-            store.down(ConnectionError())
+            store.mark_down(ConnectionError())
             assert store.pause == pause
 
 
@@ -172,31 +173,31 @@ def test_writers_go_on_where_other_servers_are_read(location, monkeypatch):
     """
     One of several servers failed, and the alias is left alone by readers.
     """
-    monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 100)
-    monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 100)
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 100)
+    monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 100)
     config = backend(KeyByKeyCache)
     with override_settings(CACHES={"default": config}):
         paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
-        coherence.stores["default"].down(ConnectionError("refused"))
+        clients.by_alias["default"].mark_down(ConnectionError("refused"))
         monkeypatch.setitem(settings.CACHES["default"], "LOCATION", location)
         paper.pages = 2
         with transaction.atomic():
             paper.save()
             region = paper_region()
-            assert caches["default"].get(region.version(f"{paper.pk}")) == "LOCK"
-        assert coherence.stores["default"].down_until > time.monotonic() + 50
+            assert caches["default"].get(region.version_key(f"{paper.pk}")) == "LOCK"
+        assert clients.by_alias["default"].down_until > time.monotonic() + 50
         # Another process, where the alias is up.
-        monkeypatch.setattr(coherence, "stores", coherence.Stores())
+        monkeypatch.setattr(clients, "by_alias", clients.Clients())
         monkeypatch.setitem(settings.CACHES["default"], "LOCATION", config["LOCATION"])
-        watched[Paper].regions.clear()
+        cached_models[Paper].regions.clear()
         assert pages() == (2, 1)
-        watched[Paper].regions.clear()
+        cached_models[Paper].regions.clear()
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("kind", [KeyByKeyCache, SilentCache])
 def test_missed_release_is_owed(kind, rows, monkeypatch):
-    monkeypatch.setattr(coherence.Store, "MOST_OWED", 2)
+    monkeypatch.setattr(debts, "MAX_ROWS", 2)
     with override_settings(CACHES={"default": backend(kind)}):
         papers = [
             Paper.objects.get_or_create(title=f"{i}", defaults={"pages": 1})[0]
@@ -212,7 +213,7 @@ def test_missed_release_is_owed(kind, rows, monkeypatch):
         for i in range(rows):
             obj, created = Paper.objects.get_or_create(title=f"{i}")
             assert (obj.pages, created) == (2, False)
-        assert coherence.stores["default"].owed == {}
+        assert clients.by_alias["default"].debts.releases == {}
         _, queries = count(lambda: Paper.objects.get_or_create(title="0"))
         assert queries == 0
 
@@ -223,10 +224,10 @@ def test_debt_that_cannot_be_paid_stays():
         Switch.failure = ConnectionError("refused")
         paper.save()
         Paper.objects.update(pages=2)
-        owed = dict(coherence.stores["default"].owed)
+        owed = dict(clients.by_alias["default"].debts.releases)
         assert list(owed.values()) == [None]
         assert pages() == (2, 1)
-        assert coherence.stores["default"].owed == owed
+        assert clients.by_alias["default"].debts.releases == owed
         Switch.failure = None
         assert pages() == (2, 1)
         assert pages() == (2, 0)
@@ -237,7 +238,7 @@ def test_transaction_by_hand_owes_a_lock(write):
     """The lock is paid before its release, which follows the commit."""
     with override_settings(CACHES=one_broken()):
         paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
-        store = coherence.stores["default"]
+        store = clients.by_alias["default"]
         transaction.set_autocommit(False)
         try:
             Switch.failure = ConnectionError("refused")
@@ -247,8 +248,8 @@ def test_transaction_by_hand_owes_a_lock(write):
             else:
                 Paper.objects.update(pages=2)
             assert pages() == (2, 1)
-            assert store.owed == {}
-            assert store.owed_locks
+            assert store.debts.releases == {}
+            assert store.debts.locks
             Switch.failure = None
             transaction.commit()
         finally:
@@ -256,29 +257,32 @@ def test_transaction_by_hand_owes_a_lock(write):
             transaction.set_autocommit(True)
         assert pages() == (2, 1)
         assert pages() == (2, 0)
-        assert store.owed_locks == {}
+        assert store.debts.locks == {}
 
 
 def test_debt_that_is_made_meanwhile_is_paid_next():
     with override_settings(CACHES=one_broken()):
         paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
-        store = coherence.stores["default"]
+        store = clients.by_alias["default"]
         region = paper_region()
-        store.down(ConnectionError("refused"))
+        store.mark_down(ConnectionError("refused"))
 
         class Region:
-            def release_now(self, pks):
-                store.owe(region, [f"{paper.pk}"])
+            def drop_rows(self, pks):
+                raise AssertionError("It was released.")
 
-        store.owe(Region(), ["1"])
+            def release_now(self, pks):
+                store.owe_release(region, [f"{paper.pk}"])
+
+        store.owe_release(Region(), ["1"])
         store.try_again()
-        assert store.owed == {region: {f"{paper.pk}"}}
+        assert store.debts.releases == {region: {f"{paper.pk}"}}
         models.QuerySet(Paper).update(pages=2)
         assert pages() == (2, 1)
 
 
 def paper_region():
-    return watched[Paper].region("default", None)
+    return cached_models[Paper].region("default", None)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +308,7 @@ def test_garbage_in_place_of_a_payload(entry):
 def test_garbage_in_place_of_a_hint(entry):
     _paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
     region = paper_region()
-    caches["default"].set(region.hint([("title", "a")]), entry)
+    caches["default"].set(region.hint_key([("title", "a")]), entry)
     memory.hints.clear()
     assert pages() == (1, 1)
     pages()
@@ -317,9 +321,9 @@ def test_garbage_in_place_of_a_token(name, entry):
     paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
     region = paper_region()
     keys = {
-        "epoch": region.epoch,
-        "clock": region.clock,
-        "version": region.version(f"{paper.pk}"),
+        "epoch": region.epoch_key,
+        "clock": region.clock_key,
+        "version": region.version_key(f"{paper.pk}"),
     }
     caches["paper"].set(keys[name], entry)
     for _ in range(3):
@@ -333,10 +337,10 @@ def test_garbage_in_place_of_a_token(name, entry):
 @pytest.mark.parametrize("entry", [5, "LOCK", "test.of another test"])
 def test_garbage_in_place_of_the_version_of_a_row_that_is_found(entry):
     paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
-    caches["paper"].set(paper_region().version(f"{paper.pk}"), entry)
+    caches["paper"].set(paper_region().version_key(f"{paper.pk}"), entry)
     for _ in range(2):
         assert Paper.objects.get_or_create(title="a", pages=1) == (paper, False)
-    caches["paper"].delete(paper_region().version(f"{paper.pk}"))
+    caches["paper"].delete(paper_region().version_key(f"{paper.pk}"))
     pages()
     assert pages() == (1, 0)
 
@@ -352,17 +356,17 @@ def test_entries_that_are_evicted_one_by_one():
     paper, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
     region = paper_region()
     for key in (
-        region.epoch,
-        region.clock,
-        region.version(f"{paper.pk}"),
-        region.payload(f"{paper.pk}"),
+        region.epoch_key,
+        region.clock_key,
+        region.version_key(f"{paper.pk}"),
+        region.payload_key(f"{paper.pk}"),
     ):
         pages()
         caches["paper"].delete(key)
         assert pages()[0] == 1
         pages()
         assert pages() == (1, 0)
-    caches["default"].delete(region.hint([("title", "a")]))
+    caches["default"].delete(region.hint_key([("title", "a")]))
     assert pages() == (1, 0)
     memory.hints.clear()
     assert pages() == (1, 1)
@@ -382,12 +386,12 @@ def test_row_that_is_too_large_is_no_outage(caplog):
     with override_settings(CACHES={"default": backend(SmallCache)}):
         write_in_every_way()
         assert pages()[1] == 1
-        assert coherence.stores["default"].down_until is None
+        assert clients.by_alias["default"].down_until is None
     assert caplog.records == []
 
 
 def test_cache_that_is_not_down_owes_nothing():
-    store = coherence.stores["default"]
+    store = clients.by_alias["default"]
     store.try_again()
     assert store.down_until is None
 
@@ -415,7 +419,7 @@ def test_nothing_is_filled_under_the_lock_of_others(name):
 
     def lock():
         for pk in range(1000) if name == "version" else [1]:
-            keys = {"epoch": region.epoch, "version": region.version(f"{pk}")}
+            keys = {"epoch": region.epoch_key, "version": region.version_key(f"{pk}")}
             cache.set(keys[name], "LOCK")
 
     lock()
@@ -438,17 +442,17 @@ def test_nothing_is_filled_under_the_lock_of_others(name):
 
 
 def test_listener_pays_what_a_cache_is_owed():
-    """It does not wait for the next thing that a trigger tells."""
+    """It does not wait for the next notification of a trigger."""
     with override_settings(CACHES=one_broken()):
         Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         assert pages() == (1, 0)
-        epoch = caches["default"].get(paper_region().epoch)
+        epoch = caches["default"].get(paper_region().epoch_key)
         Switch.failure = ConnectionError("no")
         invalidate(Paper)
         assert pay_caches() is True
         Switch.failure = None
         assert pay_caches() is False
-        assert caches["default"].get(paper_region().epoch) != epoch
+        assert caches["default"].get(paper_region().epoch_key) != epoch
         assert pages() == (1, 1)
 
 
@@ -469,9 +473,9 @@ def test_token_that_goes_at_once_is_not_set():
     """A writer may have set LOCK since, which only add() leaves alone."""
     with override_settings(CACHES={"default": backend(Vanishing)}):
         region = paper_region()
-        with pytest.raises(coherence.Unavailable):
-            region.observe({}, [region.epoch], "")
-    assert Vanishing.added == [region.epoch] * coherence.MOST_ADDS
+        with pytest.raises(faults.Unreachable):
+            region.observe({}, [region.epoch_key], "")
+    assert Vanishing.added == [region.epoch_key] * django.MAX_ADDS
     assert Vanishing.stored == []
 
 
@@ -481,4 +485,4 @@ def test_alias_that_is_gone_at_the_commit():
     with override_settings(CACHES={"other": settings.CACHES["default"]}):
         region.lock(connection, ["1"])
         region.release(connection, ["1"])
-        assert region.store.owed == {region: {"1"}}
+        assert region.client.debts.releases == {region: {"1"}}

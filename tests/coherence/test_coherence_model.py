@@ -20,7 +20,7 @@ from ..coherence_model import (
 
 
 @pytest.mark.slow
-@pytest.mark.database("sqlite")  # It asks none: once is enough.
+@pytest.mark.database("sqlite")  # It needs no database: once is enough.
 def test_no_interleaving_of_one_writer_is_wrong():
     for programs, crashes in scenarios(writers=1):
         _, failure = explore(programs, set(RULES), 1, crashes)

@@ -4,12 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 from django.core.cache import caches
-from django.db import (
-    connection,
-    transaction,
-)
+from django.db import connection, transaction
 
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper, Sheet, Ticket
 from ..support.caches import commands
@@ -62,7 +59,7 @@ class TestCommandsAtCommit:
 
 @committed
 class TestManyCreatedRows:
-    """Of one transaction, which the cache is told of together."""
+    """The rows that one transaction creates are published together."""
 
     def test_rows_after_the_first_cost_a_fraction_of_a_command(self):
         with transaction.atomic():
@@ -115,12 +112,12 @@ class TestManyCreatedRows:
         assert pages_of_row(Paper, "3") == (1, 0)
 
     def test_another_writer_is_quicker_and_its_version_is_lost(self):
-        """The clock tells: rule recheck."""
+        """The clock has moved, which the rule recheck notices."""
 
         def save_and_evict():
             paper = self.save_last()
             caches["paper"].delete(
-                region_of(Paper.objects.all()).version(f"{paper.pk}")
+                region_of(Paper.objects.all()).version_key(f"{paper.pk}")
             )
 
         self.create_before(save_and_evict)
@@ -155,7 +152,7 @@ class TestManyCreatedRows:
             assert pages_of_row(Paper, f"{i}")[0] == 2
 
     def test_key_that_was_given_is_told_at_once(self):
-        """Others may know it before the commit."""
+        """Another session may use that key before the commit."""
 
         def create():
             for i in range(5):

@@ -1,6 +1,7 @@
-"""What a cache is owed is paid: none of it is lost, and none forgotten."""
+"""Every debt to a cache is paid: no debt is lost."""
 
 import linecache
+import re
 import sys
 import threading
 import uuid
@@ -11,9 +12,8 @@ from django.db import connection, transaction
 from django.test import override_settings
 
 from getorcreateplus import invalidate
-from getorcreateplus.coherence import outages as stores
-from getorcreateplus.coherence import protocol as coherence
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.coherence import clients, debts, faults, outages
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper, Sheet
 from ..support.caches import Switch, SwitchedCache
@@ -43,9 +43,9 @@ class ManyKeysCache(SwitchedCache):
 @pytest.fixture(autouse=True)
 def two_caches(monkeypatch):
     monkeypatch.setattr(Switch, "failure", None)
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
-    monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 1000)
-    monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 1000)
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 1000)
+    monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 1000)
     name = f"{ManyKeysCache.__module__}.{ManyKeysCache.__qualname__}"
     with override_settings(
         CACHES={
@@ -57,7 +57,7 @@ def two_caches(monkeypatch):
 
 
 def pause_is_over():
-    for each in coherence.stores.values():
+    for each in clients.by_alias.values():
         if each.down_until is not None:
             each.down_until = 0
 
@@ -68,16 +68,16 @@ def test_debt_is_paid_that_is_noted_as_the_cache_comes_back(monkeypatch):
     debt, a reader finds that it is back, and is owed nothing.
     """
     paper = warm()
-    store().down(ConnectionError())
+    store().mark_down(ConnectionError())
     refused, back = threading.Event(), threading.Event()
-    owe = store().owe
+    owe = store().owe_release
 
     def owe_late(*args):
         refused.set()
         assert back.wait(10)
         owe(*args)
 
-    monkeypatch.setattr(store(), "owe", owe_late)
+    monkeypatch.setattr(store(), "owe_release", owe_late)
     # And what it tries itself does not work.
     monkeypatch.setattr(store(), "hangs", True)
     thread = start(lambda: save(paper))
@@ -87,9 +87,9 @@ def test_debt_is_paid_that_is_noted_as_the_cache_comes_back(monkeypatch):
     assert store().down_until is None
     back.set()
     thread.join(10)
-    assert store().owed
+    assert store().debts.releases
     assert pages() == (2, 1)
-    assert store().owed == {}
+    assert store().debts.releases == {}
     assert pages() == (2, 0)
 
 
@@ -99,84 +99,84 @@ def test_debt_of_the_same_rows_that_is_made_while_they_are_paid(all_rows, monkey
     paper = warm()
     region = region_of(Paper.objects.all())
     pks = None if all_rows else [f"{paper.pk}"]
-    store().down(ConnectionError())
-    store().owe(region, pks)
+    store().mark_down(ConnectionError())
+    store().owe_release(region, pks)
     release_now = region.release_now
 
     def release_and_owe(*args):
         release_now(*args)
-        store().owe(region, pks)
+        store().owe_release(region, pks)
 
     monkeypatch.setattr(region, "release_now", release_and_owe)
     pause_is_over()
     store().try_again()
     monkeypatch.undo()
-    assert region in store().owed
+    assert region in store().debts.releases
 
 
 def test_two_threads_that_pay(monkeypatch):
     """The second one begins when the first is about to note what it paid."""
     paper = warm()
     region = region_of(Paper.objects.all())
-    store().down(ConnectionError())
-    store().owe(region, [f"{paper.pk}"])
+    store().mark_down(ConnectionError())
+    store().owe_release(region, [f"{paper.pk}"])
     paid, go_on = threading.Event(), threading.Event()
-    forget_debt = store().forget_debt
+    clear = store().debts._clear
 
-    def forget_late(*args):
+    def clear_late(*args):
         if not paid.is_set():
             paid.set()
             assert go_on.wait(10)
-        forget_debt(*args)
+        clear(*args)
 
-    monkeypatch.setattr(store(), "forget_debt", forget_late)
+    monkeypatch.setattr(store().debts, "_clear", clear_late)
     pause_is_over()
     thread = start(lambda: store().try_again())
     assert paid.wait(10)
     pause_is_over()
     store().try_again()
-    assert store().owed == {}
-    store().owe(region, None)  # of a third one
+    assert store().debts.releases == {}
+    store().owe_release(region, None)  # of a third one
     go_on.set()
     thread.join(10)
-    assert store().owed == {region: None}
+    assert store().debts.releases == {region: None}
     assert pages() == (1, 1)
-    assert store().owed == {}
+    assert store().debts.releases == {}
 
 
 def test_failure_while_another_thread_finds_the_cache_back(monkeypatch):
     paper = warm()
-    store().down(ConnectionError())
+    store().mark_down(ConnectionError())
     region = region_of(Paper.objects.all())
-    pay = store().pay
+    pay = store().debts.pay
 
     def pay_and_fail(*args):
         pay(*args)
         Switch.failure = ConnectionError()
         region.release(connection, [f"{paper.pk}"])
 
-    monkeypatch.setattr(store(), "pay", pay_and_fail)
+    monkeypatch.setattr(store().debts, "pay", pay_and_fail)
     pause_is_over()
     store().try_again()
-    assert store().owed == {region: {f"{paper.pk}"}}
+    assert store().debts.releases == {region: {f"{paper.pk}"}}
     assert store().down_until is not None
 
 
 def test_interrupted_payment_is_still_owed():
     paper = warm()
-    store().down(ConnectionError())
+    store().mark_down(ConnectionError())
     Switch.failure = ConnectionError()
     save(paper)
-    assert store().owed
+    assert store().debts.releases
     for _ in range(2):
         Switch.failure = Interrupt()
         pause_is_over()
         with pytest.raises(Interrupt):
             pages()
         Switch.failure = None
-        assert store().owed
+        assert store().debts.releases
     assert pages() == (2, 1)  # no pause: it was no failure of the cache
-    assert store().owed == {}
+    assert store().debts.releases == {}
     assert pages() == (2, 0)
 
 
@@ -187,9 +187,9 @@ def test_interrupted_release_is_owed(caplog):
     with pytest.raises(Interrupt):
         region.release(connection, [f"{paper.pk}"])
     Switch.failure = None
-    assert store().owed == {region: {f"{paper.pk}"}}
+    assert store().debts.releases == {region: {f"{paper.pk}"}}
     assert pages() == (1, 1)
-    assert store().owed == {}
+    assert store().debts.releases == {}
     assert caplog.records == []
 
 
@@ -204,7 +204,7 @@ def test_exit_of_a_thread_is_no_failure_of_the_cache(caplog):
 
     start(release).join(10)
     Switch.failure = None
-    assert store().owed == {region: {f"{paper.pk}"}}
+    assert store().debts.releases == {region: {f"{paper.pk}"}}
     assert caplog.records == []
 
 
@@ -239,8 +239,13 @@ def update_or_create(paper, sheet):
         Sheet.objects.update_or_create(title="a", defaults={"pages": 2})
 
 
+takes_lock = re.compile(r"with .*lock:").search
+
+
 class Interrupter:
-    """Raise Interrupt at the n-th line of stores.py, from a release on."""
+    """Raise Interrupt at the n-th line of these modules, from a release on."""
+
+    files = {clients.__file__, debts.__file__, outages.__file__}
 
     def __init__(self, number):
         self.number = number
@@ -255,7 +260,7 @@ class Interrupter:
 
     def trace(self, frame, event, arg):
         code = frame.f_code
-        if code.co_filename == stores.__file__:
+        if code.co_filename in self.files:
             self.has_begun |= code.co_name == "release_rows"
             return self.trace_line
         return None
@@ -263,7 +268,7 @@ class Interrupter:
     def trace_line(self, frame, event, arg):
         # Python raises no signal's exception between a lock and its block.
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and self.has_begun and "with self.lock" not in line:
+        if event == "line" and self.has_begun and not takes_lock(line):
             self.number -= 1
             if self.number == 0:
                 raise Interrupt
@@ -315,7 +320,7 @@ def test_no_release_of_a_commit_is_lost_at_any_line(write, failure, monkeypatch)
         assert pages(Paper)[0] == pages(Sheet)[0] == 2, number
         with another_process():
             assert pages(Paper)[0] == pages(Sheet)[0] == 2, number
-        assert [each.owed for each in coherence.stores.values()] == [{}, {}]
+        assert [each.debts.releases for each in clients.by_alias.values()] == [{}, {}]
         if not was_interrupted:
             break
     assert 10 < number < 999
@@ -338,14 +343,14 @@ def test_no_release_of_a_statement_is_lost_at_any_line(rows):
         assert pages()[0] == 2, number
         with another_process():
             assert pages()[0] == 2, number
-        assert store().owed == {}
+        assert store().debts.releases == {}
         if not was_interrupted:
             break
     assert 30 < number < 999
 
 
 def test_statement_that_is_interrupted_after_it_was_done_stays_locked():
-    """Only this process knows, and not whether it was done."""
+    """Only this process can release it. Whether it was done is unknown."""
     paper = warm()
 
     def interrupt(execute, *args):
@@ -369,13 +374,13 @@ def test_invalidation_that_is_interrupted_is_owed():
     with pytest.raises(Interrupt):
         invalidate(paper)
     Switch.failure = None
-    assert store().owed
+    assert store().debts.releases
     assert pages() == (1, 1)
 
 
 def test_releases_of_an_alias_that_hangs_are_tried_once_in_each_pause(monkeypatch):
     """Each would wait for the client's timeout."""
-    monkeypatch.setattr(coherence.Store, "SLOW", -1)  # whatever fails was slow
+    monkeypatch.setattr(clients.CacheClient, "SLOW", -1)  # whatever fails was slow
     paper = warm()
     Switch.failure = TimeoutError()
     Switch.commands = 0
@@ -393,34 +398,34 @@ def test_releases_of_an_alias_that_hangs_are_tried_once_in_each_pause(monkeypatc
         assert pages() == (6, 1)
 
 
-@pytest.mark.parametrize("command", ["get_many", "set", "add", "delete"])
+@pytest.mark.parametrize("command", ["look", "announce", "add", "delete"])
 def test_command_that_is_slow_to_fail_is_not_given_again(command, monkeypatch):
-    monkeypatch.setattr(coherence.Store, "SLOW", -1)
+    monkeypatch.setattr(clients.CacheClient, "SLOW", -1)
     arguments = {
-        "get_many": [["key"]],
-        "set": [{"key": 1}, 60],
+        "look": [["key"]],
+        "announce": [{"key": 1}, 60],
         "add": ["key", 1, 60],
         "delete": [["key"]],
     }
     Switch.failure = TimeoutError()
     Switch.commands = 0
-    with pytest.raises(coherence.Unavailable):
-        getattr(coherence.stores["default"], command)(*arguments[command])
-    assert coherence.stores["default"].down_until is not None
+    with pytest.raises(faults.Unreachable):
+        getattr(clients.by_alias["default"], command)(*arguments[command])
+    assert clients.by_alias["default"].down_until is not None
     assert Switch.commands == 1
 
 
-@pytest.mark.parametrize("command", ["set", "add", "delete"])
+@pytest.mark.parametrize("command", ["announce", "add", "delete"])
 def test_command_that_fails_without_an_answer_is_an_outage(command):
     arguments = {
-        "set": [{"key": 1}, 60],
+        "announce": [{"key": 1}, 60],
         "add": ["key", 1, 60],
         "delete": [["key"]],
     }
     Switch.failure = ConnectionError()
-    with pytest.raises(coherence.Unavailable):
-        getattr(coherence.stores["default"], command)(*arguments[command])
-    assert coherence.stores["default"].down_until is not None
+    with pytest.raises(faults.Unreachable):
+        getattr(clients.by_alias["default"], command)(*arguments[command])
+    assert clients.by_alias["default"].down_until is not None
 
 
 def test_what_could_not_be_told_is_paid_with_the_next_release():
@@ -438,28 +443,28 @@ def test_what_could_not_be_told_is_paid_with_the_next_release():
 def test_release_that_is_tried_stays_owed():
     """It may be that of an earlier write, and the later one failed."""
     paper = warm()
-    store().down(ConnectionError())
+    store().mark_down(ConnectionError())
     save(paper)
-    assert list(store().owed.values()) == [{f"{paper.pk}"}]
+    assert list(store().debts.releases.values()) == [{f"{paper.pk}"}]
     with another_process():
         assert pages() == (2, 1)
     pause_is_over()
     assert pages()[0] == 2
-    assert store().owed == {}
-    assert store().marks == {}
+    assert store().debts.releases == {}
+    assert store().debts.marks == {}
 
 
 def test_lock_by_hand_is_tried_while_the_cache_is_left_alone():
     """There will be no release of it."""
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
-    store().down(ConnectionError())
+    store().mark_down(ConnectionError())
     region.lock(connection, [pk])
-    assert caches["paper"].get(region.version(pk)) != "LOCK"
+    assert caches["paper"].get(region.version_key(pk)) != "LOCK"
     region.lock(connection, [pk], has_release=False)
-    assert caches["paper"].get(region.version(pk)) == "LOCK"
+    assert caches["paper"].get(region.version_key(pk)) == "LOCK"
     # A release that is owed from before is going to undo it.
-    assert store().owed_locks == {region: {pk}}
+    assert store().debts.locks == {region: {pk}}
 
 
 @pytest.mark.parametrize("is_down", [False, True])
@@ -467,8 +472,8 @@ def test_interrupted_lock_by_hand_is_owed(is_down):
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
     if is_down:
-        store().down(ConnectionError())
+        store().mark_down(ConnectionError())
     Switch.failure = Interrupt()
     with pytest.raises(Interrupt):
         region.lock(connection, [pk], has_release=False)
-    assert store().owed_locks == {region: {pk}}
+    assert store().debts.locks == {region: {pk}}

@@ -162,7 +162,7 @@ class TestInATestCase(TestCase):
                 assert pages(model, "new")[0] == 0
 
     def test_hooks_are_those_of_the_project(self):
-        """Tools count them, and look for those that a TestCase has not run."""
+        """Tools count the hooks, and search for those that did not run."""
         for model in (Paper, Sheet, PlusPaper):
             for do in (
                 write,
@@ -192,7 +192,7 @@ class TestInATestCase(TestCase):
         assert pages(Sheet) == (5, 0)
 
 
-# The end of a transaction that only the driver knows
+# Transactions that are ended by the driver, without Django
 
 
 @committed

@@ -1,4 +1,4 @@
-"""A connection that was closed while it was idle is no outage."""
+"""A connection that was closed while idle does not count as an outage."""
 
 import signal
 import threading
@@ -13,9 +13,9 @@ from django.db import connection, transaction
 from django.test import override_settings
 
 from getorcreateplus import invalidate
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import clients
 from getorcreateplus.test import assert_cache_commands
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper
 from ..support.papers import (
@@ -36,9 +36,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
     """Forget outages, and make no pause that a test could see the end of."""
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
-    monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 1000)
-    monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 1000)
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 1000)
+    monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 1000)
 
 
 def use(**options):
@@ -57,7 +57,7 @@ def gateway():
 @pytest.fixture
 def impatient_gateway(monkeypatch):
     """Its clients wait for a fifth of a second."""
-    monkeypatch.setattr(coherence.Store, "SLOW", 0.1)
+    monkeypatch.setattr(clients.CacheClient, "SLOW", 0.1)
     names = ["timeout", "connect_timeout"]
     if "redis" in settings.CACHES["default"]["LOCATION"]:
         names = ["socket_timeout", "socket_connect_timeout"]
@@ -231,11 +231,11 @@ def test_cache_that_is_gone_is_owed(gateway):
     gateway.is_closed = True
     gateway.cut()
     save(paper)
-    assert list(store().owed.values()) == [{f"{paper.pk}"}]
+    assert list(store().debts.releases.values()) == [{f"{paper.pk}"}]
     gateway.is_closed = False
     store().down_until = 0
     assert pages() == (2, 1)
-    assert store().owed == {}
+    assert store().debts.releases == {}
     assert pages() == (2, 0)
 
 
@@ -296,7 +296,9 @@ class FlakyCache(LocMemCache):
 def flaky(monkeypatch):
     monkeypatch.setattr(Flaky, "failures", {})
     monkeypatch.setattr(Flaky, "given", [])
-    monkeypatch.setattr("getorcreateplus.coherence.outages.KEEP_ORDER", (FlakyCache,))
+    monkeypatch.setattr(
+        "getorcreateplus.coherence.transports.django.KEEPS_ORDER", (FlakyCache,)
+    )
     name = f"{FlakyCache.__module__}.{FlakyCache.__qualname__}"
     with override_settings(
         CACHES={"default": {"BACKEND": name, "LOCATION": uuid.uuid4().hex}}
@@ -315,9 +317,9 @@ def test_release_that_is_given_again_has_new_tokens(flaky):
     flaky.failures["set_many"] = 1
     region.release(connection, [pk], {pk: "published"})
     [(_, first), (_, second)] = flaky.given
-    assert first[region.version(pk)] == "published"
-    assert region.payload(pk) not in first
-    assert second[region.payload(pk)] is None
+    assert first[region.version_key(pk)] == "published"
+    assert region.payload_key(pk) not in first
+    assert second[region.payload_key(pk)] is None
     assert second.keys() >= first.keys()
     assert not set(first.values()) & set(second.values())
     assert store().down_until is None
@@ -327,11 +329,11 @@ def test_token_whose_answer_was_lost_is_not_added_again(flaky):
     """A release by deletion may have been between the two."""
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
-    caches["default"].delete_many([region.version(pk), region.payload(pk)])
+    caches["default"].delete_many([region.version_key(pk), region.payload_key(pk)])
     flaky.given.clear()
     flaky.failures["add"] = 1
     assert pages() == (1, 1)
-    assert flaky.given == [("add", region.version(pk))]
+    assert flaky.given == [("add", region.version_key(pk))]
     assert store().down_until is None
     assert pages() == (1, 1)
     assert pages() == (1, 0)
@@ -343,6 +345,6 @@ def test_lock_is_given_again(flaky):
     with transaction.atomic():
         save(paper)
         region = region_of(Paper.objects.all())
-        assert caches["default"].get(region.version(f"{paper.pk}")) == "LOCK"
+        assert caches["default"].get(region.version_key(f"{paper.pk}")) == "LOCK"
     assert pages() == (2, 1)
     assert pages() == (2, 0)

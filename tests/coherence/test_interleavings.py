@@ -3,8 +3,8 @@ Every order of two writers and two readers, within a bound, and random orders
 beyond it: the package itself, on connections to a real server.
 
 Two things must hold in each. A read that begins after a write has returned
-does not yield a value older than that write. And once everybody has finished,
-what the cache serves is what the database holds.
+does not yield a value older than that write. And once all actors have
+finished, the cache serves what the database holds.
 
 INTERLEAVINGS_SWITCHES is how often a turn may be taken from an actor that
 could go on (1), INTERLEAVINGS_RANDOM the number of random orders (500), and
@@ -18,12 +18,10 @@ import sys
 
 import pytest
 
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import journal
+from getorcreateplus.coherence.transports.django import DjangoTransport
 
-from .interleavings import (
-    GatedCache,
-    at_random,
-)
+from .interleavings import GatedCache, at_random
 from .jobs import (
     cold_read,
     cold_read_in_bulk,
@@ -59,7 +57,7 @@ from .stages import explored
 
 pytestmark = [
     pytest.mark.slow,
-    # SQLite has one writer at a time: nobody else moves before it has ended.
+    # SQLite has one writer at a time: the others wait until it has ended.
     pytest.mark.database("postgresql"),
     pytest.mark.django_db(transaction=True, available_apps=["tests"]),
 ]
@@ -97,7 +95,7 @@ def test_every_order_where_the_rows_have_a_cache_of_their_own(far_stage, writer)
 
 def several_servers(monkeypatch, several=True):
     monkeypatch.setattr(GatedCache, "splits", several)
-    monkeypatch.setattr(coherence.Store, "keeps_order", lambda store: not several)
+    monkeypatch.setattr(DjangoTransport, "keeps_order", lambda transport: not several)
 
 
 @pytest.mark.parametrize("writer", [save_in_transaction, publish])
@@ -122,8 +120,8 @@ def test_every_order_of_two_creators_and_a_reader(stage, writer):
 
 @pytest.mark.parametrize("batch", [1, 16])
 def test_every_order_around_rows_that_are_told_together(stage, batch, monkeypatch):
-    monkeypatch.setattr(coherence, "SINGLE", 0)
-    monkeypatch.setattr(coherence, "BATCH", batch)
+    monkeypatch.setattr(journal, "MAX_SINGLE", 0)
+    monkeypatch.setattr(journal, "MAX_BATCH", batch)
     jobs = [create_in_transaction, publish, cold_read, warm_read]
     explored(stage, jobs, start="absent")
 
@@ -195,8 +193,8 @@ def test_random_orders(stage, far_stage, monkeypatch):
     rng = random.Random(SEED)
     for _ in range(RANDOM):
         several_servers(monkeypatch, rng.random() < 0.5)
-        monkeypatch.setattr(coherence, "SINGLE", rng.choice([0, 4]))
-        monkeypatch.setattr(coherence, "BATCH", rng.choice([1, 16]))
+        monkeypatch.setattr(journal, "MAX_SINGLE", rng.choice([0, 4]))
+        monkeypatch.setattr(journal, "MAX_BATCH", rng.choice([1, 16]))
         jobs = [
             *rng.choices(WRITERS + OTHER_WRITERS, k=2),
             *rng.choices(OTHERS, k=2),

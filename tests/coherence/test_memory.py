@@ -1,5 +1,6 @@
 """What a process remembers, and how many cache commands that saves."""
 
+import time
 import unittest
 
 import pytest
@@ -8,8 +9,8 @@ from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus.coherence import process_memory as memory
-from getorcreateplus.coherence import protocol as coherence
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.coherence.transports.django import DjangoTransport
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper, PlusPaper, Sheet, Zone
 from ..support.caches import commands
@@ -39,7 +40,7 @@ def other_process(monkeypatch):
 
 
 def warm(model):
-    """Let the cache know the model, and nothing of the row."""
+    """Create the entries of the model, and none of the row."""
     model.objects.get_or_create(title="another")
     return model.objects.create(title="a")
 
@@ -91,7 +92,7 @@ class TestCommands:
 
     def test_several_servers(self, monkeypatch):
         """Where the order of the keys in a command is nobody's."""
-        monkeypatch.setattr(coherence.Store, "keeps_order", lambda store: False)
+        monkeypatch.setattr(DjangoTransport, "keeps_order", lambda transport: False)
         warm(Sheet).save()
         _, queries, commands = cost(lambda: Sheet.objects.get_or_create(title="a"))
         assert queries == 1
@@ -187,7 +188,7 @@ class TestLocalTimeout:
         """A transaction keeps its rows at its commit, perhaps much later."""
         Zone.objects.invalidate_all()
         memory.rows.clear()
-        monkeypatch.setattr(coherence.time, "monotonic", lambda: now)
+        monkeypatch.setattr(time, "monotonic", lambda: now)
         now = 1000
         with transaction.atomic():
             if by_batch:
@@ -274,19 +275,19 @@ class TestLocalTimeout:
             assert self.seen()[0] == 3
 
     def test_what_was_read_beside_a_write_is_not_kept(self, zone, monkeypatch):
-        """A thread asks the cache, another one writes, the first goes on."""
+        """A thread reads the cache, another one writes, the first goes on."""
         memory.rows.clear()
-        store = region_of(Zone.objects.all()).store
-        get_many = store.get_many
+        store = region_of(Zone.objects.all()).client
+        look = store.look
 
         def write_after(keys):
-            entries = get_many(keys)
-            monkeypatch.setattr(store, "get_many", get_many)
+            entries = look(keys)
+            monkeypatch.setattr(store, "look", look)
             zone.size = 2
             zone.save()
             return entries
 
-        monkeypatch.setattr(store, "get_many", write_after)
+        monkeypatch.setattr(store, "look", write_after)
         # It began before the write, and may be as old.
         assert self.seen()[0] == 1
         assert self.seen()[0] == 2

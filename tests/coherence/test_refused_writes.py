@@ -14,9 +14,9 @@ from django.db import connection, transaction
 from django.test import override_settings
 
 from getorcreateplus import invalidate
+from getorcreateplus.coherence import clients
 from getorcreateplus.coherence import process_memory as memory
-from getorcreateplus.coherence import protocol as coherence
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper
 from ..support.caches import Unreadable
@@ -69,7 +69,7 @@ class FullCache(LocMemCache):
 
 
 class SilentlyFullCache(FullCache):
-    """It tells which keys it did not store, as memcached's clients do."""
+    """It returns the keys that it did not store, as memcached's clients do."""
 
     def set_many(self, data, *args, **kwargs):
         return list(data) if Refusal.is_on else super().set_many(data, *args, **kwargs)
@@ -110,12 +110,12 @@ def switch(monkeypatch):
     monkeypatch.setattr(Refusal, "is_on", False)
     monkeypatch.setattr(Refusal, "deleted", [])
     monkeypatch.setattr(
-        "getorcreateplus.coherence.outages.KEEP_ORDER",
+        "getorcreateplus.coherence.transports.django.KEEPS_ORDER",
         (FullDisk, HalfFullCache, SilentlyFullCache, ReplicaCache),
     )
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
-    monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 0)
-    monkeypatch.setattr(coherence.Store, "LONGEST_PAUSE", 0)
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 0)
+    monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 0)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_full_cache_forgets_what_is_written(cls, write, use):
     paper = warm()
     Refusal.is_on = True
     write(paper)
-    assert store().owed == {}
+    assert store().debts.releases == {}
     assert store().down_until is None
     with another_process():
         assert pages()[0] == 2
@@ -196,11 +196,11 @@ def test_lock_that_is_refused_deletes_the_row(use):
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
     Refusal.is_on = True
     region.lock(connection, [pk])
-    names = [region.version(pk), region.payload(pk)]
+    names = [region.version_key(pk), region.payload_key(pk)]
     assert caches["default"].get_many(names) == {}
-    assert caches["default"].get(region.epoch)
+    assert caches["default"].get(region.epoch_key)
     region.lock(connection, None)
-    assert caches["default"].get(region.epoch) is None
+    assert caches["default"].get(region.epoch_key) is None
 
 
 @pytest.mark.parametrize("cls", [HalfFullCache, UnorderedFullCache])
@@ -211,8 +211,8 @@ def test_clock_is_deleted_first(cls, use):
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
     Refusal.is_on = True
     region.release(connection, [pk], all_rows=True)
-    row = [region.version(pk), region.epoch, region.payload(pk)]
-    assert Refusal.deleted == [region.clock, *row]
+    row = [region.version_key(pk), region.epoch_key, region.payload_key(pk)]
+    assert Refusal.deleted == [region.clock_key, *row]
 
 
 @pytest.mark.parametrize("knows", ["pk", "lookup", "nothing"])
@@ -222,8 +222,13 @@ def test_reader_that_meets_a_release_by_deletion_does_not_fill(write, knows, use
     use(FullCache)
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
-    names = [region.payload(pk), region.version(pk), region.epoch, region.clock]
-    hint = region.hint([("title", "a")])
+    names = [
+        region.payload_key(pk),
+        region.version_key(pk),
+        region.epoch_key,
+        region.clock_key,
+    ]
+    hint = region.hint_key([("title", "a")])
     caches["default"].delete_many(names + [hint] * (knows == "nothing"))
     if knows == "nothing":
         memory.hints.clear()
@@ -252,12 +257,12 @@ def test_cache_that_takes_no_deletes_is_owed(write, use):
     paper = warm()
     Refusal.is_on = True
     write(paper)
-    assert store().owed
+    assert store().debts.releases
     for _ in range(2):
         assert pages() == (2, 1)
     Refusal.is_on = False
     assert pages()[0] == 2
-    assert store().owed == {}
+    assert store().debts.releases == {}
     with another_process():
         assert pages()[0] == 2
 
@@ -272,7 +277,7 @@ def test_transaction_by_hand_owes_its_lock(write, cls, use):
     try:
         Refusal.is_on = True
         write(paper)
-        assert store().owed_locks
+        assert store().debts.locks
         assert pages()[0] == 2
         Refusal.is_on = False
         transaction.commit()
@@ -281,7 +286,7 @@ def test_transaction_by_hand_owes_its_lock(write, cls, use):
         transaction.set_autocommit(True)
     assert pages() == (2, 1)
     assert pages() == (2, 0)
-    assert store().owed_locks == {}
+    assert store().debts.locks == {}
 
 
 class NoRows(LocMemCache):
@@ -305,10 +310,10 @@ def test_published_row_that_is_not_stored_is_dropped(what, use, caplog, monkeypa
     use(NoRows)
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
-    assert caches["default"].get(region.payload(pk))
+    assert caches["default"].get(region.payload_key(pk))
     Refusal.is_on = True
     update_or_create_in_transaction(paper)
-    assert caches["default"].get(region.payload(pk)) is None
+    assert caches["default"].get(region.payload_key(pk)) is None
     assert pages() == (2, 1)
     assert caplog.records == []
 
@@ -346,7 +351,7 @@ def test_reader_that_wants_to_repair_a_full_cache(use):
     use(ReplicaCache)
     paper = warm()
     region = region_of(Paper.objects.all())
-    caches["default"].set(region.payload(f"{paper.pk}"), Unreadable())
+    caches["default"].set(region.payload_key(f"{paper.pk}"), Unreadable())
     Refusal.is_on = True
     assert pages() == (1, 1)
     assert store().down_until is None
@@ -426,10 +431,10 @@ def test_redis_that_refuses_deletes_is_owed(refuse, write):
         client = caches["default"]._cache.get_client()
         refuse(client)
         write(paper)
-        assert store().owed
+        assert store().debts.releases
         assert pages() == (2, 1)
         REFUSALS[refuse](client)
         assert pages()[0] == 2
-        assert store().owed == {}
+        assert store().debts.releases == {}
         with another_process():
             assert pages()[0] == 2

@@ -1,15 +1,19 @@
 """
 What each rule of the protocol prevents: without it, an order is wrong.
 
-The rules are named as in getorcreateplus/coherence/.
+Each test replaces a rule, which is a function, by one that breaks it; for
+single calls and for batches.
 """
-
-import inspect
-import textwrap
 
 import pytest
 
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import rules, situations
+from getorcreateplus.coherence.fills import fill_now
+from getorcreateplus.coherence.journal import Journal
+from getorcreateplus.coherence.looking import SoughtRow
+from getorcreateplus.coherence.transports.django import DjangoTransport
+from getorcreateplus.lookups.rows import unpack
+from getorcreateplus.signals import Reason
 
 from ..support.errors import Wrong
 from .jobs import (
@@ -27,192 +31,162 @@ from .stages import explored
 
 pytestmark = [
     pytest.mark.slow,
-    # SQLite has one writer at a time: nobody else moves before it has ended.
+    # SQLite has one writer at a time: the others wait until it has ended.
     pytest.mark.database("postgresql"),
     pytest.mark.django_db(transaction=True, available_apps=["tests"]),
 ]
 
-
-def without(monkeypatch, cls, name, line, instead):
-    """Replace one line of a method."""
-    source = textwrap.dedent(inspect.getsource(getattr(cls, name)))
-    assert source.count(line) == 1
-    scope = {}
-    exec(source.replace(line, instead), vars(coherence), scope)
-    monkeypatch.setattr(cls, name, scope[name])
+entries_to_lock = rules.entries_to_lock
+steps_of_release = rules.steps_of_release
+verdict = rules.verdict
+vouch = DjangoTransport.vouch
 
 
+def lock_no_rows(region, pks, prefix):
+    return entries_to_lock(region, pks, prefix) if pks is None else {}
+
+
+def lock_no_models(region, pks, prefix):
+    return {} if pks is None else entries_to_lock(region, pks, prefix)
+
+
+def see_no_lock(seen, reading, sought):
+    reason = verdict(seen, reading, sought)
+    return None if reason is Reason.LOCKED and has_stamp(seen) else reason
+
+
+def has_stamp(seen):
+    payload, version, epoch = seen
+    return type(payload) is tuple and payload[0] == (epoch, version)
+
+
+def leave_clock(*args):
+    _, versions, dropped = steps_of_release(*args)
+    return {}, versions, dropped
+
+
+def leave_payloads(*args):
+    clock, versions, _ = steps_of_release(*args)
+    return clock, versions, {}
+
+
+def move_version_first(*args):
+    clock, versions, dropped = steps_of_release(*args)
+    return versions, clock, dropped
+
+
+def look_at_clock_first(transport, fresh, timeout, clock_key, max_added):
+    clock = transport.look([clock_key]).get(clock_key)
+    versions, _ = vouch(transport, fresh, timeout, clock_key, max_added)
+    return versions, clock
+
+
+def fill_at_once(own, fill):
+    sought = SoughtRow({}, fill.lookup, None)
+    fill_now(fill.reading, [(sought, fill.pk, unpack(fill.values), fill.version)])
+
+
+def take_any_row(seen, reading, sought):
+    reason = verdict(seen, reading, sought)
+    return None if reason is Reason.LOOKUP else reason
+
+
+def ignore_epoch(seen, reading, sought):
+    reason = verdict(seen, reading, sought)
+    payload, version, _ = seen
+    is_old = reason is Reason.STAMP and payload[0][1] == version
+    return None if is_old else reason
+
+
+def keep_no_order(transport):
+    return False
+
+
+# rule: ([(where it is, its name, what replaces it)], jobs, options of play())
 RULES = {
     "lock": (
-        [
-            (
-                coherence.Region,
-                "lock_now",
-                "keys = [self.epoch] if pks is None else map(self.version, pks)",
-                "keys = [self.epoch] if pks is None else []",
-            )
-        ],
+        [(rules, "entries_to_lock", lock_no_rows)],
         [save_in_transaction, warm_read],
         {"mortal": {"save_in_transaction"}},
     ),
     "lock of all rows": (
-        [
-            (
-                coherence.Region,
-                "lock_now",
-                "keys = [self.epoch] if pks is None else map(self.version, pks)",
-                "keys = [] if pks is None else map(self.version, pks)",
-            )
-        ],
+        [(rules, "entries_to_lock", lock_no_models)],
         [update, warm_read],
         {"mortal": {"update"}},
     ),
     "lock, as readers see it": (
         [
-            (
-                coherence.Read,
-                "_is_vouched_for",
-                "return not is_locked(self.version)",
-                "return True",
-            ),
-            (
-                coherence.Read,
-                "_is_hit",
-                "and not is_locked(version)  # rule lock",
-                "",
-            ),
-            (
-                coherence.Read,
-                "_is_locked",
-                "return any(is_locked(str(entries.get(name))) for name in names)",
-                "return False",
-            ),
+            (rules, "is_locked", lambda value: False),
+            (rules, "verdict", see_no_lock),
         ],
         [save_in_transaction, warm_read, warm_read],
         {"start": "evicted", "mortal": {"save_in_transaction"}},
     ),
     "clock": (
-        [
-            (
-                coherence.Region,
-                "release_now",
-                "clock = {self.clock: token(place)}  # rule clock",
-                "clock = {}",
-            )
-        ],
+        [(rules, "steps_of_release", leave_clock)],
         [save_in_transaction, cold_read, warm_read],
         {},
     ),
     "recheck": (
-        [
-            (
-                coherence.Read,
-                "_is_vouched_for",
-                "return clock is not None and clock == self.clock  # rule recheck",
-                "return True",
-            )
-        ],
+        [(rules, "has_clock_stayed", lambda before, now: True)],
         [save_in_transaction, cold_read, warm_read],
         {},
     ),
     "drop": (
-        [
-            (
-                coherence.Region,
-                "release_now",
-                "dropped,  # rule drop",
-                "",
-            )
-        ],
+        [(rules, "steps_of_release", leave_payloads)],
         [publish, save_in_transaction, warm_read],
         {},
     ),
     "the clock before the version": (
         [
-            (
-                coherence.Region,
-                "release_now",
-                "clock,\n            versions,",
-                "versions,\n            clock,",
-            ),
-            (coherence.Store, "keeps_order", "return not", "return False and not"),
+            (rules, "steps_of_release", move_version_first),
+            (DjangoTransport, "keeps_order", keep_no_order),
         ],
         [save_in_transaction, cold_read],
         {"switches": 3},
     ),
     "the version before the clock": (
         [
-            (
-                coherence.Read,
-                "_is_vouched_for",
-                "entries = store.get_in_order([name, region.clock])",
-                "entries = store.get_in_order([region.clock, name])",
-            ),
-            (coherence.Store, "keeps_order", "return not", "return False and not"),
+            (DjangoTransport, "vouch", look_at_clock_first),
+            (DjangoTransport, "keeps_order", keep_no_order),
         ],
         [save_in_transaction, cold_read, warm_read],
         {},
     ),
     "the commit of a created row": (
-        [
-            (
-                coherence.Read,
-                "fill_created",
-                "own.fill_later(self.connection, self, pk, memory.pack(values))",
-                "self._fill(pk, values)",
-            )
-        ],
+        [(Journal, "fill_later", fill_at_once)],
         [create_and_roll_back, warm_read],
         {"start": "absent"},
     ),
     "commit": (
-        [
-            (
-                coherence.Read,
-                "_keep",
-                "own.fill_later(connection, self, pk, memory.pack(values))",
-                "self._fill(pk, values)",
-            )
-        ],
+        [(Journal, "fill_later", fill_at_once)],
         [write_untold_and_roll_back, warm_read],
         {"start": "evicted"},
     ),
     "waited": (
-        [
-            (
-                coherence,
-                "has_locked",
-                "return locking is not None and locking is first_block(connection)",
-                "return False",
-            )
-        ],
+        [(situations, "has_waited", lambda connection: False)],
         [save_in_transaction, save_in_transaction, warm_read, lock_and_read],
         {"switches": 2},
     ),
     "the lookup of a hit": (
-        [(coherence.Read, "_is_hit", "and self.matches(payload[2])", "")],
+        [(rules, "verdict", take_any_row)],
         [publish_another_name, warm_read],
         {},
     ),
     "the epoch of a hit": (
-        [
-            (
-                coherence.Read,
-                "_is_hit",
-                "payload[0] == (epoch, version)",
-                "payload[0][1] == version",
-            )
-        ],
+        [(rules, "verdict", ignore_epoch)],
         [update, warm_read],
         {},
     ),
 }
 
 
+@pytest.mark.parametrize("in_bulk", [False, True], ids=["single", "batch"])
 @pytest.mark.parametrize("rule", RULES)
-def test_each_rule_is_needed(stage, monkeypatch, rule):
-    lines, jobs, options = RULES[rule]
-    for cls, name, line, instead in lines:
-        without(monkeypatch, cls, name, line, instead)
+def test_each_rule_is_needed(stage, monkeypatch, rule, in_bulk):
+    replacements, jobs, options = RULES[rule]
+    stage.in_bulk = in_bulk
+    for place, name, function in replacements:
+        monkeypatch.setattr(place, name, function)
     with pytest.raises(Wrong):
         explored(stage, jobs, **{"switches": 1} | options)

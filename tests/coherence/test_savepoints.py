@@ -108,7 +108,7 @@ class TestNestedRollbacks:
             assert pages_of_row(model, title) == (number, 0)
 
 
-class Limit(Exception):
+class Struck(Exception):
     pass
 
 
@@ -118,7 +118,7 @@ def struck_after(word):
     def wrapper(execute, sql, params, many, context):
         result = execute(sql, params, many, context)
         if sql.startswith(word):
-            raise Limit
+            raise Struck
         return result
 
     return connection.execute_wrapper(wrapper)
@@ -131,7 +131,7 @@ def test_time_limit_at_a_savepoint(model, word):
         return obj.pages
 
     with transaction.atomic():
-        with suppress(Limit), struck_after(word):
+        with suppress(Struck), struck_after(word):
             with suppress(Rollback), transaction.atomic():
                 model.objects.get_or_create(title="d", defaults={"pages": 1})
                 model.objects.update_or_create(title="a", defaults={"pages": 2})

@@ -13,8 +13,8 @@ from django.db import (
     transaction,
 )
 
-from getorcreateplus.writes.guards import Conflict
-from getorcreateplus.writes.invalidation import Statements
+from getorcreateplus.writes.on_conflict import Conflict
+from getorcreateplus.writes.watching import StatementWatcher
 
 from ..models import Paper, PlusPaper, Rack, Sheet
 from ..support.errors import Rollback
@@ -26,7 +26,7 @@ committed = pytest.mark.django_db(transaction=True)
 
 @committed
 class TestErrors:
-    """Of a transaction that the server has ended, and Django commits."""
+    """The server has ended the transaction, and Django commits it."""
 
     def write(self):
         Paper.objects.update_or_create(title="a", defaults={"pages": 2})
@@ -50,7 +50,7 @@ class TestErrors:
                     connection.cursor().execute("SELECT 1 / 0")
                 else:
                     Paper.objects.extra(select={"x": "1 / 0"}).first()
-            # No hit either, while Django may ask nothing.
+            # No hit either, while Django refuses all queries.
             with pytest.raises(InternalError):
                 Paper.objects.get_or_create(title="a")
         self.check_rolled_back()
@@ -72,7 +72,7 @@ class TestErrors:
         with transaction.atomic():
             PlusPaper.objects.get_or_create(title="b", defaults={"pages": 2})
             with pytest.raises(Conflict):
-                Statements()(
+                StatementWatcher()(
                     raise_conflict, "INSERT", (), False, {"connection": connection}
                 )
             assert pages_of_row(PlusPaper, "b") == (2, 0)
@@ -135,7 +135,7 @@ class TestErrors:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_backend_pid()")
                 [pid] = cursor.fetchone()
-            # Nothing has been asked about this connection yet.
+            # The package has not queried the state of this connection yet.
             assert connection.getorcreateplus_answer[0] is not connection.connection
             elsewhere(
                 lambda: connection.cursor().execute(
@@ -170,7 +170,7 @@ class TestHooks:
         assert other.pk
 
     def test_lost_race_drops_the_hooks_of_the_loser_alone(self):
-        """Of a create() that failed, not those before it."""
+        """Only hooks that the failed create() has added, not those before."""
         ran = []
         PlusPaper.objects.create(pk=1, title="a")
         with transaction.atomic():

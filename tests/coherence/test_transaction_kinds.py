@@ -3,15 +3,11 @@
 import unittest
 
 import pytest
-from django.db import (
-    connection,
-    models,
-    transaction,
-)
+from django.db import connection, models, transaction
 from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Ordinary, Paper, Sheet
 from ..support.errors import Rollback
@@ -24,7 +20,7 @@ committed = pytest.mark.django_db(transaction=True)
 
 @committed
 class TestByHand:
-    """A transaction whose beginning and end nobody tells."""
+    """A transaction whose beginning and end Django does not report."""
 
     def test_blocks_in_a_transaction_by_hand(self):
         obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
@@ -120,7 +116,7 @@ class TestIsolation:
     @pytest.mark.database("postgresql")
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
     def test_postgresql_above_read_committed(self, level):
-        """The server gives it, which Django does not know."""
+        """The level is a setting of the server, which Django does not see."""
         with connection.cursor() as cursor:
             cursor.execute(f"SET default_transaction_isolation = '{level.lower()}'")
         try:
@@ -240,7 +236,7 @@ class TestSessions:
             )
         region = region_of(Ordinary.objects.all())
         pks = map(str, Ordinary.objects.values_list("pk", flat=True))
-        entries = elsewhere(region.store.get_many, list(map(region.payload, pks)))
+        entries = elsewhere(region.client.look, list(map(region.payload_key, pks)))
         assert not any(entries.values())
 
     @pytest.mark.database("postgresql")

@@ -1,10 +1,7 @@
 """Commit, rollback and savepoints, seen from inside and from elsewhere."""
 
 import pytest
-from django.db import (
-    connection,
-    transaction,
-)
+from django.db import connection, transaction
 from django.test import override_settings
 
 from ..models import Ferry, Paper, PlusPaper, Sheet, Vessel
@@ -409,7 +406,7 @@ class TestRowsOfOthers:
         assert pages_of_row(Paper)[0] == 3
 
     def test_row_of_two_tables(self):
-        """A lock on the parent's row is none on the child's."""
+        """A lock on the parent's row does not lock the child's row."""
         ferry = Ferry.objects.create(name="a", size=1, lanes=1)
         with transaction.atomic():
             Vessel.objects.filter(pk=ferry.pk).update(size=2)

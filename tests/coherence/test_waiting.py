@@ -10,7 +10,7 @@ import pytest
 from django.db import connection, connections, models, transaction
 from django.test import TestCase
 
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import region, transactions
 
 from ..models import PlusPaper, Rack, Sheet
 from ..support.queries import count_row_statements, pages_of_row
@@ -144,7 +144,7 @@ def misses_after(model, lock):
     Rack.objects.create(name="rack")
     warm(model)
     with transaction.atomic():
-        if connection.vendor != "sqlite" or not coherence.is_wal(connection):
+        if connection.vendor != "sqlite" or not transactions.is_wal(connection):
             assert pages_of_row(model) == (1, 0)
         lock(model)
         assert pages_of_row(model) == (1, 1)
@@ -265,7 +265,7 @@ def test_lock_by_another_alias_of_the_database(model, in_transaction, second_ali
     assert pages_of_row(model) == (1, 0)
 
 
-# Snapshots, which SQL asks for
+# Snapshots that are started by SQL
 
 
 @pytest.fixture
@@ -293,10 +293,10 @@ INSIDE = [
 
 
 def snapshot_is_not_kept(before=None, inside=None):
-    """Other rows are read for the snapshot, for InnoDB may lock these."""
+    """Read other rows for the snapshot, because InnoDB may lock these."""
     Sheet.objects.create(title="a", pages=1)
     with transaction.atomic():
-        assert pages_of_row(Sheet) == (1, 1)  # the isolation is known from here on
+        assert pages_of_row(Sheet) == (1, 1)  # caches the isolation level
     if before is not None:
         execute(before)
     with transaction.atomic():
@@ -326,7 +326,7 @@ def test_isolation_set_in_the_transaction(own_connection, statement):
 @committed
 @pytest.mark.database("postgresql", "mysql")
 def test_new_connection_has_hits_again(own_connection):
-    """MySQL is told READ COMMITTED by Django, each time that it connects."""
+    """Django sets READ COMMITTED on MySQL each time that it connects."""
     Sheet.objects.create(title="a", pages=1)
     warm(Sheet)
     execute(BEFORE[connection.vendor][1])
@@ -386,7 +386,7 @@ class Writers:
         self.role = threading.local()
         self.committed = {name: threading.Event() for name in ("first", "second")}
         self.may_release = {name: threading.Event() for name in ("first", "second")}
-        release = coherence.Region.release
+        release = region.Region.release
 
         def late(region, *args, **kwargs):
             name = getattr(self.role, "name", None)
@@ -395,7 +395,7 @@ class Writers:
                 assert self.may_release[name].wait(TIMEOUT), "the test has failed"
             release(region, *args, **kwargs)
 
-        monkeypatch.setattr(coherence.Region, "release", late)
+        monkeypatch.setattr(region.Region, "release", late)
 
     def start(self, name, write):
         def run():

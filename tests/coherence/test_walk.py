@@ -6,7 +6,7 @@ import sys
 import pytest
 from django.db import connection
 
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import journal, levels
 
 from .. import walk
 from ..support.errors import Wrong
@@ -71,19 +71,19 @@ def do_nothing(*args, **kwargs):
 
 def forget_what_is_owed(monkeypatch):
     """A write in a transaction is neither locked nor released."""
-    monkeypatch.setattr(coherence.Journal, "lock", do_nothing)
-    monkeypatch.setattr(coherence.Journal, "lock_all", do_nothing)
+    monkeypatch.setattr(journal.Journal, "lock", do_nothing)
+    monkeypatch.setattr(journal.Journal, "lock_all", do_nothing)
 
 
 def trust_what_was_rolled_back(monkeypatch):
-    monkeypatch.setattr(coherence.Journal, "doubt", do_nothing)
-    release = coherence.Journal.release_savepoint
-    monkeypatch.setattr(coherence.Journal, "roll_back_to", release)
+    monkeypatch.setattr(journal.Journal, "doubt", do_nothing)
+    release = journal.Journal.release_savepoint
+    monkeypatch.setattr(journal.Journal, "roll_back_to", release)
 
 
 def forget_what_is_released(monkeypatch):
     """What is written in a savepoint goes with it, also if committed."""
-    monkeypatch.setattr(coherence.Level, "take", do_nothing)
+    monkeypatch.setattr(levels.Level, "take", do_nothing)
 
 
 def shrunk_walks(members):

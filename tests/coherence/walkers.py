@@ -149,9 +149,9 @@ class Member(threading.Thread):
     def rows(self, model):
         """
         Return {name: values}, as this connection finds them; None where it may
-        not ask.
+        not query.
 
-        By the driver, for a statement of Django's would be told.
+        By the driver, because the package sees a statement of Django's.
         """
         from django.db import connection
 
@@ -224,7 +224,7 @@ class Member(threading.Thread):
         return [obj for obj, _ in pairs]
 
     def check_nothing(self, manager, name):
-        """The database may not be asked: no row is served."""
+        """No query is allowed: no row is served."""
         from django.db import DatabaseError, InterfaceError
         from django.db.transaction import TransactionManagementError
 

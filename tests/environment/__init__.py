@@ -1,0 +1,1 @@
+"""Databases, caches, processes and tenants that a test run has."""

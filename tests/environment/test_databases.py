@@ -10,9 +10,9 @@ from django.db.backends.signals import connection_created
 from django.db.backends.sqlite3.base import DatabaseWrapper as SQLiteWrapper
 
 from getorcreateplus import invalidate
-from getorcreateplus.environment import identity
-from getorcreateplus.writes import invalidation
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.environment import databases
+from getorcreateplus.writes import watching
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper
 from ..support.queries import pages_of_row
@@ -23,17 +23,19 @@ committed = pytest.mark.django_db(transaction=True, databases=["default", "other
 def parts(alias, database, start=None):
     """Return what names a database in keys, outside of a test environment."""
     if start is not None:
-        identity.at_start[alias] = identity.where(start)
+        databases.locations_at_start[alias] = databases.location(start)
     return tuple(
-        identity.parts_of(alias, database, identity.where(database), testing=False)
+        databases.name_parts(
+            alias, database, databases.location(database), testing=False
+        )
     )
 
 
 @pytest.fixture
 def fresh_start(monkeypatch):
-    monkeypatch.setattr(identity, "at_start", {})
-    monkeypatch.setattr(identity, "known", {})
-    monkeypatch.setattr(identity, "shared", {})
+    monkeypatch.setattr(databases, "locations_at_start", {})
+    monkeypatch.setattr(databases, "known_names", {})
+    monkeypatch.setattr(databases, "known_aliases", {})
 
 
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "shop", "HOST": "a"}
@@ -49,7 +51,7 @@ def own_backend(monkeypatch):
     monkeypatch.setitem(sys.modules, "storage", package)
     monkeypatch.setitem(sys.modules, "storage.base", base)
     yield "storage"
-    identity.vendor_of_engine.cache_clear()
+    databases.vendor_of_engine.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_start")
@@ -78,7 +80,7 @@ class TestNames:
 
     def test_database_in_memory_of_a_backend_of_the_project(self, own_backend):
         database = {"ENGINE": own_backend, "NAME": ":memory:"}
-        assert parts("default", database) == ("default", identity.process)
+        assert parts("default", database) == ("default", databases.process_token)
 
     @pytest.mark.parametrize(
         "name",
@@ -90,8 +92,8 @@ class TestNames:
     )
     def test_database_in_memory_belongs_to_its_process(self, name):
         first = parts("default", SQLITE | {"NAME": name})
-        assert first == ("default", identity.process)
-        identity.forget_process()
+        assert first == ("default", databases.process_token)
+        databases.renew_process_token()
         assert parts("default", SQLITE | {"NAME": name}) != first
 
     def test_alias_without_names(self):
@@ -102,7 +104,7 @@ class TestNames:
 
 def test_test_environment_names_the_database():
     database = connections.settings["default"]
-    name = identity.database_name("default", database)
+    name = databases.database_name("default", database)
     assert name[:2] == ("default", str(database["NAME"]))
     assert region_of(Paper.objects.all()) is region_of(Paper.objects.all())
 
@@ -128,50 +130,50 @@ class TestAliases:
     )
     def test_aliases_of_one_database(self, change, is_same):
         assert (
-            identity.is_same_database("a", POSTGRESQL, "b", POSTGRESQL | change)
+            databases.is_same_database("a", POSTGRESQL, "b", POSTGRESQL | change)
             is is_same
         )
 
     @pytest.mark.parametrize("host", ["", "localhost", "127.0.0.1", "::1"])
     def test_this_machine_has_several_names(self, host):
         local = POSTGRESQL | {"HOST": "localhost"}
-        assert identity.is_same_database("a", local, "b", local | {"HOST": host})
+        assert databases.is_same_database("a", local, "b", local | {"HOST": host})
 
     def test_databases_that_an_option_names_are_two(self):
         unnamed = POSTGRESQL | {"NAME": ""}
-        assert not identity.is_same_database("a", unnamed, "b", dict(unnamed))
+        assert not databases.is_same_database("a", unnamed, "b", dict(unnamed))
 
     def test_files_are_compared_by_their_real_path(self, tmp_path):
         (tmp_path / "db").touch()
         (tmp_path / "link").symlink_to(tmp_path / "db")
         one, two = (SQLITE | {"NAME": tmp_path / name} for name in ("db", "link"))
-        assert identity.is_same_database("a", one, "b", two)
+        assert databases.is_same_database("a", one, "b", two)
 
     def test_backend_of_the_project_is_known_by_its_vendor(self, own_backend, tmp_path):
         one = SQLITE | {"NAME": tmp_path / "db"}
-        assert identity.is_same_database("a", one, "b", one | {"ENGINE": own_backend})
+        assert databases.is_same_database("a", one, "b", one | {"ENGINE": own_backend})
 
     @pytest.mark.parametrize("end", ["", "?mode=ro", "?mode=ro&cache=shared"])
     def test_file_may_be_named_by_a_uri(self, end, tmp_path):
         path = tmp_path / "a b"
         one, two = SQLITE | {"NAME": path}, SQLITE | {"NAME": f"{path.as_uri()}{end}"}
-        assert identity.is_same_database("a", one, "b", two)
-        assert not identity.is_same_database("a", SQLITE | {"NAME": "c"}, "b", two)
+        assert databases.is_same_database("a", one, "b", two)
+        assert not databases.is_same_database("a", SQLITE | {"NAME": "c"}, "b", two)
 
     def test_databases_in_memory_are_one_for_each_connection(self):
         memory = SQLITE | {"NAME": ":memory:"}
-        assert not identity.is_same_database("a", memory, "b", dict(memory))
+        assert not databases.is_same_database("a", memory, "b", dict(memory))
 
     def test_mirror_is_its_primary_in_tests(self, monkeypatch):
         primary, replica = POSTGRESQL, POSTGRESQL | {"HOST": "b"}
         replica["TEST"] = {"MIRROR": "default"}
         args = "default", primary, "replica", replica
-        assert identity.is_same_database(*args)
-        assert identity.is_same_database(*args[2:], *args[:2])
+        assert databases.is_same_database(*args)
+        assert databases.is_same_database(*args[2:], *args[:2])
         # Elsewhere it lags behind.
-        monkeypatch.setattr(identity, "is_testing", lambda: False)
-        assert not identity.is_same_database(*args)
-        assert not identity.is_same_database(*args[2:], *args[:2])
+        monkeypatch.setattr(databases, "is_testing", lambda: False)
+        assert not databases.is_same_database(*args)
+        assert not databases.is_same_database(*args[2:], *args[:2])
 
 
 def change(write, using):
@@ -269,13 +271,13 @@ from django.conf import settings
 settings.configure(
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 )
-from getorcreateplus.environment import identity
+from getorcreateplus.environment import databases
 from django.db import connections
-before = identity.database_name("default", connections.settings["default"])
-assert before == identity.database_name("default", connections.settings["default"])
+before = databases.database_name("default", connections.settings["default"])
+assert before == databases.database_name("default", connections.settings["default"])
 child = os.fork()
 if child == 0:
-    after = identity.database_name("default", connections.settings["default"])
+    after = databases.database_name("default", connections.settings["default"])
     os._exit(after == before)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -334,7 +336,7 @@ def test_rows_of_a_run_that_was_killed(monkeypatch):
     cursor.execute(f"UPDATE {table} SET pages = 2")
     cursor.close()
     assert pages_of_row(Paper) == (1, 0)
-    monkeypatch.setattr(invalidation, "test_databases", set())
+    monkeypatch.setattr(watching, "test_databases", set())
     for _ in range(2):
         connection_created.send(type(connection), connection=connections["default"])
     assert pages_of_row(Paper) == (2, 1)

@@ -14,11 +14,12 @@ from django.core.cache import caches
 
 import getorcreateplus
 from getorcreateplus import test as kit
+from getorcreateplus.coherence import clients
 from getorcreateplus.coherence import process_memory as memory
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.diagnosis import capturing
 from getorcreateplus.statistics import Statistics
-from getorcreateplus.writes import invalidation
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes import registry
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper
 from ..support.forks import in_child
@@ -30,9 +31,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
     # Regions have the stores of other tests.
-    watch = invalidation.watched[Paper]
+    watch = registry.cached_models[Paper]
     monkeypatch.setattr(watch, "regions", {})
 
 
@@ -58,10 +59,10 @@ def held(lock):
 LOCKS = {
     "hints": lambda: memory.hints.lock,
     "rows": lambda: memory.rows.lock,
-    "store": lambda: store().lock,
-    "keys": lambda: region_of(Paper.objects.all()).keys.lock,
-    "models": lambda: invalidation.examining,
-    "taps": lambda: kit.taps.lock,
+    "store": lambda: store().debts.lock,
+    "keys": lambda: region_of(Paper.objects.all()).made_keys.lock,
+    "models": lambda: registry.examining,
+    "taps": lambda: capturing.command_spy.lock,
 }
 
 
@@ -71,8 +72,8 @@ def read_and_write():
     assert pages()[0] == 2
     with kit.assert_cache_commands(0):
         pass
-    store().down(ConnectionError("refused"))
-    with region_of(Paper.objects.all()).keys.lock:
+    store().mark_down(ConnectionError("refused"))
+    with region_of(Paper.objects.all()).made_keys.lock:
         pass
 
 
@@ -94,7 +95,7 @@ def test_no_lock_is_left_out():
         source = file.read_text()
         if re.search(r"threading\.R?Lock\(\)", source):
             assert "def begin_anew(" in source, file
-        # Of Python 3.11, with a lock for all instances of the class.
+        # On Python 3.11 it has one lock for all instances of the class.
         assert "import cached_property" not in source.replace(
             "from django.utils.functional import cached_property", ""
         ), file
@@ -104,32 +105,32 @@ def test_model_that_another_thread_was_looking_at(monkeypatch):
     """Its writes would not be noticed."""
     looked = threading.Event()
     may_go = threading.Event()
-    look_at = invalidation.look_at
+    look_at = registry.examine_model
 
     def slowly(model):
         looked.set()
         may_go.wait(60)
         look_at(model)
 
-    monkeypatch.setattr(invalidation, "look_at", slowly)
-    monkeypatch.setattr(invalidation, "pending", [Paper])
-    watched = invalidation.watched.copy()
-    monkeypatch.setattr(invalidation, "watched", {})
-    thread = start(invalidation.examine)
+    monkeypatch.setattr(registry, "examine_model", slowly)
+    monkeypatch.setattr(registry, "unexamined", [Paper])
+    watched = registry.cached_models.copy()
+    monkeypatch.setattr(registry, "cached_models", {})
+    thread = start(registry.examine)
     assert looked.wait(10)
 
     def child():
         may_go.set()
-        invalidation.examine()
-        assert Paper in invalidation.watched
-        assert invalidation.examined == []
+        registry.examine()
+        assert Paper in registry.cached_models
+        assert registry.being_examined == []
 
     try:
         in_child(child)
     finally:
         may_go.set()
         thread.join(10)
-    invalidation.watched.update(watched)
+    registry.cached_models.update(watched)
 
 
 def test_entries_that_another_thread_was_changing():
@@ -151,13 +152,15 @@ def test_keys_that_cannot_be_made_again(settings):
     config = settings.CACHES["paper"] | {"KEY_FUNCTION": f"{__name__}.hashed"}
     settings.CACHES = settings.CACHES | {"paper": config}
     region = region_of(Paper.objects.all())
-    assert region.keys.are_lost_later
+    assert region.made_keys.are_lost_later
 
     def child():
-        assert region.keys.are_known([region.epoch, region.clock])
-        assert region.keys.make(region.epoch) == caches["paper"].make_key(region.epoch)
+        assert region.made_keys.are_known([region.epoch_key, region.clock_key])
+        assert region.made_keys.make(region.epoch_key) == caches["paper"].make_key(
+            region.epoch_key
+        )
 
-    with held(region.keys.lock):
+    with held(region.made_keys.lock):
         in_child(child)
 
 
@@ -167,7 +170,7 @@ def hashed(key, prefix, version):
 
 def test_cache_that_another_thread_was_trying():
     warm()
-    store().down(ConnectionError("refused"))
+    store().mark_down(ConnectionError("refused"))
     store().down_until += 1000
 
     def child():
@@ -179,7 +182,7 @@ def test_cache_that_another_thread_was_trying():
 
 @pytest.mark.shared_cache
 def test_child_has_a_connection_of_its_own():
-    """Both ask at once, and each gets its own answers."""
+    """Both send commands at once, and each gets its own answers."""
     paper = warm()
     caches["paper"].set("parent", "for the parent")
     caches["paper"].set("child", "for the child")
@@ -227,12 +230,12 @@ def test_child_writes_and_the_parent_is_told():
 def test_debts_stay_debts_in_the_child():
     paper = warm()
     region = region_of(Paper.objects.all())
-    region.store.owe(region, [f"{paper.pk}"])
+    region.client.owe_release(region, [f"{paper.pk}"])
 
     def child():
-        assert region.store.owed == {region: {f"{paper.pk}"}}
+        assert region.client.debts.releases == {region: {f"{paper.pk}"}}
         pages()
-        assert region.store.owed == {}
+        assert region.client.debts.releases == {}
 
     in_child(child)
-    assert region.store.owed == {region: {f"{paper.pk}"}}
+    assert region.client.debts.releases == {region: {f"{paper.pk}"}}

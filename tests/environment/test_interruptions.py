@@ -1,4 +1,4 @@
-"""The exception of a time limit is no failure of the cache."""
+"""The exception of a time limit does not count as a cache failure."""
 
 import ctypes
 import functools
@@ -15,10 +15,10 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.dispatch import receiver
 from django.test import override_settings
 
+from getorcreateplus.coherence import clients
 from getorcreateplus.coherence import process_memory as memory
-from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.environment import interruptions
-from getorcreateplus.environment.identity import Keys
+from getorcreateplus.environment.cache_keys import KeyMaker
 from getorcreateplus.lookups.rows import private_copy
 from getorcreateplus.signals import cache_hit
 
@@ -36,7 +36,7 @@ class Refused(Limit, ConnectionError):
     """A client may take it for a failure, too."""
 
 
-class Wrong(Limit, ValueError):
+class Garbled(Limit, ValueError):
     """What unpickling raises."""
 
 
@@ -50,8 +50,8 @@ class ClientError(Exception):
 
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
-    monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 1000)
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 1000)
 
 
 # Handlers, as a project writes them
@@ -194,7 +194,7 @@ def alarm_that_is_hidden():
 
 
 @pytest.mark.parametrize("make", HANDLERS)
-@pytest.mark.parametrize("kind", [Limit, Refused, Wrong, Late])
+@pytest.mark.parametrize("kind", [Limit, Refused, Garbled, Late])
 @pytest.mark.parametrize("does", [alarm, alarm_that_is_wrapped, alarm_that_is_hidden])
 def test_exception_of_a_handler(make, kind, does, struck):
     warm()
@@ -223,7 +223,7 @@ def test_release_that_a_time_limit_interrupts_is_owed(struck):
     struck.command, struck.does = "set_many", does
     with handled_by(by_argument(Limit)), pytest.raises(Limit):
         save(paper)
-    assert list(store().owed.values()) == [{f"{paper.pk}"}]
+    assert list(store().debts.releases.values()) == [{f"{paper.pk}"}]
     assert pages() == (2, 1)
     assert pages() == (2, 0)
 
@@ -233,14 +233,14 @@ def test_new_connection_that_a_time_limit_interrupts(struck):
     before = caches["default"]
     struck.command, struck.does = "close", alarm
     with handled_by(by_argument(Limit)), pytest.raises(Limit):
-        store().renew()
+        store().reconnect()
     assert caches["default"] is not before
 
 
 def test_known_time_limit_of_another_thread(struck, monkeypatch):
-    """RQ's, where there is no SIGALRM: no frame of a handler tells."""
+    """RQ's limit without SIGALRM: no frame of a handler shows it."""
     known = {(Limit.__module__, Limit.__qualname__)}
-    monkeypatch.setattr(interruptions, "KNOWN", known)
+    monkeypatch.setattr(interruptions, "KNOWN_LIMITS", known)
     warm()
 
     def does():
@@ -274,7 +274,7 @@ def test_failure_after_a_time_limit_is_a_failure(kind, struck):
 
 
 def test_function_of_a_client_that_gets_a_frame_of_its_own(struck):
-    """It is no handler, because nobody called it from that frame."""
+    """It is no handler, because that frame did not call it."""
     warm()
 
     def fail(frame):
@@ -311,7 +311,7 @@ def test_error_that_is_raised_over_and_over(struck):
             raise error
         except ClientError:
             pass
-    assert not interruptions.is_of_handler(error)
+    assert not interruptions.is_from_handler(error)
 
     def handler(number, frame):
         raise error
@@ -409,14 +409,14 @@ def test_server_that_does_not_answer(kind, client, deaf_server):
     ):
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         Paper.objects.get_or_create(title="a")
-    assert coherence.stores["default"].down_until is None
+    assert clients.by_alias["default"].down_until is None
 
 
 # What a process remembers
 
 
 class Struck(LRUCache):
-    """A signal arrives when it has forgotten one half of its oldest entry."""
+    """A signal arrives when one half of its oldest entry is removed."""
 
     def __delitem__(self, key):
         Cache.__delitem__(self, key)
@@ -425,7 +425,7 @@ class Struck(LRUCache):
 
 
 class Looking(LRUCache):
-    """A signal arrives whenever it is asked for an entry."""
+    """A signal arrives each time that an entry is read."""
 
     def __getitem__(self, key):
         alarm()
@@ -451,7 +451,7 @@ def test_hint_that_is_forgotten_by_half(remembered):
 
 
 def test_keys_that_are_forgotten_by_half(monkeypatch):
-    keys = Keys("default")
+    keys = KeyMaker("default")
     monkeypatch.setattr(keys, "made", Struck(2))
     with handled_by(by_argument(Limit)), pytest.raises(Limit):
         keys.remember(["a", "b", "c"])

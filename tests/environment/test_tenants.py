@@ -12,9 +12,9 @@ from django.core.cache import caches, close_caches
 from django.db import connection, transaction
 from django.test import override_settings
 
-from getorcreateplus.coherence import protocol as coherence
-from getorcreateplus.environment import identity
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.coherence import clients
+from getorcreateplus.environment import cache_keys
+from getorcreateplus.writes.registry import region_of
 
 from ..models import PlusPaper, Price, SharedPrice, Sheet
 from ..support.queries import count_row_statements, pages_of_row
@@ -196,14 +196,14 @@ def test_debt_is_paid_under_the_keys_that_it_was_made_with(switch):
     region = region_of(Sheet.objects.all())
     write_untold(Sheet, 2)
     # As a write of the first tenant that has met an outage.
-    if region.keys.are_lost_later:
-        region.keys.remember(region.entries([str(sheet.pk)]))
-    store = coherence.stores["default"]
-    store.owe(region, [str(sheet.pk)])
+    if region.made_keys.are_lost_later:
+        region.made_keys.remember(region.keys_of_a_write([str(sheet.pk)]))
+    store = clients.by_alias["default"]
+    store.owe_release(region, [str(sheet.pk)])
     store.down_until = 0
     switch("two")
     pages_of_row(Sheet)
-    assert not store.owed
+    assert not store.debts.releases
     switch("one")
     assert pages_of_row(Sheet) == (2, 1)
 
@@ -211,7 +211,7 @@ def test_debt_is_paid_under_the_keys_that_it_was_made_with(switch):
 @committed
 def test_release_of_forgotten_keys_is_one_of_all_rows(monkeypatch):
     """A function that hashes cannot make them again for another tenant."""
-    monkeypatch.setattr(identity, "MOST_MADE", 2)
+    monkeypatch.setattr(cache_keys, "MAX_REMEMBERED_KEYS", 2)
     config = settings.CACHES["default"] | {"KEY_FUNCTION": hashed}
     with override_settings(CACHES={**settings.CACHES, "default": config}):
         objs = [Sheet.objects.create(title=title, pages=1) for title in "abc"]
@@ -242,7 +242,7 @@ def test_memory_of_the_process_is_told_apart_by_tenant(switch, monkeypatch):
 @committed
 def test_more_tenants_than_are_kept(monkeypatch):
     """The least recent ones are made again; what is in the cache stays."""
-    monkeypatch.setattr("getorcreateplus.writes.invalidation.MOST_REGIONS", 2)
+    monkeypatch.setattr("getorcreateplus.writes.registry.MAX_REGIONS", 2)
     config = settings.CACHES["default"] | {"KEY_FUNCTION": joined}
     with override_settings(CACHES={**settings.CACHES, "default": config}):
         Sheet.objects.create(title="a", pages=1)
@@ -299,9 +299,9 @@ def test_default_keys_are_not_made_for_each_call(monkeypatch):
     for _ in range(2):
         pages_of_row(Sheet)
     made = []
-    original = identity.Keys.__init__
+    original = cache_keys.KeyMaker.__init__
     monkeypatch.setattr(
-        identity.Keys,
+        cache_keys.KeyMaker,
         "__init__",
         lambda self, alias: made.append(original(self, alias)),
     )
@@ -413,15 +413,19 @@ def test_write_by_a_model_that_names_a_schema(switch, write):
 def test_cache_object_that_threads_share_keeps_its_keys(switch):
     """asgiref gives the tasks of an ASGI server one that was there before."""
     region = region_of(Sheet.objects.all())
-    keys = coherence.Keys("default")
+    keys = cache_keys.KeyMaker("default")
     switch("two")
     cache = caches["default"]
     before = cache.make_key("a")
     with keys.again():
         assert cache.make_key("a") == before
         assert caches["default"] is cache
-        assert region.store.cache().make_key("a") == keys.make("a") != before
-    assert region.store.cache() is cache
+        assert (
+            cache_keys.cache_of(region.client.alias).make_key("a")
+            == keys.make("a")
+            != before
+        )
+    assert cache_keys.cache_of(region.client.alias) is cache
 
 
 @committed

@@ -1,0 +1,1 @@
+"""Which lookups and values are one, and how rows are stored."""

@@ -33,7 +33,7 @@ from getorcreateplus.lookups.django_path import (
 )
 from getorcreateplus.signals import cache_miss
 
-from ..models import Report, current
+from ..models import Report
 from .regions import (
     ByFilter,
     ByGet,
@@ -46,13 +46,6 @@ from .regions import (
 )
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def first_region():
-    current["region"] = "eu"
-    yield
-    current["region"] = "eu"
 
 
 HOLDERS = (FunctionType, property, classmethod, staticmethod, functools.cached_property)

@@ -1,4 +1,4 @@
-"""What is one lookup, and what is none: equality.py."""
+"""Which spellings are one lookup, and which are not cached: equality.py."""
 
 import datetime
 import enum
@@ -16,7 +16,7 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
-from getorcreateplus.coherence.protocol import Region
+from getorcreateplus.coherence.region import Region
 from getorcreateplus.lookups import canonical, conditions
 from getorcreateplus.lookups.rows import is_same, layout
 
@@ -65,7 +65,7 @@ def hint(values):
         version_per_row=True,
         one_table=True,
     )
-    return region.hint(sorted(values.items()))
+    return region.hint_key(sorted(values.items()))
 
 
 def plain_get(model, kwargs):

@@ -51,13 +51,6 @@ from .regions import (
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture(autouse=True)
-def first_region():
-    current["region"] = "eu"
-    yield
-    current["region"] = "eu"
-
-
 WAYS = [
     ByGet,
     ByGetArgument,

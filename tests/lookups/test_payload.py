@@ -1,3 +1,5 @@
+"""How a row is stored in the cache, and which entries are still valid."""
+
 import datetime
 import pickle
 import uuid
@@ -11,6 +13,7 @@ from django.test.utils import isolate_apps
 
 from getorcreateplus.lookups import rows as payload
 from getorcreateplus.lookups.rows import Layout, layout, make_instance, private_copy
+from getorcreateplus.payload import View
 from getorcreateplus.writes.captured_rows import Recording, RecordingIterable
 
 from ..models import (
@@ -315,3 +318,11 @@ def test_fingerprint_changes_with_what_changes_values(settings, monkeypatch):
 
     assert len({first, naive, berlin, django_9}) == 4
     assert mark(Target) == first
+
+
+def test_binary_values_are_pickled_as_by_release_1_0():
+    """Releases that share a cache read each other's rows."""
+    [value] = private_copy([memoryview(b"a")])
+    pickled = pickle.dumps(value, protocol=0)
+    assert b"getorcreateplus.payload\nView\n" in pickled
+    assert type(pickle.loads(pickled)) is type(value) is View

@@ -16,7 +16,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import checks
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import clients
 from getorcreateplus.explaining import explain
 from getorcreateplus.lookups.rows import PARTS, mark, revive
 
@@ -63,11 +63,11 @@ def using(serializer):
 
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
 
 
 def found(**columns):
-    """Compare a row that should be known; return the number of queries."""
+    """Compare a row that should be cached; return the number of queries."""
     Survivor.objects.create(name="a", **columns)
     for _ in range(2):
         Survivor.objects.get_or_create(name="a")
@@ -189,7 +189,7 @@ def test_check_and_explain_say_what_is_lost(serializer, lost):
     with using(serializer):
         messages = list(checks.check_kept(Survivor))
         if "Serializing" in settings.CACHES["default"]["BACKEND"]:
-            # The package does not know this backend, and says nothing of it.
+            # The package has no check for this backend, and reports nothing.
             assert messages == []
             return
         [message] = messages

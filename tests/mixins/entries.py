@@ -1,17 +1,11 @@
-"""Entries of a rival, and what the caller of get_or_create() can tell."""
+"""Entries of a rival, and what the caller of get_or_create() can see."""
 
 from contextlib import contextmanager
 
-from django.db import (
-    connection,
-)
+from django.db import connection
 from django.db.models.signals import post_save, pre_save
 
-from ..models import (
-    Audit,
-    NonAtomicEntry,
-    PlainEntry,
-)
+from ..models import Audit, NonAtomicEntry, PlainEntry
 from ..support.rivals import connected
 
 ENTRIES = [PlainEntry, NonAtomicEntry]
@@ -34,7 +28,7 @@ def signals(log):
 
 
 def outcome(call):
-    """Return what the caller of get_or_create() can tell afterwards."""
+    """Return what the caller of get_or_create() can see afterwards."""
     log = []
     with signals(log):
         try:

@@ -45,7 +45,7 @@ MANAGERS = ["objects", "rule", "as_manager", "hand_made"]
 
 
 def sql_of(call):
-    """Return the SQL of a call, told alike for twins."""
+    """Return the SQL of a call, with the same names for twins."""
     with CaptureQueriesContext(connection) as queries:
         call()
     return [

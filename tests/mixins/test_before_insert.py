@@ -47,7 +47,7 @@ def state():
 
 
 def outcome(model, call, block=nullcontext):
-    """Return all that the caller can tell, and what is in the database."""
+    """Return all that the caller can see, and what is in the database."""
     before = state()
     with block():
         inside = state()
@@ -234,7 +234,7 @@ def test_values_that_save_changes_have_a_savepoint(monkeypatch):
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("model", MODELS)
 def test_argument_that_is_no_value_of_its_field(model, block):
-    """A create() of a project's own knows what to do with it."""
+    """A create() of the project's own can handle it."""
 
     def create_by_slot(model):
         class Own(type(model.objects.all())):
@@ -253,7 +253,7 @@ def test_argument_that_is_no_value_of_its_field(model, block):
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("model", MODELS)
 def test_cause_of_a_conflict(model, block, inner):
-    """A create() may ask the driver's error for the reason."""
+    """A create() may read the reason from the driver's error."""
 
     def create_or_tell(model):
         class Own(type(model.objects.all())):

@@ -8,7 +8,7 @@ from django.db import connection, models
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import CachedQuerySet, PlusQuerySet
-from getorcreateplus.writes.invalidation import watched
+from getorcreateplus.writes.registry import cached_models
 
 from ..models import (
     CachedMutableModel,
@@ -232,7 +232,7 @@ class TestUpdateOrCreate:
 
 class TestQuerySets:
     """
-    Filters of the queryset count; what changes the row asks the database.
+    Filters of the queryset count; what changes the row needs a query.
     """
 
     def test_filter_of_a_manager_belongs_to_the_lookup(self):
@@ -276,11 +276,11 @@ class TestQuerySets:
 
     def test_nothing_is_filled_under_a_lock_in_a_test(self):
         PlusPaper.objects.get_or_create(title="a")
-        region = watched[PlusPaper].region("default", None)
-        place, _, _ = caches["pluspaper"].get(region.epoch).rpartition(".")
+        region = cached_models[PlusPaper].region("default", None)
+        place, _, _ = caches["pluspaper"].get(region.epoch_key).rpartition(".")
 
         def lock(**kwargs):
-            caches["pluspaper"].set(region.epoch, f"{place}.LOCK")
+            caches["pluspaper"].set(region.epoch_key, f"{place}.LOCK")
 
         models.signals.post_save.connect(lock, sender=PlusPaper)
         try:
@@ -327,7 +327,7 @@ class TestQuerySets:
         assert queries == 0
 
     def test_queryset_of_a_model_that_is_not_cached_is_djangos(self):
-        """Other processes would not know that they have to invalidate it."""
+        """Other processes would not invalidate its rows."""
         queryset = CachedQuerySet(PlainPaper)
         queryset.get_or_create(title="a")
         assert count(lambda: queryset.get_or_create(title="a"))[1] == 1

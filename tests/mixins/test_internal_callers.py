@@ -1,4 +1,4 @@
-"""Whoever calls get() in Django and REST framework: none may create a row."""
+"""Callers of get() in Django and REST framework must not create a row."""
 
 import json
 
@@ -209,7 +209,7 @@ class TestInstances:
         assert not AlwaysShelf.objects.exists()
 
     def test_one_to_one_backward(self):
-        """Meta.base_manager_name makes it ask the creating managers."""
+        """Meta.base_manager_name makes it use the creating managers."""
         shelf = AlwaysShelf.objects.create(name="Poetry")
         assert not hasattr(shelf, "catalogue")
         assert not hasattr(shelf, "rule_catalogue")
@@ -219,7 +219,7 @@ class TestInstances:
         assert AlwaysShelf.objects.get(name="Poetry").catalogue == catalogue
 
     def test_generic_foreign_key(self, english):
-        """Meta.base_manager_name makes it ask the creating manager."""
+        """Meta.base_manager_name makes it use the creating manager."""
         label = english.labels.create(text="old")
         english.delete()
         for stored in (label, AlwaysLabel(content_type=label.content_type)):

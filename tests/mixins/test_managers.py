@@ -423,7 +423,7 @@ def call_async(method, *args):
 
 class TestGetQueryset:
     def test_neighbours_queryset_does_not_create(self):
-        """Whoever builds it, in whatever order of inheritance."""
+        """Not in any order of inheritance, and whichever class builds it."""
 
         class First(InheritanceManagerMixin, AlwaysManager):
             _queryset_class = AlwaysQuerySet

@@ -100,7 +100,7 @@ class TestModelUtils:
         assert article.status_changed > before[1]
 
     def test_inheritance_queryset_asks_the_database(self, django_assert_num_queries):
-        """Its rows may be of a subclass, which their table does not tell."""
+        """Its rows may be of a subclass, which their table does not show."""
         cat = CachedCat.objects.create(name="Tom")
         animal, created = CachedAnimal.objects.get_or_create(name="Tom")
         assert (type(animal), animal.pk, created) == (CachedAnimal, cat.pk, False)
@@ -144,7 +144,7 @@ class TestPolymorphic:
         assert [type(w) for w in works.order_by("pk")] == [Novel, Song, Work]
 
     def test_database_is_asked(self, works, django_assert_num_queries):
-        """Which subclass a row has, its table does not tell."""
+        """The table of a row does not show which subclass it has."""
         Novel.objects.create(title="Emma")
         works.get_or_create(title="Emma")
         with django_assert_num_queries(2):  # Its own table, and the subclass's.
@@ -244,7 +244,7 @@ class TestTreebeard:
         assert Section.objects.find_problems() == ([], [], [], [], [])
 
     def test_missing_node_is_treebeards_error(self):
-        """Only add_root() and its like know where a node belongs."""
+        """Only add_root() and its like determine where a node belongs."""
         for manager in (models.Manager(), Section.objects):
             manager.model = Section
             with pytest.raises(IntegrityError), transaction.atomic():

@@ -10,17 +10,12 @@ from contextlib import nullcontext
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import FieldError
-from django.db import (
-    DataError,
-    IntegrityError,
-    connection,
-    transaction,
-)
+from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models.signals import post_save, pre_save
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import NonAtomicQuerySet
-from getorcreateplus.writes.guards import ignore_conflict
+from getorcreateplus.writes.on_conflict import ignore_conflict
 
 from ..models import (
     Audit,
@@ -572,7 +567,7 @@ def test_doomed_transaction_is_refused():
         with pytest.raises(transaction.TransactionManagementError):
             NonAtomicEntry.objects.get_or_create(name="a")
         with pytest.raises(transaction.TransactionManagementError):
-            # The lookup alone asks nothing of the database.
+            # The lookup alone needs no query.
             NonAtomicEntry.objects.none().get_or_create(name="a")
         assert connection.get_rollback()
 

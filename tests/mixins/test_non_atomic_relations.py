@@ -4,11 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 from django.contrib.contenttypes.models import ContentType
-from django.db import (
-    IntegrityError,
-    connection,
-    transaction,
-)
+from django.db import IntegrityError, connection, transaction
 from django.db.models.signals import post_save
 
 from ..models import (

@@ -3,17 +3,10 @@
 from contextlib import nullcontext
 
 import pytest
-from django.db import (
-    IntegrityError,
-    connection,
-    transaction,
-)
+from django.db import IntegrityError, connection, transaction
 from django.db.models.signals import post_save
 
-from ..models import (
-    Audit,
-    NonAtomicEntry,
-)
+from ..models import Audit, NonAtomicEntry
 from ..support.rivals import connected, rival, statements
 from .entries import (
     ENTRIES,
@@ -310,7 +303,7 @@ def test_bulk_create_of_one_in_create():
 
 
 def test_bulk_create_of_two_in_create():
-    """A savepoint tells, because it is not known which row conflicts."""
+    """There is a savepoint, because any of the rows may conflict."""
     entries = shaped(NonAtomicEntry, bulk_create_two)
     with statements() as sent, rival(write_entry):
         assert entries.get_or_create(name="a")[1] is False

@@ -54,8 +54,8 @@ def is_blocked(backend):
         cursor.execute(
             "SELECT cardinality(pg_blocking_pids(%s))"
             if connection.vendor == "postgresql"
-            # Not innodb_trx, which is stale for those who ask often. This
-            # INSERT cannot end before the row that it conflicts with does.
+            # Not innodb_trx, which is stale if it is read often. This INSERT
+            # cannot end before the transaction of its conflicting row.
             else "SELECT COUNT(*) FROM information_schema.processlist"
             " WHERE id = %s AND info LIKE 'INSERT%%'",
             [backend],
@@ -123,7 +123,7 @@ def tried_statements():
     sent = []
 
     def record(execute, sql, params, many, context):
-        # Of the test's own.
+        # These are statements of the test itself.
         if "backend_pid" not in sql and "CONNECTION_ID" not in sql:
             sent.append(sql.split()[0])
         return execute(sql, params, many, context)

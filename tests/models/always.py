@@ -114,7 +114,7 @@ class AlwaysReader(Reader):
 class Volume(models.Model):
     title = models.CharField(max_length=40)
     pages = models.IntegerField(null=True)
-    # Called as an argument of get_or_create() is.
+    # Named like an argument of get_or_create().
     defaults = models.CharField(max_length=8, default="", blank=True)
     extra = models.JSONField(null=True)
     shout = models.GeneratedField(

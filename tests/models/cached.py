@@ -1,3 +1,5 @@
+"""Papers, sheets and tickets: models whose rows are cached."""
+
 from django.core.cache import caches
 from django.db import models
 
@@ -106,7 +108,7 @@ class ForeverQuerySet(CachedQuerySet):
 
 
 class Zone(models.Model):
-    """Remembered by the process, for as long as a manager says."""
+    """Its rows stay in process memory for the time that a manager sets."""
 
     name = models.CharField(max_length=20, unique=True)
     size = models.IntegerField(null=True)

@@ -108,7 +108,7 @@ class Mast(AbstractBoat):
 
 
 class HandMadeManager(models.Manager):
-    """The manager's class does not tell that its querysets cache."""
+    """The manager's class does not show that its querysets cache."""
 
     def get_queryset(self):
         return CachedQuerySet(self.model, using=self._db)
@@ -119,7 +119,7 @@ class HandMade(Named):
 
 
 class ShyManager(models.Manager):
-    """As one that needs a request: nobody may look at its querysets early."""
+    """As one that needs a request: its querysets must not be made early."""
 
     is_shy = True
 
@@ -305,7 +305,7 @@ class Berth(AbstractBoat):
 
 class Annex:
     class Paper(Named):
-        """Of the name, and with the cache, of another app's model."""
+        """It has the name, and so the cache, of another app's model."""
 
         objects = CachedManager()
 

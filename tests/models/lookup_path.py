@@ -1,3 +1,5 @@
+"""Models whose querysets or managers look up otherwise than Django."""
+
 from django.db import models
 
 from getorcreateplus import (
@@ -8,7 +10,7 @@ from getorcreateplus import (
     PlusQuerySet,
 )
 
-# What the querysets look at, as at a language or a tenant.
+# What the querysets depend on, like a language or a tenant.
 current = {"region": "eu"}
 
 

@@ -25,7 +25,7 @@ from getorcreateplus import (
 class PlusMixin(
     CachedGetOrCreateMixin, AlwaysGetOrCreateMixin, NonAtomicGetOrCreateMixin
 ):
-    """What PlusQuerySet adds to QuerySet, for the querysets of others."""
+    """It adds to querysets of others what PlusQuerySet adds to QuerySet."""
 
 
 # model-utils

@@ -1,3 +1,5 @@
+"""Twins for NonAtomicQuerySet: every kind of key, relation and constraint."""
+
 import uuid
 
 from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
@@ -153,7 +155,7 @@ class WordField(models.CharField):
 
 
 class DatabaseValue(models.Model):
-    """Columns that only the database, or its converter, knows."""
+    """Columns with values of the database, or of its converter."""
 
     id = models.CharField(
         max_length=20, primary_key=True, db_default=models.Value("seven")

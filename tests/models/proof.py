@@ -1,10 +1,12 @@
+"""Rows that concurrent writers and readers share: see coherence/."""
+
 from django.db import models
 
 from getorcreateplus import CachedManager
 
 
 class AbstractGauge(models.Model):
-    """One row is enough: its value tells which write a reader has seen."""
+    """One row is enough: its value shows which write a reader has seen."""
 
     name = models.CharField(max_length=20, unique=True)
     colour = models.CharField(max_length=8, default="red")

@@ -95,7 +95,7 @@ class PriceTotal(Priced):
 
 
 class Begun(models.Model):
-    """What is written in transactions that Django does not know."""
+    """Rows that are written in transactions which Django has not begun."""
 
     name = models.CharField(max_length=20, unique=True)
     uses = models.IntegerField(default=0)

@@ -1,3 +1,5 @@
+"""Models with every kind of field, and fields with their own conversions."""
+
 import enum
 import uuid
 
@@ -62,7 +64,7 @@ class RoundedField(models.CharField):
 
 
 class ForgetfulField(models.CharField):
-    """Save what the instance is not told."""
+    """Save a value that the instance does not get."""
 
     def pre_save(self, model_instance, add):
         return "saved"
@@ -162,7 +164,7 @@ class Monitored(models.Model):
 
 
 class Rare(models.Model):
-    """The fields whose values only a SELECT tells, after a create."""
+    """The fields whose values only a SELECT returns, after a create."""
 
     binary = models.BinaryField(null=True)
     float = models.FloatField(null=True)

@@ -1,0 +1,1 @@
+"""The repository: its pages, its packages, the sandbox, its structure."""

@@ -88,7 +88,7 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
         "one-step floor": ["0", "1"],
         "floor on LocMemCache": ["0", "1"],
     }
-    # Of one round the ratio is that of the medians.
+    # With one round, the ratio is that of the medians.
     plus, plain, floor = (
         number(hits[label][0])
         for label in ("PlusManager", "plain Django", "one-step floor")

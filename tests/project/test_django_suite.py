@@ -91,7 +91,7 @@ SUITE = {
         """,
 }
 pytestmark = [
-    pytest.mark.database("sqlite"),  # which it takes, whatever pytest is on
+    pytest.mark.database("sqlite"),  # its own database, not that of pytest
     pytest.mark.slow,
 ]
 
@@ -155,7 +155,7 @@ def test_other_tests_must_not_fail(suite, elsewhere):
         "--queryset", "CachedQuerySet", "small", **small("CachedQuerySet", **elsewhere)
     )
     assert (
-        # Of three models each has failed.
+        # Each of the three models has failed.
         "CachedQuerySet: 4 tests, 1 skipped, 0 failed as listed, 4 failed, 0 stale "
         "exclusions.\n"
     ) in output

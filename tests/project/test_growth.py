@@ -14,8 +14,8 @@ import pytest
 from django.db import connection, transaction
 
 import getorcreateplus
-from getorcreateplus.writes.invalidation import index
 from getorcreateplus.writes.statements import Names
+from getorcreateplus.writes.tables import table_index
 
 from ..models import Paper, PlusPaper
 from ..support.errors import Rollback
@@ -122,7 +122,7 @@ def sql(model, i):
 
 
 def test_cost_of_a_text(monkeypatch):
-    """Of SQL about another table: the number of models does not matter."""
+    """The number of models does not matter to SQL about another table."""
     execute("CREATE TABLE growth (text varchar(20))")
     words = ", ".join(f"('word{i}')" for i in range(1000))
     insert = f"INSERT INTO growth VALUES {words}"
@@ -132,7 +132,7 @@ def test_cost_of_a_text(monkeypatch):
         return lines_of(lambda: execute(insert))
 
     few = cost()
-    known = index(connection)
+    known = table_index(connection)
     names = [f"shop_model{i}" for i in range(10_000)]
     monkeypatch.setattr(known, "names", Names([*known.keys.values(), *names]))
     many = cost()

@@ -1,3 +1,5 @@
+"""What setup.cfg, tox.ini and MANIFEST.in say, and what they leave out."""
+
 import os
 import re
 import subprocess

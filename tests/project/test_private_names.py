@@ -116,7 +116,7 @@ PRIVATE = {
 
 # Set by Django's as_manager() as well, on what it makes.
 SET = {"_built_with_as_manager"}
-# In Django 6.1 alone, and asked for with getattr() or hasattr().
+# In Django 6.1 alone, and read with getattr() or hasattr().
 NEWER = {"_fetch_mode"}
 
 

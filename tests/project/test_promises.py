@@ -18,7 +18,7 @@ from django.db import connection, models, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.writes.invalidation import region_of, watched
+from getorcreateplus.writes.registry import cached_models, region_of
 
 from ..models import Paper, Sheet
 from ..support.errors import Rollback
@@ -194,15 +194,20 @@ def test_entries_that_are_lost():
     """
     paper = row()
     region = region_of(Paper.objects.all())
-    cache, pk = caches[region.store.alias], str(paper.pk)
-    for key in region.payload(pk), region.version(pk), region.epoch, region.clock:
+    cache, pk = caches[region.client.alias], str(paper.pk)
+    for key in (
+        region.payload_key(pk),
+        region.version_key(pk),
+        region.epoch_key,
+        region.clock_key,
+    ):
         cache.delete(key)
         assert served()[0] == 1
         assert served() == (1, 0)
-    for alias in "default", region.store.alias:
+    for alias in "default", region.client.alias:
         caches[alias].clear()
         assert served()[0] == 1
-        # Where nothing was known, the first reader adds the tokens.
+        # Where the cache was empty, the first reader adds the tokens.
         served()
         assert served() == (1, 0)
 
@@ -223,7 +228,7 @@ def test_cache_that_does_not_answer(caplog):
         assert read() == (1, 1)
         save(paper)
         assert read() == (2, 1)
-        assert watched[Paper].region("default", None).store.owed
+        assert cached_models[Paper].region("default", None).client.debts.releases
     [warning] = caplog.records
     assert (warning.name, warning.levelname) == ("getorcreateplus", "WARNING")
 
@@ -247,15 +252,17 @@ def test_hit_is_compared(monkeypatch):
     other = Paper.objects.create(title="a", pages=9)
     assert served() == (9, 1)
     # Two lookups of one digest.
-    monkeypatch.setattr(type(region_of(Paper.objects.all())), "hint", lambda *_: "hint")
+    monkeypatch.setattr(
+        type(region_of(Paper.objects.all())), "hint_key", lambda *_: "hint"
+    )
     assert read()[0] == 9
     assert Paper.objects.get_or_create(title="renamed")[0] == paper
     assert read()[0] == 9
     monkeypatch.undo()
     # A payload with the values of a model that has got other fields.
     served()
-    key = region_of(Paper.objects.all()).payload(str(other.pk))
-    cache = caches[region_of(Paper.objects.all()).store.alias]
+    key = region_of(Paper.objects.all()).payload_key(str(other.pk))
+    cache = caches[region_of(Paper.objects.all()).client.alias]
     stamp, _, *rest = cache.get(key)
     cache.set(key, (stamp, "another fingerprint", *rest))
     assert served() == (9, 1)

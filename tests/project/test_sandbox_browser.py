@@ -128,7 +128,7 @@ class Page:
         return self.browser.execute_script(script, *arguments)
 
     def wait(self, text, selector="main"):
-        """Wait for what people read, whatever is replaced in the meantime."""
+        """Wait for the text, while the page may replace its elements."""
         script = "return document.querySelector(arguments[0])?.innerText ?? ''"
         Wait(self.browser, SECONDS, poll_frequency=0.1).until(
             lambda browser: text in browser.execute_script(script, selector),
@@ -162,7 +162,7 @@ def stop(browser, address):
     )
 
 
-# Of each text that is seen: what is wrong with it.
+# Lists each visible text with too little contrast.
 FAINT = """
 const luminance = ([red, green, blue]) => {
   const [r, g, b] = [red, green, blue].map((value) => {
@@ -230,7 +230,7 @@ def check_looks(page):
 
 
 def start_run(page, cities):
-    """Start an import as somebody does who has no mouse."""
+    """Start an import without a mouse."""
     page.open()
     number = page.find("#cities")
     number.clear()

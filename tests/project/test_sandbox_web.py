@@ -251,7 +251,7 @@ def test_import_that_dies_is_told(client, runs):
 
 @pytest.mark.parametrize("rest", ["", '{"model": "ci'])
 def test_worker_ends_with_its_server(runs, tmp_path, rest):
-    """Whatever ends the server ends the input of the worker."""
+    """The end of the server ends the input of the worker."""
     worker = subprocess.Popen(
         [sys.executable, "-W", "error", SANDBOX / "manage.py", "worker"],
         stdin=subprocess.PIPE,

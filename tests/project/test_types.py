@@ -58,7 +58,7 @@ def run(module, *args, cwd):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Keep what mypy knows of Django for the next run."""
+    """Keep the cache of mypy for the next run."""
     return tmp_path_factory.mktemp("cache")
 
 

@@ -14,7 +14,7 @@ def in_child(call):
     """
     Run a call in a fork, which must not raise, nor wait for ever.
 
-    Call it before a database is asked, or after connections are closed: Django
+    Call it before the first query, or after connections are closed: Django
     leaves it to the project not to share them.
     """
     connections.close_all()

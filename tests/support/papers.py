@@ -3,7 +3,7 @@
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper
 
@@ -23,7 +23,7 @@ def warm(model=Paper):
 
 
 def store():
-    return region_of(Paper.objects.all()).store
+    return region_of(Paper.objects.all()).client
 
 
 def save(obj, number=2):

@@ -2,9 +2,7 @@
 
 from contextlib import contextmanager
 
-from django.db import (
-    connection,
-)
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 
@@ -31,7 +29,7 @@ def statements():
 
     class Wrappers(list):
         def __reversed__(self):
-            yield record  # Next to the database, whoever comes after.
+            yield record  # Next to the database, before wrappers that are added later.
             yield from super().__reversed__()
 
     connection.execute_wrappers = Wrappers(connection.execute_wrappers)

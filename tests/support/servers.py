@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from getorcreateplus.coherence import protocol as coherence
-from getorcreateplus.writes.invalidation import watched
+from getorcreateplus.coherence import clients
+from getorcreateplus.writes.registry import cached_models
 
 PATIENCE = 10  # seconds
 
@@ -71,8 +71,8 @@ def memcached(*options):
 
 class Gateway:
     """
-    What forwards connections to the cache server of the settings: a firewall,
-    which closes those that are idle, or forgets them.
+    It forwards connections to the cache server of the settings: a firewall,
+    which closes those that are idle, or drops them silently.
     """
 
     def __init__(self):
@@ -157,14 +157,14 @@ def caches_at(location, **options):
 @contextmanager
 def another_process():
     """Be a process that has met no outage, and has no debts."""
-    stores = coherence.stores
-    regions = {watch: watch.regions for watch in watched.values()}
-    coherence.stores = coherence.Stores()
+    stores = clients.by_alias
+    regions = {watch: watch.regions for watch in cached_models.values()}
+    clients.by_alias = clients.Clients()
     for watch in regions:
         watch.regions = {}
     try:
         yield
     finally:
-        coherence.stores = stores
+        clients.by_alias = stores
         for watch, known in regions.items():
             watch.regions = known

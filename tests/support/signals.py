@@ -8,7 +8,7 @@ from getorcreateplus.signals import (
     cache_miss,
     savepoint_omitted,
 )
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper
 
@@ -22,7 +22,7 @@ SIGNALS = {
 
 @contextmanager
 def told():
-    """Yield a list of what is told: (signal, model, arguments)."""
+    """Yield a list of the signals sent: (signal, model, arguments)."""
     heard, receivers = [], {}
     for name, signal in SIGNALS.items():
 
@@ -50,7 +50,7 @@ def what_is_told(call):
 def entries(obj):
     region = region_of(type(obj).objects.all())
     pk = str(obj.pk)
-    return region, region.payload(pk), region.version(pk)
+    return region, region.payload_key(pk), region.version_key(pk)
 
 
 def row_of(model=Paper, **lookup):

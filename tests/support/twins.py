@@ -9,7 +9,7 @@ def values_of_row(obj):
 
 
 def outcome_of_twin(call):
-    """Return what a call ends in, told alike for twins."""
+    """Return what a call ends in, with the same names for twins."""
     try:
         result = call()
     except Exception as error:

@@ -1,0 +1,1 @@
+"""The admin, checks, commands, panel, signals, triggers and test helpers."""

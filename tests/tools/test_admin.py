@@ -17,7 +17,10 @@ from django.urls import path
 
 from getorcreateplus import bypass
 from getorcreateplus.admin import CachedModelAdminMixin
-from getorcreateplus.writes.invalidation import pk_of, region_of
+from getorcreateplus.diagnosis.reasons import MISSES
+from getorcreateplus.signals import Reason
+from getorcreateplus.writes.registry import region_of
+from getorcreateplus.writes.tables import pk_of
 
 from ..models import (
     Buoy,
@@ -464,35 +467,39 @@ class TestPages:
         with bypass():
             for _ in range(2):
                 assert words(client.get(f"{PAPERS}{row.pk}/change/")) == [
-                    "In the cache “paper”: no, nobody has asked for it lately, or it "
-                    "was dropped."
+                    "In the cache “paper”: no. The row was dropped by a write, has "
+                    "expired or was evicted, or was never put there."
                 ]
         region = region_of(Paper.objects.all())
-        keys = [region.payload(str(row.pk)), region.version(str(row.pk))]
-        assert caches["paper"].get_many([*keys, region.epoch, region.clock]) == {}
+        keys = [region.payload_key(str(row.pk)), region.version_key(str(row.pk))]
+        assert (
+            caches["paper"].get_many([*keys, region.epoch_key, region.clock_key]) == {}
+        )
         assert is_hit(title="a") is False
 
     def test_row_that_is_being_written(self, client):
         row = paper()
         region_of(Paper.objects.all()).lock(connection, [str(row.pk)])
         assert words(client.get(f"{PAPERS}{row.pk}/change/")) == [
-            "In the cache “paper”: no, somebody is writing it, or was a moment ago."
+            "In the cache “paper”: no. Somebody is writing this row, or has died."
         ]
 
     def test_rows_that_were_written_by_query(self, client):
         row = paper()
         Paper.objects.update(pages=2)
         assert words(client.get(f"{PAPERS}{row.pk}/change/")) == [
-            "In the cache “paper”: no, it was written since it was put there."
+            "In the cache “paper”: no. The row, or the whole model, was written since "
+            "it was put there."
         ]
 
     def test_row_of_another_release(self, client):
         row = paper()
         region = region_of(Paper.objects.all())
-        stamp, _, *rest = caches["paper"].get(region.payload(str(row.pk)))
-        caches["paper"].set(region.payload(str(row.pk)), (stamp, "other", *rest))
+        stamp, _, *rest = caches["paper"].get(region.payload_key(str(row.pk)))
+        caches["paper"].set(region.payload_key(str(row.pk)), (stamp, "other", *rest))
         assert words(client.get(f"{PAPERS}{row.pk}/change/")) == [
-            "In the cache “paper”: no, another release of the code has put it there."
+            "In the cache “paper”: no. Another release of the code, with other fields, "
+            "has put it there."
         ]
 
     def test_row_without_a_canonical_key(self, client):
@@ -500,11 +507,11 @@ class TestPages:
         toll = Toll.objects.create(price="1.50", name="a")
         [line] = words(client.get("/admin/tests/toll/1.50/change/"))
         expected = (
-            "its primary key has no canonical form"
+            "Its primary key has no canonical form."
             if pk_of(toll, Toll) is None
-            else "nobody has asked for it lately, or it was dropped"
+            else MISSES[Reason.NO_ROW].sentence
         )
-        assert line == f"In the cache “default”: no, {expected}."
+        assert line == f"In the cache “default”: no. {expected}"
 
     def test_cache_that_does_not_answer(self, client):
         row = paper()
@@ -522,7 +529,7 @@ class TestPages:
                 "Lookups are cached in “default” (answers).",
             ]
             assert words(client.get(f"{PAPERS}{row.pk}/change/")) == [
-                "In the cache “paper”: no, the cache failed, or holds what is "
+                "In the cache “paper”: no. The cache failed, or what it holds is "
                 "unreadable."
             ]
 
@@ -555,12 +562,12 @@ class TestPages:
     def test_another_database(self, client):
         poster = Poster.objects.using("other").create(title="a")
         url = f"/admin/tests/poster/{poster.pk}/"
-        assert "no, nobody" in words(client.get(url + "change/"))[0]
+        assert "no. The row was dropped" in words(client.get(url + "change/"))[0]
         for _ in range(2):
             Poster.objects.using("other").get_or_create(title="a")
         assert words(client.get(url + "change/")) == ["In the cache “default”: yes."]
         post(client, url + "forget-cached-row/")
-        assert "no, nobody" in words(client.get(url + "change/"))[0]
+        assert "no. The row was dropped" in words(client.get(url + "change/"))[0]
 
     def test_pages_without_anything_to_show(self, client):
         row = paper()

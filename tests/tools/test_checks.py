@@ -1,5 +1,5 @@
 """
-System checks: each finding on a model that has it, and none on its neighbour.
+System checks: each finding on a model that has it, and not on its neighbour.
 """
 
 import re
@@ -24,6 +24,7 @@ from getorcreateplus import (
     PlusManager,
     checks,
 )
+from getorcreateplus.conf import conf
 
 from ..support.repository import ROOT
 
@@ -39,7 +40,7 @@ def caches(**aliases):
 
 
 def model(attributes=None, **meta):
-    """Return a model that is in nobody's apps."""
+    """Return a model that is in no registry of apps."""
     attributes = {"name": models.CharField(max_length=9)} | (attributes or {})
     attributes["__module__"] = __name__
     attributes["Meta"] = type("Meta", (), {"app_label": "tests"} | meta)
@@ -346,7 +347,7 @@ def test_database_that_needs_a_savepoint(monkeypatch):
 
 @pytest.mark.parametrize("cached", ["to", "on", None])
 def test_deletes_of_the_database(cached):
-    """There are such in Django 6.1, and none before."""
+    """Django 6.1 has added them."""
     for on_delete, name in checks.BY_DATABASE.items():
         managers = {
             place: CachedManager() if place == cached else models.Manager()
@@ -432,7 +433,7 @@ def test_setting_of_no_sense(name, value, lowest, default):
     assert list(checks.check_settings()) == []
     # LOCAL_* are read anew at once, so that nothing else sees the value.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks.conf, name, value)
+        patch.setattr(conf, name, value)
         assert list(checks.check_settings()) == [
             Error(
                 f"GETORCREATEPLUS_{name} is {value!r}, not an integer from {lowest}.",
@@ -489,7 +490,7 @@ class Tag(models.Model):
     ],
 )
 def test_project_without_the_app(tmp_path, backend, options, ids):
-    """No server is asked, and no file made."""
+    """The checks connect to no server, and make no file."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "models.py").write_text(SHOP)

@@ -504,7 +504,7 @@ class TestInvalidate:
         assert refused("invalidate", *arguments).startswith(message)
 
     def test_cache_that_does_not_answer(self):
-        """What is owed only this process knows."""
+        """Only this process has the list of debts."""
         stderr = StringIO()
         with (
             every_cache(FullCache, "paper"),

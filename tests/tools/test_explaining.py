@@ -1,4 +1,4 @@
-"""What explain() foretells is what the call then does, and signals tell."""
+"""explain() predicts what the call then does, and what signals report."""
 
 import datetime
 import json
@@ -10,12 +10,12 @@ from django.db import connection, models, transaction
 from django.db.models import F
 
 from getorcreateplus import CachedQuerySet, bypass
+from getorcreateplus.coherence import clients, transactions
 from getorcreateplus.coherence import process_memory as memory
-from getorcreateplus.coherence import protocol as coherence
 from getorcreateplus.explaining import check, explain, from_text, pk_from_text
 from getorcreateplus.signals import Reason, Source
 from getorcreateplus.test import CaptureCacheCommands
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import (
     Composite,
@@ -91,7 +91,7 @@ def held(found):
 
 def set_version(obj, value):
     region, _, version = entries(obj)
-    region.store.set({version: coherence.world("default") + value}, 60)
+    region.client.announce({version: transactions.token_prefix("default") + value}, 60)
 
 
 class TestOutcome:
@@ -187,7 +187,9 @@ class TestOutcome:
 
     def test_lock_of_all_rows(self):
         region, *_ = entries(warm_row())
-        region.store.set({region.epoch: coherence.world("default") + "LOCK"}, 60)
+        region.client.announce(
+            {region.epoch_key: transactions.token_prefix("default") + "LOCK"}, 60
+        )
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.LOCKED
         assert held(found)["epoch"] == "LOCK"
@@ -200,8 +202,8 @@ class TestOutcome:
 
     def test_fields(self):
         region, payload, _ = entries(warm_row())
-        stamp, _, *rest = region.store.get_many([payload])[payload]
-        region.store.set({payload: (stamp, "another", *rest)}, 60)
+        stamp, _, *rest = region.client.look([payload])[payload]
+        region.client.announce({payload: (stamp, "another", *rest)}, 60)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.FIELDS
         assert found.entries[1].values is None
@@ -217,14 +219,14 @@ class TestOutcome:
 
     def test_what_is_no_payload(self):
         region, payload, _ = entries(warm_row())
-        region.store.set({payload: "something"}, 60)
+        region.client.announce({payload: "something"}, 60)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.ERROR
         assert held(found)["payload"] == "no row, but 'something'"
 
     def test_token_of_elsewhere(self):
         region, _, version = entries(warm_row())
-        region.store.set({version: "else.where"}, 60)
+        region.client.announce({version: "else.where"}, 60)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.NO_ROW
         assert held(found)["version"].startswith("'else.where', which is no token")
@@ -253,7 +255,7 @@ class TestOutcome:
     def test_cache_that_fails(self, aliases, holds, caplog):
         with every_cache(BrokenCache, *aliases):
             found = explained(Paper.objects, title="a")
-            assert coherence.stores["default"].down_until is None
+            assert clients.by_alias["default"].down_until is None
             assert caplog.records == []
             assert foretold(Paper.objects, title="a").reason is Reason.ERROR
         assert found.why == "The cache does not answer. It failed, OSError: refused"
@@ -277,11 +279,11 @@ class TestOutcome:
         assert "It failed, and is left alone for" in found.why
 
     def test_cache_that_is_tried_again(self, monkeypatch):
-        """Its next command is one as ever, where nothing is owed."""
+        """Without debts its next command is an ordinary one."""
         with every_cache(BrokenCache):
-            monkeypatch.setattr(coherence.Store, "FIRST_PAUSE", 0)
+            monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 0)
             explain(Sheet.objects, title="a")
-            coherence.stores["default"].down(OSError())
+            clients.by_alias["default"].mark_down(OSError())
             asked = BrokenCache.asked
             found = explain(Sheet.objects, title="a")
             assert BrokenCache.asked == asked + 2
@@ -362,7 +364,7 @@ NAIVE = datetime.datetime(2020, 1, 1)  # noqa: DTZ001 - it is about that
 
 
 class TestObstacles:
-    """Why a lookup is none of the cache."""
+    """Why a lookup does not use the cache."""
 
     @pytest.mark.parametrize(
         ("source", "lookup", "why"),
@@ -639,7 +641,7 @@ def test_text():
     title = "a" * 24
     region, _, version = entries(warm_row(title=title))
     found = explain(Paper.objects, title=title)
-    tokens = region.store.get_many([version, region.epoch])
+    tokens = region.client.look([version, region.epoch_key])
     assert (
         str(found)
         == f"""\
@@ -651,7 +653,7 @@ Lookup
 
 Hint     primary key {found.pk}
          default: {found.entries[0].key}
-Payload  a row, stamped {tokens[version]} in {tokens[region.epoch]}
+Payload  a row, stamped {tokens[version]} in {tokens[region.epoch_key]}
          paper: {found.pk}
            id       {found.pk}
            title    '{title}'
@@ -660,8 +662,8 @@ Payload  a row, stamped {tokens[version]} in {tokens[region.epoch]}
            rack_id  None
 Version  token {tokens[version]}
          paper: {version}
-Epoch    token {tokens[region.epoch]}
-         paper: {region.epoch}
+Epoch    token {tokens[region.epoch_key]}
+         paper: {region.epoch_key}
 
 Outcome: hit (cache)
 Why      The row has the stamp of now, and is the one that is looked for.

@@ -23,7 +23,7 @@ from getorcreateplus.test import (
     assert_cache_misses,
     caching_off,
 )
-from getorcreateplus.writes.invalidation import region_of
+from getorcreateplus.writes.registry import region_of
 
 from ..models import CachedItem, Paper, PlusItem, Sheet, Zone
 from ..models.bulk import AbstractItem
@@ -183,7 +183,7 @@ CALLS = [
 class TestCommands:
     @pytest.mark.parametrize(("name", "args", "keys", "result"), CALLS)
     def test_command_is_one(self, name, args, keys, result):
-        """Whatever the backend makes of it."""
+        """Even if the backend makes several commands of it."""
         if name == "clear":  # of a server that others use as well
             caches["default"].clear = lambda: None
         with assert_cache_commands(1) as commands:
@@ -265,7 +265,7 @@ class TestCommands:
             sheet = get()
         [(alias, method, keys)] = commands
         assert (alias, method) == ("default", "get_many")
-        assert region.payload(sheet.pk) in keys
+        assert region.payload_key(sheet.pk) in keys
 
     def test_wrong_number(self):
         def commands():
@@ -314,7 +314,7 @@ def backend(name):
 
 
 class TestCacheObjects:
-    """They are what they were before, whatever happens."""
+    """They are restored, also after an error."""
 
     @pytest.fixture(autouse=True)
     def restored(self):
@@ -641,7 +641,7 @@ class TestCachingOff:
         assert not was_bypassed()
 
     def test_beside_bypass(self):
-        """Neither outlives its own block, in whatever order they end."""
+        """Neither outlives its own block, in any order of their ends."""
         off, around = caching_off(), bypass(Paper)
         off.__enter__()
         around.__enter__()

@@ -1,4 +1,4 @@
-"""What the signals tell, and to whom; and what Statistics counts of it."""
+"""What the signals report, to which receivers; what Statistics counts."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.test import override_settings
 
 from getorcreateplus import NonAtomicQuerySet, bypass
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import tokens, transactions
 from getorcreateplus.signals import (
     Reason,
     Source,
@@ -45,7 +45,7 @@ async def aget_or_create():
 
 
 class TestReasons:
-    """Each is what the lookup meets, and is told before the query."""
+    """Each is what the lookup meets, and is sent before the query."""
 
     def test_no_hint(self):
         assert what_is_told(row_of) == [miss(Reason.NO_HINT)]
@@ -74,15 +74,19 @@ class TestReasons:
 
     def test_locked(self):
         region, _, version = entries(warm_row())
-        region.store.set({version: coherence.world("default") + coherence.LOCK}, 60)
+        region.client.announce(
+            {version: transactions.token_prefix("default") + tokens.LOCK}, 60
+        )
         assert what_is_told(row_of) == [miss(Reason.LOCKED)]
-        region.store.set({region.epoch: coherence.world("default") + "LOCK"}, 60)
+        region.client.announce(
+            {region.epoch_key: transactions.token_prefix("default") + "LOCK"}, 60
+        )
         assert what_is_told(row_of) == [miss(Reason.LOCKED)]
 
     def test_stamp(self):
         region, _, version = entries(warm_row())
-        token = coherence.token(coherence.world("default"))
-        region.store.set({version: token}, 60)
+        token = tokens.new_token(transactions.token_prefix("default"))
+        region.client.announce({version: token}, 60)
         assert what_is_told(row_of) == [miss(Reason.STAMP)]
 
     def test_model_that_was_written(self):
@@ -92,8 +96,8 @@ class TestReasons:
 
     def test_fields(self):
         region, payload, _ = entries(warm_row())
-        stamp, _, *rest = region.store.get_many([payload])[payload]
-        region.store.set({payload: (stamp, "another", *rest)}, 60)
+        stamp, _, *rest = region.client.look([payload])[payload]
+        region.client.announce({payload: (stamp, "another", *rest)}, 60)
         assert what_is_told(row_of) == [miss(Reason.FIELDS)]
 
     def test_lookup(self):
@@ -106,12 +110,12 @@ class TestReasons:
 
     def test_what_is_no_payload(self):
         region, payload, _ = entries(warm_row())
-        region.store.set({payload: "something"}, 60)
+        region.client.announce({payload: "something"}, 60)
         assert what_is_told(row_of) == [miss(Reason.ERROR)]
 
     def test_version_that_is_gone(self):
         region, _, version = entries(warm_row())
-        region.store.delete([version])
+        region.client.delete([version])
         assert what_is_told(row_of) == [miss(Reason.NO_ROW)]
 
     def test_cache_that_fails(self):
@@ -146,7 +150,7 @@ class TestReasons:
 
     @pytest.mark.parametrize("model", [Paper, PlusPaper])
     def test_update_or_create_is_no_lookup(self, model):
-        """It always asks the database, and nothing is wrong about that."""
+        """It always needs a query, which is no reason to report a miss."""
         heard = what_is_told(lambda: model.objects.update_or_create(title="a"))
         heard += what_is_told(lambda: model.objects.update_or_create(title="a"))
         assert not {"hit", "miss"} & {name for name, _, _ in heard}
@@ -282,7 +286,9 @@ class TestBatches:
         obj, other = warm_row(PlusItem, code="a"), warm_row(PlusItem, code="b")
         obj.save()
         region, _, version = entries(other)
-        region.store.set({version: coherence.world("default") + coherence.LOCK}, 60)
+        region.client.announce(
+            {version: transactions.token_prefix("default") + tokens.LOCK}, 60
+        )
         rows = [{"code": code} for code in "ab"]
         assert what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
             miss(Reason.NO_ROW, PlusItem, code="a"),
@@ -404,7 +410,7 @@ class TestReceivers:
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("name", ["hit", "miss", "invalidated"])
     def test_coroutine_function_where_a_loop_runs(self, name, caplog, monkeypatch):
-        """Nobody can wait for it there, as a notebook's cell."""
+        """A synchronous caller cannot await it there, as in a notebook."""
         monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
 
         async def receiver(sender, **kwargs):

@@ -12,9 +12,9 @@ from django.core.cache.backends.redis import RedisCache
 from django.test import override_settings
 
 from getorcreateplus import CachedQuerySet, checks
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence import clients
 from getorcreateplus.diagnosis import suitability
-from getorcreateplus.environment.failures import described, named
+from getorcreateplus.environment.failures import cache_in_words, error_in_words
 from getorcreateplus.explaining import explain
 
 from ..models import Paper
@@ -157,7 +157,7 @@ def test_cache_with_room_for_few(name, options, few, tmp_path):
 
 def test_servers_have_room_of_their_own():
     with cache(REDIS):
-        assert suitability.most_entries("default") is None
+        assert suitability.max_entries("default") is None
         assert ids() == []
 
 
@@ -258,7 +258,7 @@ class Tag(models.Model):
     ],
 )
 def test_client_that_cannot_be_made(name, location, options, said, hint, tmp_path):
-    """It is not installed, or gets what it does not know."""
+    """It is not installed, or gets an option that it does not have."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "models.py").write_text(SHOP)
@@ -288,7 +288,7 @@ class Lazy(LocMemCache):
 
 @pytest.mark.django_db(transaction=True)
 def test_client_that_the_first_command_misses(caplog, monkeypatch):
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
     with cache(backend(Lazy), "lazy"):
         for _ in range(3):
             Paper.objects.get_or_create(title="a")
@@ -309,7 +309,7 @@ def test_client_that_the_first_command_misses(caplog, monkeypatch):
     ("name", "location"), [(REDIS, URL), (MEMCACHED, "127.0.0.1:1")]
 )
 def test_warning_names_host_and_cause(name, location, caplog, monkeypatch):
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
     with cache(name, location):
         Paper.objects.get_or_create(title="a")
     [record] = caplog.records
@@ -329,14 +329,14 @@ def test_warning_names_host_and_cause(name, location, caplog, monkeypatch):
     ],
 )
 def test_no_password_is_told(location, options, caplog, monkeypatch):
-    monkeypatch.setattr(coherence, "stores", coherence.Stores())
+    monkeypatch.setattr(clients, "by_alias", clients.Clients())
     caplog.set_level(logging.DEBUG, "getorcreateplus")
     with cache(REDIS, location, **options):
         Paper.objects.get_or_create(title="a")
         texts = [record.getMessage() for record in caplog.records]
         texts.append(str(explain(Paper.objects, title="a")))
         error = ConnectionError(f"{location} by {options} and hu!sh")
-        texts.append(described(error, "default"))
+        texts.append(error_in_words(error, "default"))
     assert any("127.0.0.1:1" in text for text in texts)
     assert not any("hu!sh" in text or "hu%21sh" in text for text in texts)
 
@@ -357,7 +357,7 @@ def test_no_password_is_told(location, options, caplog, monkeypatch):
 )
 def test_name_of_a_cache(location, name):
     with cache(REDIS, location):
-        assert named("default") == name
+        assert cache_in_words("default") == name
 
 
 class Silent(Exception):
@@ -378,7 +378,7 @@ def test_cause_is_told():
     try:
         fail()
     except Silent as error:
-        text = described(error, "default")
+        text = error_in_words(error, "default")
     assert text == f"{name}, because of ConnectionRefusedError: [Errno 111] refused"
     try:
         raise KeyError("of the caller")
@@ -386,5 +386,5 @@ def test_cause_is_told():
         try:
             raise Silent
         except Silent as error:
-            text = described(error, "default")
+            text = error_in_words(error, "default")
     assert text == name

@@ -1,6 +1,6 @@
 """
-Programs beside Django, on PostgreSQL: triggers tell what they write, and a
-process that listens forgets it.
+Programs beside Django, on PostgreSQL: triggers report what they write, and
+a process that listens invalidates it.
 """
 
 import os
@@ -68,7 +68,7 @@ def sql_of(*args):
 
 
 def connect(**kwargs):
-    """Return the connection of a program that Django knows nothing of."""
+    """Return the connection of a program beside Django."""
     import psycopg  # on PostgreSQL alone
 
     params = connection.get_connection_params()
@@ -298,7 +298,7 @@ class TestWrites:
         becomes(2, objects, text=long)
 
     def test_key_that_python_has_no_value_for(self, listener):
-        """What it tells of is some row: all are forgotten."""
+        """It names an unknown row, so all rows are invalidated."""
         DayDial.objects.create(day=date(2024, 1, 1), name="a", value=1)
         warm(DayDial.objects, name="a")
         with connect() as program:
@@ -325,7 +325,7 @@ class TestWrites:
         ]
 
     def test_write_of_django(self, listener):
-        """What it creates stays a hit, for an INSERT is not told."""
+        """What it creates stays a hit, because an INSERT is not reported."""
         Dial.objects.get_or_create(name="a", defaults={"value": 1})
         Dial.objects.create(name="z")
         execute_beside("UPDATE tests_dial SET value = 5 WHERE name = 'z'")
@@ -343,7 +343,7 @@ class TestListening:
                 assert end_listening(program) == 1
                 program.execute("UPDATE tests_dial SET value = %s", [value])
             becomes(value, Dial.objects, name="a")
-        # It hears again, and does not only forget all.
+        # It listens again, and does not only invalidate all rows.
         execute_beside("UPDATE tests_dial SET value = 7")
         becomes(7, Dial.objects, name="a")
         eventually(lambda: listener.logged().count("is heard again") == 2)
@@ -380,7 +380,7 @@ class TestListening:
 
     @pytest.mark.usefixtures("tables")
     def test_what_is_written_while_it_begins(self):
-        """It listens by then, and not only once it has forgotten all."""
+        """It listens before it invalidates all rows, not only afterwards."""
         dial = Dial.objects.create(name="a", value=1)
         listener, told = triggers.Listener({"tests_dial": Dial}, "default"), []
 
@@ -409,7 +409,7 @@ class TestListening:
             listener.begin()
             warm(Dial.objects, name="a")
             execute_beside("UPDATE tests_dial SET value = 2")
-            eventually(lambda: list(listener.without_trigger()) or listener.heard)
+            eventually(lambda: list(listener.without_trigger()) or listener.received)
             start = time.monotonic()
             listener.wait()
             assert time.monotonic() - start < 10
@@ -540,7 +540,7 @@ class TestSQL:
         assert '"tests_plainpaper"' not in made
 
     def test_primary_key_that_is_renamed(self):
-        """Without new triggers writes go on, and tell of all rows."""
+        """Without new triggers writes go on, and invalidate all rows."""
         sql, told = sql_of("tests.Dial").replace("tests_dial", "renamed"), []
         with connect() as program:
             program.add_notify_handler(lambda notify: told.append(notify.payload))
@@ -569,7 +569,7 @@ class TestSQL:
 
         names = triggers.names(Far, connection)
         assert names["table"] == f'"{table}"'
-        assert len(names["function"].encode()) - 2 <= triggers.LONGEST_NAME
+        assert len(names["function"].encode()) - 2 <= triggers.MAX_NAME_LENGTH
         with connection.cursor() as cursor:
             cursor.execute("CREATE SCHEMA far")
             cursor.execute(f"CREATE TABLE {names['table']} (id int)")

@@ -1,0 +1,1 @@
+"""What each kind of SQL does to the rows in the cache."""

@@ -2,14 +2,10 @@
 
 import pytest
 from django.core import serializers
-from django.db import (
-    connection,
-    models,
-    transaction,
-)
+from django.db import connection, models, transaction
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.writes import invalidation
+from getorcreateplus.writes import model_tables, registry
 
 from ..support.errors import Rollback
 from ..support.twins import values_of_row
@@ -112,8 +108,8 @@ def try_each(writes, context, prepare, *models_written):
         for model in models_written:
             models.QuerySet(model).all().delete()
         # What was rolled back stays locked.
-        for watch in invalidation.watched.values():
-            if not set(models_written).isdisjoint(invalidation.tables(watch.model)):
+        for watch in registry.cached_models.values():
+            if not set(models_written).isdisjoint(model_tables.tables_of(watch.model)):
                 for region in watch.all_regions("default"):
                     region.release(connection, None)
 

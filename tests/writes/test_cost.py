@@ -2,19 +2,13 @@
 
 import pytest
 from django.apps import apps
-from django.db import (
-    IntegrityError,
-    OperationalError,
-    connection,
-    models,
-    transaction,
-)
+from django.db import IntegrityError, OperationalError, connection, models, transaction
 from django.db.models.signals import post_delete, pre_delete
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.coherence.transports.django import DjangoTransport
 from getorcreateplus.test import CaptureCacheCommands
-from getorcreateplus.writes import invalidation
+from getorcreateplus.writes import registry, written_rows
 
 from ..models.invalidation import (
     Beacon,
@@ -120,7 +114,7 @@ class TestCost:
 
     def test_keys(self):
         dinghy = Dinghy.objects.create(name="a")
-        pk, name = dinghy.pk, invalidation.region_of(Dinghy.objects.all()).name
+        pk, name = dinghy.pk, registry.region_of(Dinghy.objects.all()).name
         with CaptureCacheCommands() as made:
             dinghy.save()
         assert made == [
@@ -137,8 +131,10 @@ class TestCost:
     def test_several_servers_are_told_in_order(self, monkeypatch):
         """Each has its keys, and a command for several is one for each."""
         dinghy = Dinghy.objects.create(name="a")
-        pk, name = dinghy.pk, invalidation.region_of(Dinghy.objects.all()).name
-        monkeypatch.setattr(coherence.Store, "has_several_servers", lambda store: True)
+        pk, name = dinghy.pk, registry.region_of(Dinghy.objects.all()).name
+        monkeypatch.setattr(
+            DjangoTransport, "has_several_servers", lambda transport: True
+        )
         with CaptureCacheCommands() as made:
             dinghy.save()
         assert made == [
@@ -153,9 +149,9 @@ class TestCost:
         pks = [Dinghy.objects.create(name="a").pk for _ in range(rows)]
         with CaptureCacheCommands() as made:
             Dinghy.objects.filter(pk__in=pks).update(size=9)
-        name = invalidation.region_of(Dinghy.objects.all()).name
+        name = registry.region_of(Dinghy.objects.all()).name
         locked = [f"{name}@epoch"]
-        if rows <= invalidation.MOST_ROWS:
+        if rows <= written_rows.MAX_NAMED_ROWS:
             locked = [f"{name}!{pk}" for pk in pks]
         first, second = (command.keys for command in made)
         assert sorted(first) == sorted(locked)
@@ -186,7 +182,7 @@ class TestCost:
             assert len(queries) == 1
 
     def test_fast_delete_stays_fast(self):
-        """Nobody collects rows to send signals about them, cached or not."""
+        """Django does not collect rows to send signals, cached or not."""
         for model in (Knot, Dinghy, Mast):
             with CaptureQueriesContext(connection) as queries:
                 models.QuerySet(model).filter(pk__gt=0).delete()
@@ -202,7 +198,7 @@ class TestCost:
                 assert not post_delete.has_listeners(model)
 
     def test_created_rows_are_warm_after_the_commit(self):
-        """A row that post_save tells does not make its model cold."""
+        """A row that post_save reports does not make its model cold."""
         with transaction.atomic():
             Ship.objects.create(name="a")
             Ferry.objects.create(name="b")

@@ -1,4 +1,4 @@
-"""Which models and rows a statement writes, and when models are found."""
+"""Which models a statement writes, and when a process finds its models."""
 
 import os
 import subprocess
@@ -10,25 +10,14 @@ from pathlib import Path
 import pytest
 from django.apps import apps
 from django.conf import settings
-from django.db import (
-    connection,
-    connections,
-    models,
-    transaction,
-)
+from django.db import connection, connections, models
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from getorcreateplus import CachedManager
-from getorcreateplus.writes import invalidation
+from getorcreateplus.writes import registry, tables, watching, written_rows
 
-from ..models import Paper, PlainPaper
-from ..models.invalidation import (
-    Fleet,
-    HandMade,
-    Rope,
-    Ship,
-)
+from ..models.invalidation import Fleet, HandMade, Rope, Ship
 from .ships import check, execute_sql, warm
 
 committed = pytest.mark.django_db(transaction=True)
@@ -46,18 +35,18 @@ def defined(model):
         del apps.all_models["tests"][model._meta.model_name]
         apps._pending_operations.clear()
         apps.clear_cache()
-        invalidation.watched.pop(model, None)
-        invalidation.indexes.clear()
+        registry.cached_models.pop(model, None)
+        registry.indexes.clear()
 
 
 class TestDiscovery:
     def test_connection_is_watched_once(self, db):
         for _ in range(2):
             connection.close() if not connection.in_atomic_block else None
-            invalidation.watch(connection)
+            watching.install(connection)
         found = [type(each) for each in connection.execute_wrappers]
-        assert found.count(invalidation.Statements) == 1
-        assert found[0] is invalidation.Statements
+        assert found.count(watching.StatementWatcher) == 1
+        assert found[0] is watching.StatementWatcher
 
     @committed
     def test_connection_that_is_made_under_a_wrapper(self):
@@ -70,11 +59,11 @@ class TestDiscovery:
             with connection.execute_wrapper(wrapper):
                 Rope.objects.count()
                 assert [type(each) for each in connection.execute_wrappers] == [
-                    invalidation.Statements,
+                    watching.StatementWatcher,
                     type(wrapper),
                 ]
             assert [type(each) for each in connection.execute_wrappers] == [
-                invalidation.Statements
+                watching.StatementWatcher
             ]
         finally:
             connection.execute_wrappers = wrappers
@@ -116,8 +105,8 @@ class TestDiscovery:
                 app_label = "tests"
 
         with defined(Raft):
-            index = invalidation.index(connection)
-            assert index.mentioned("DELETE FROM tests_raft, tests_island") == {
+            index = tables.table_index(connection)
+            assert index.quoted_names_in("DELETE FROM tests_raft, tests_island") == {
                 connection.ops.quote_name("tests_raft")
             }
 
@@ -131,7 +120,7 @@ class TestDiscovery:
 
         Ship.objects.create(name="a")
         Ship.objects.get_or_create(name="a")
-        assert Ship not in invalidation.watched
+        assert Ship not in registry.cached_models
         with CaptureQueriesContext(connection) as queries:
             Ship.objects.get_or_create(name="a")
         assert len(queries) == 1
@@ -146,14 +135,14 @@ class TestDiscovery:
             class Meta:
                 swappable = "TESTS_YACHT_MODEL"
 
-        invalidation.look_at(Yacht)
-        assert Yacht not in invalidation.watched
+        registry.examine_model(Yacht)
+        assert Yacht not in registry.cached_models
 
     def test_models_that_are_not_all_there(self, monkeypatch):
         monkeypatch.setattr(apps, "models_ready", False)
-        monkeypatch.setattr(invalidation, "pending", [Ship])
-        invalidation.examine()
-        assert invalidation.pending == [Ship]
+        monkeypatch.setattr(registry, "unexamined", [Ship])
+        registry.examine()
+        assert registry.unexamined == [Ship]
 
     def test_schema_in_the_name_of_a_table(self):
         class Connection:
@@ -162,88 +151,23 @@ class TestDiscovery:
             vendor = "postgresql"
 
         quote = connection.ops.quote_name("x")[0]
-        watch = invalidation.Watched(Ship)
+        watch = registry.CachedModel(Ship)
         table, Ship._meta.db_table = Ship._meta.db_table, f"far{quote}.{quote}ship"
-        watched, invalidation.watched = invalidation.watched, {Ship: watch}
+        watched, registry.cached_models = registry.cached_models, {Ship: watch}
         try:
-            index = invalidation.Index(Connection)
+            index = tables.TableIndex(Connection)
         finally:
             Ship._meta.db_table = table
-            invalidation.watched = watched
+            registry.cached_models = watched
         name = f"{quote}far{quote}.{quote}ship{quote}"
-        assert index.mentioned("update far.Ship set size = 9") == {name}
-        assert index.mentioned("update ships set size = 9") == set()
-        assert invalidation.WRITE.match(f"UPDATE {name} SET a = 1")[2] == name
+        assert index.quoted_names_in("update far.Ship set size = 9") == {name}
+        assert index.quoted_names_in("update ships set size = 9") == set()
+        assert written_rows.WRITE.match(f"UPDATE {name} SET a = 1")[2] == name
 
     def test_nothing_is_cached(self, monkeypatch):
-        monkeypatch.setattr(invalidation, "watched", {})
-        index = invalidation.Index(connection)
-        assert index.mentioned("UPDATE tests_ship SET size = 9") == set()
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        'WHERE "t"."id" = %s',
-        'WHERE "t"."id" IN (%s)',
-        'WHERE "t"."id" = %s RETURNING "t"."a"',
-    ],
-)
-def test_statement_that_names_its_rows(where):
-    assert invalidation.PKS.search(f'UPDATE "t" SET "a" = %s {where}')
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        'WHERE "t"."id" = %s)',
-        'WHERE "t"."id" = %s OR "t"."a" = 1',
-        'WHERE "t"."id" > %s',
-        'WHERE "t"."id" IN (SELECT %s)',
-        'WHERE "t"."id" IN (%s))',
-        'WHERE "t"."id" = 1',
-        'WHERE "t"."id" = %s LIMIT %s',
-    ],
-)
-def test_statement_that_does_not_name_its_rows(where):
-    assert not invalidation.PKS.search(f'UPDATE "t" SET "a" = %s {where}')
-
-
-def update_by_pk(model, params):
-    quote = connection.ops.quote_name
-    table = quote(model._meta.db_table)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE {table} SET {quote('pages')} = 5 WHERE {table}.{quote('id')} = %s",
-            params,
-        )
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize("params", [None, [], (), {}, {"id": 1}, [1, 2], "", 5])
-def test_statement_whose_parameters_are_wrong_raises_the_drivers_error(params):
-    """The same as for a table that is not cached."""
-    raised = []
-    for model in (PlainPaper, Paper):
-        with pytest.raises(Exception) as error, transaction.atomic():  # noqa: PT011
-            update_by_pk(model, params)
-        message = str(error.value).replace("plainpaper", "paper")
-        # PostgreSQL goes on with a part of the statement.
-        raised.append((type(error.value), message.splitlines()[:1]))
-    assert raised[0] == raised[1]
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    "kind", [list, tuple, *([iter] if connection.vendor == "mysql" else [])]
-)
-def test_parameters_of_any_kind(kind):
-    """mysqlclient takes an iterator, which is empty after one look."""
-    obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
-    for _ in range(2):
-        Paper.objects.get_or_create(title="a")
-    update_by_pk(Paper, kind([obj.pk]))
-    assert Paper.objects.get_or_create(title="a")[0].pages == 5
+        monkeypatch.setattr(registry, "cached_models", {})
+        index = tables.TableIndex(connection)
+        assert index.quoted_names_in("UPDATE tests_ship SET size = 9") == set()
 
 
 # Fresh processes
@@ -285,9 +209,9 @@ def test_package_is_imported_after_other_models(shared_cache):
         assert "getorcreateplus" not in sys.modules
         assert Group.objects.count() == 0
         from getorcreateplus import CachedManager
-        from getorcreateplus.writes import invalidation
+        from getorcreateplus.writes import registry, tables, watching, written_rows
         from django.db import connection
-        assert invalidation.statements_of(connection)
+        assert watching.watcher_of(connection)
         class CachedGroup(Group):
             objects = CachedManager()
             class Meta:
@@ -305,7 +229,7 @@ def test_package_is_imported_after_other_models(shared_cache):
 
 @pytest.fixture
 def shared_cache(tmp_path):
-    """A cache that processes share, whatever the run's own is."""
+    """A cache that processes share, even if the run's own is LocMemCache."""
     config = {
         "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
         "LOCATION": str(tmp_path / "cache"),

@@ -14,7 +14,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import CachedQuerySet
-from getorcreateplus.writes import invalidation
+from getorcreateplus.writes import registry
 
 from ..models import Paper
 from ..models.invalidation import (
@@ -241,18 +241,18 @@ class TestManagers:
 
     def test_shortest_timeout_counts_for_all_that_share_rows(self):
         def timeout(queryset):
-            return invalidation.region_of(queryset).timeout
+            return registry.region_of(queryset).timeout
 
         assert timeout(Twofold.far.all()) == timeout(Twofold.brief.all()) == 30
-        assert invalidation.shortest({None}, "default") is None
-        assert invalidation.shortest({None, 60}, "default") == 60
-        default = invalidation.DEFAULT_TIMEOUT
-        assert invalidation.shortest({default}, "default") is default
-        assert invalidation.shortest({default, 600}, "default") == 300
+        assert registry.shortest_timeout({None}, "default") is None
+        assert registry.shortest_timeout({None, 60}, "default") == 60
+        default = registry.DEFAULT_TIMEOUT
+        assert registry.shortest_timeout({default}, "default") is default
+        assert registry.shortest_timeout({default, 600}, "default") == 300
         with override_settings(
             CACHES={"default": settings.CACHES["default"] | {"TIMEOUT": None}}
         ):
-            assert invalidation.shortest({default, None}, "default") is None
+            assert registry.shortest_timeout({default, None}, "default") is None
 
     def test_manager_that_does_not_tell_yet(self, db, monkeypatch):
         """Its model counts as cached: in another process it may be."""
@@ -302,7 +302,7 @@ class TestAliases:
             yield kept
 
     def test_object_cache_that_is_not_there(self, caches_without_far):
-        watch = invalidation.Watched(Ship)
+        watch = registry.CachedModel(Ship)
         watch.declare(Elsewhere)
         assert watch.region("default", "elsewhere") is None
         assert watch.all_regions("default") == []
@@ -338,7 +338,7 @@ class TestAliases:
                 served(Ship.objects, name="a")
             assert len(queries) == 1
             warm(Ship.objects, name="a")
-            assert invalidation.region_of(Ship.objects.all()).store.alias == "ship"
+            assert registry.region_of(Ship.objects.all()).client.alias == "ship"
         warm(Ship.objects, name="a")
 
     def test_model_of_the_same_name_and_cache(self, db):

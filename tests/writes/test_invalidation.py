@@ -7,13 +7,10 @@ from decimal import Decimal
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.admin import ModelAdmin, site
-from django.db import (
-    connection,
-    models,
-)
+from django.db import connection, models
 
 from getorcreateplus.test import CaptureCacheCommands
-from getorcreateplus.writes import invalidation
+from getorcreateplus.writes import registry
 
 from ..models.invalidation import (
     Beacon,
@@ -330,5 +327,5 @@ class TestPrimaryKeys:
         with CaptureCacheCommands() as made:
             harbour.save()
         locked = "@epoch" if connection.vendor == "mysql" else "!a"
-        name = invalidation.region_of(Harbour.objects.all()).name
+        name = registry.region_of(Harbour.objects.all()).name
         assert made[0] == ("default", "set_many", [f"{name}{locked}"])

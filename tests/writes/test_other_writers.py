@@ -7,27 +7,16 @@ import pytest
 from django.apps import apps
 from django.core import serializers
 from django.core.management import call_command
-from django.db import (
-    connection,
-    migrations,
-    models,
-    transaction,
-)
+from django.db import connection, migrations, models, transaction
 from django.db.migrations.state import ProjectState
 from django.db.models.signals import post_save
 from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 
-from getorcreateplus.coherence import protocol as coherence
-from getorcreateplus.writes import invalidation
+from getorcreateplus.coherence import transactions
+from getorcreateplus.writes import watching
 
-from ..models.invalidation import (
-    Ferry,
-    Rope,
-    Ship,
-    Toll,
-    Vessel,
-)
+from ..models.invalidation import Ferry, Rope, Ship, Toll, Vessel
 from ..support.errors import Rollback
 from .ships import (
     check,
@@ -81,7 +70,7 @@ class TestManagement:
         ids=["update", "save", "delete"],
     )
     def test_migration(self, write):
-        """Its models are none of the project's."""
+        """Its models are historical ones, not those of the project."""
         Ship.objects.create(name="a")
         warm(Ship.objects, name="a")
         state = ProjectState.from_apps(apps)
@@ -192,7 +181,7 @@ class TestInserted:
         wrappers = connection.execute_wrappers
         connection.execute_wrappers = []
         try:
-            assert invalidation.statements_of(connection) is None
+            assert watching.watcher_of(connection) is None
             with transaction.atomic():
                 Ship(name="a").save()
         finally:
@@ -209,9 +198,9 @@ class TestInserted:
         def write():
             Toll(name="a", price=Decimal("1.50")).save(force_insert=True)
 
-        post_save.disconnect(invalidation.after_save)
+        post_save.disconnect(watching.after_save)
         post_save.connect(forget_pk, sender=Toll)
-        post_save.connect(invalidation.after_save)
+        post_save.connect(watching.after_save)
         try:
             roll_back(write, lambda: check((Toll.objects, {"name": "a"})))
         finally:
@@ -248,4 +237,4 @@ class TestsOfUsers(TestCase):
             check((Ship.objects, {"name": "a"}))
             raise Rollback
         check((Ship.objects, {"name": "a"}))
-        assert coherence.in_transaction(connection) is False
+        assert transactions.in_transaction(connection) is False

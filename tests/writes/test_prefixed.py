@@ -9,7 +9,7 @@ from django.db.models.signals import post_save, pre_save
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus.coherence import drivers
-from getorcreateplus.coherence import protocol as coherence
+from getorcreateplus.writes import sessions
 from getorcreateplus.writes.statements import statement_of
 
 from ..models import NonAtomicEntry, Paper, PlainEntry, PlainPaper, PlusPaper
@@ -245,7 +245,7 @@ class TestAsWithoutIt:
 @committed
 @ANY_AROUND
 def test_write_is_told_to_the_cache(around):
-    """Also where somebody stands before the package."""
+    """Also where another wrapper stands before the package."""
     for place in ("first", "before"):
         for write in (
             lambda: Paper.objects.filter(title="a").update(pages=5),
@@ -306,7 +306,7 @@ def test_statement_that_takes_no_lock(sql):
 )
 @postgresql
 def test_statement_that_may_take_a_lock(sql):
-    assert coherence.takes_locks(connection, sql)
+    assert sessions.takes_locks(connection, sql)
 
 
 @postgresql

@@ -1,3 +1,5 @@
+"""Which values of a created or updated row are known without a SELECT."""
+
 import datetime
 import uuid
 from contextlib import contextmanager
@@ -64,14 +66,14 @@ def select(model, pk, **filters):
 
 
 def create(model, **kwargs):
-    """Return what a create tells and what a SELECT does."""
+    """Return the values that a create and a SELECT return."""
     with recorded(model) as recording:
         obj = model.objects.create(**kwargs)
     return recording.inserted(obj), select(model, model.objects.latest("pk").pk)[1]
 
 
 def update(model, obj, **defaults):
-    """Return what an update tells and what a SELECT does."""
+    """Return the values that an update and a SELECT return."""
     queryset = model.objects.all()
     queryset._iterable_class = RecordingIterable
     with recorded(model) as recording:
@@ -216,7 +218,7 @@ def test_row_of_a_proxy_is_known():
     assert exactly(known) == exactly(selected)
 
 
-# What only the database can tell
+# Values that only the database can compute
 
 UNKNOWN = [
     ("char", Lower(Value("ABC"))),

@@ -1,5 +1,5 @@
 """
-Tables that refuse INSERT ... ON CONFLICT, for reasons that Meta does not tell.
+Tables that refuse INSERT ... ON CONFLICT for reasons that Meta does not show.
 """
 
 from contextlib import nullcontext
@@ -122,7 +122,7 @@ def make():
     """Return what makes the table, of several statements."""
     yield execute
     drop()
-    refusals.forget()
+    refusals.memory.clear()
 
 
 @pytest.fixture(params=REASONS)
@@ -169,7 +169,7 @@ def outcomes(model):
     """Return what the calls do in one transaction, and in autocommit."""
     found = []
     for block in (transaction.atomic, nullcontext):
-        refusals.forget()
+        refusals.memory.clear()
         with block():
             found += [outcome(call, model) for call in CALLS]
             found.append(rows())
@@ -266,7 +266,7 @@ class TestGetOrCreate:
             execute("DROP SCHEMA later CASCADE")
 
     def test_row_that_is_lost_says_nothing_of_the_table(self, make):
-        """PostgreSQL looks at one constraint after the other."""
+        """PostgreSQL checks one constraint after the other."""
         make(TABLE, "ALTER TABLE refusing ADD UNIQUE (place) DEFERRABLE")
         with transaction.atomic():
             assert lose(NonAtomicRefusing)[1] is False
@@ -291,12 +291,12 @@ class TestGetOrCreate:
 
     def test_other_server(self, make, monkeypatch):
         """It speaks PostgreSQL's language, and has no such catalog."""
-        monkeypatch.setattr(refusals, "IS_SURE", "SELECT missing(%s, %s)")
+        monkeypatch.setattr(refusals, "ACCEPTS_EACH_ROW", "SELECT missing(%s, %s)")
         make(TABLE)
         with transaction.atomic():
             NonAtomicRefusing.objects.get_or_create(name="a")
             assert len(rows()) == 1
-        assert list(refusals.Known.accepts.values()) == [True]
+        assert list(refusals.memory.answers.values()) == [True]
 
 
 BATCH = [{"name": name, "place": place} for place, name in enumerate("bnm")]
@@ -307,7 +307,7 @@ class TestBatches:
     @pytest.mark.parametrize("block", [transaction.atomic, nullcontext])
     def test_all_are_created(self, reason, block):
         for model in MODELS:
-            refusals.forget()
+            refusals.memory.clear()
             PlainRefusing.objects.create(name="b", place=5)
             for expected in ([False, True, True], [False] * 3):
                 with block():

@@ -1,4 +1,4 @@
-"""invalidate(): what Django does not see is forgotten by hand."""
+"""invalidate(): writes that Django does not see are invalidated by hand."""
 
 import math
 import re
@@ -11,7 +11,8 @@ from django.test import override_settings
 
 from getorcreateplus import CachedManager, invalidate
 from getorcreateplus.test import CaptureCacheCommands
-from getorcreateplus.writes import invalidation
+from getorcreateplus.writes import registry
+from getorcreateplus.writes.invalidate import invalidate_rows
 
 from ..models import Paper, PlainPaper, PlusPaper, Rack, Sheet, Slot, Ticket
 from ..models.bulk import AbstractItem
@@ -155,7 +156,7 @@ def test_reader_that_asked_before_does_not_fill():
 
 def test_many_rows_of_a_queryset(monkeypatch):
     """Beyond a bound all rows are forgotten."""
-    monkeypatch.setattr(invalidation, "MOST_FORGOTTEN", 2)
+    monkeypatch.setattr("getorcreateplus.writes.invalidate.MAX_INVALIDATED", 2)
     for title in "abcd":
         warm(title=title)
     invalidate(Paper.objects.filter(title__in="ab"))
@@ -232,7 +233,7 @@ class TestInheritance:
         invalidate(lightship)
         assert queries(Vessel, name="a") == 1
         assert queries(Vessel, name="b") == 0
-        # Nobody knows which row of its parent 70 is.
+        # The package cannot find out which row of the parent 70 is.
         warm(Vessel, name="a")
         invalidate_pk(Lightship, 70)
         assert (queries(Vessel, name="a"), queries(Vessel, name="b")) == (1, 1)
@@ -244,13 +245,13 @@ class TestInheritance:
 
 
 def invalidate_pk(model, pk):
-    invalidation.invalidate_rows(model, [pk])
+    invalidate_rows(model, [pk])
 
 
 @committed
 class TestTransactions:
     def test_until_the_commit(self):
-        """Nobody fills in what there was before."""
+        """No reader fills in the old row."""
         obj = warm()
         with transaction.atomic():
             behind_the_back("UPDATE tests_paper SET pages = 5")
@@ -361,16 +362,16 @@ class TestDatabases:
 
 def test_cache_that_is_down_is_told_later(caplog):
     obj = warm()
-    store = invalidation.region_of(Paper.objects.all()).store
-    store.down(OSError())
+    store = registry.region_of(Paper.objects.all()).client
+    store.mark_down(OSError())
     invalidate(obj)
-    assert {region.using: pks for region, pks in store.owed.items()} == {
+    assert {region.using: pks for region, pks in store.debts.releases.items()} == {
         "default": {str(obj.pk)},
         "other": {str(obj.pk)},
     }
     store.down_until = 0
     assert queries() == 1
-    assert store.owed == {}
+    assert store.debts.releases == {}
 
 
 def test_model_that_is_not_cached():

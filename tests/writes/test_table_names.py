@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from getorcreateplus.writes import invalidation, relations
+from getorcreateplus.writes import relations, written_rows
 from getorcreateplus.writes.statements import Names, effect_of, words_of
 
 from ..models import (
@@ -452,7 +452,7 @@ def test_database_is_made_without_an_alias():
         with CaptureQueriesContext(connection) as queries:
             uses(Price, name="a")
         assert len(queries) == 1
-    rows = invalidation.aliases_of(connections["other"], f"DROP DATABASE {quoted}")
+    rows = written_rows.aliases_of(connections["other"], f"DROP DATABASE {quoted}")
     assert rows == {"other", "default"}
 
 
@@ -522,7 +522,7 @@ class TestPartitions:
             check_sees(EventOfMay, write, name="may")
 
     def test_part_that_another_process_has_made(self, statements):
-        """Nothing has told this process of it."""
+        """This process is not notified of it."""
         warm(Event, name="may")
         raw = connection.connection.cursor()
         if statements is PARTITIONED:
@@ -536,8 +536,8 @@ class TestPartitions:
         check_sees(Event, sql("UPDATE tests_event_june SET uses = 1"), name="june")
 
     def test_schema_that_is_rolled_back(self):
-        """What a transaction knew of its own tables is forgotten with it."""
-        relations.known.clear()
+        """What it cached about tables is discarded with the transaction."""
+        relations.relations_by_alias.clear()
         with pytest.raises(LookupError), transaction.atomic():
             execute("ALTER TABLE tests_event_leaf RENAME TO tests_event_other")
             EventOfMay.plain.update(uses=1)
@@ -548,12 +548,12 @@ class TestPartitions:
     def test_catalog_is_read_once(self):
         warm(Event, name="may")
         EventOfMay.plain.update(uses=1)
-        [(_, found)] = relations.known.values()
+        [(_, found)] = relations.relations_by_alias.values()
         execute("UPDATE tests_event_leaf SET uses = 2")
         Price.plain.create(name="x")
-        assert relations.known["default"][1] is found
+        assert relations.relations_by_alias["default"][1] is found
         execute("UPDATE tests_rope SET name = 'a'", "UPDATE tests_rope SET name = 'b'")
-        assert relations.known["default"][1] is found
+        assert relations.relations_by_alias["default"][1] is found
 
     def test_aborted_transaction_is_not_asked(self):
         warm(Event, name="may")
@@ -564,7 +564,7 @@ class TestPartitions:
                 "UPDATE tests_event SET uses = 1",
                 "/* a */ UPDATE tests_event SET uses = 1",
             ):
-                relations.known.clear()
+                relations.relations_by_alias.clear()
                 with pytest.raises(Exception, match=r"division|aborted"):
                     execute(statement)
             with pytest.raises(Exception, match="aborted"):
@@ -688,18 +688,18 @@ def test_materialized_view_is_refreshed(made):
 def test_plain_statements_ask_the_catalog_nothing(monkeypatch):
     Price.plain.create(name="a")
     Price.plain.update(uses=1)
-    monkeypatch.setattr(relations, "read", None)
+    monkeypatch.setattr(relations, "read_relations", None)
     Price.plain.update(uses=2)
     Price.plain.create(name="b")
     execute("SELECT 1")
 
 
 def test_targets_that_were_looked_for_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(relations, "MOST_UNRELATED", 2)
+    monkeypatch.setattr(relations, "MAX_UNRELATED", 2)
     found, none = relations.Relations(()), Names(())
     for number in range(5):
         text = f"UPDATE t{number} SET a = 1"
-        assert not found.knows(text, none)
-        found.settle(text)
-        assert found.knows(text, none)
+        assert not found.covers(text, none)
+        found.record_unrelated(text)
+        assert found.covers(text, none)
     assert len(found.unrelated) < 5

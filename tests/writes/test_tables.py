@@ -259,7 +259,7 @@ class TestTriggers:
     def test_which_triggers_leave_no_row_out(self, body, is_plain):
         table = PlusSlot._meta.db_table
         make_trigger(PlusSlot, body.replace("{table}", table))
-        assert tables.table_of(connection, PlusSlot).is_plain is is_plain
+        assert tables.facts_of(connection, PlusSlot).takes_each_row is is_plain
 
     @pytest.mark.database("postgresql")
     def test_trigger_of_a_partition(self):
@@ -269,12 +269,12 @@ class TestTriggers:
             "PARTITION BY LIST (key)",
             "CREATE TABLE tests_plusslot_rest PARTITION OF tests_plusslot DEFAULT",
         )
-        assert tables.table_of(connection, PlusSlot).is_plain
+        assert tables.facts_of(connection, PlusSlot).takes_each_row
         execute(
             FUNCTION.format("tests_plusslot_rest", "RETURN NULL;"),
             TRIGGER.format("tests_plusslot_rest"),
         )
-        assert not tables.table_of(connection, PlusSlot).is_plain
+        assert not tables.facts_of(connection, PlusSlot).takes_each_row
         assert PlusSlot.objects.get_or_create(key="a")[1]
 
     @pytest.mark.database("postgresql", "sqlite")
@@ -310,7 +310,7 @@ class TestTriggers:
     @pytest.mark.database("postgresql")
     def test_trigger_that_returns_the_row_needs_no_savepoint(self):
         make_trigger(PlusItem, "NEW.size := 3; RETURN NEW;")
-        tables.table_of(connection, PlusItem)
+        tables.facts_of(connection, PlusItem)
         sent = []
 
         def record(execute, sql, params, many, context):
@@ -326,7 +326,7 @@ class TestTriggers:
     @pytest.mark.database("postgresql")
     @committed
     def test_trigger_that_another_process_has_made(self):
-        """The first row that it leaves out makes this process ask again."""
+        """The first row that it leaves out makes this process query again."""
         PlusSlot.objects.get_or_create(key="a")
 
         def make():
@@ -545,7 +545,7 @@ class TestEqualRows:
             return sum("PARTITION" in sql for sql in sent)
 
         assert questions("aA") == 1
-        # Of MariaDB's collations it is known; of SQLite's nothing is.
+        # MariaDB's collations are known; those of SQLite are not.
         assert questions("bcd") == (connection.vendor == "sqlite")
         assert questions("f") == 0
 
@@ -569,7 +569,9 @@ def test_collations_whose_ascii_is_known(collation, is_known):
 
 
 def test_texts_that_are_distinct():
-    table = tables.Table(exact=frozenset({"exact"}), known=frozenset({"known"}))
+    table = tables.TableFacts(
+        exact=frozenset({"exact"}), with_known_collation=frozenset({"known"})
+    )
     for column, texts, are_distinct in [
         ("exact", {"a", "A"}, True),
         ("known", {"a", "b"}, True),

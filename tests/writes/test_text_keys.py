@@ -7,8 +7,9 @@ from django.core.cache import caches
 from django.db import connection, transaction
 
 from getorcreateplus import invalidate
-from getorcreateplus.writes import text_columns as catalog
-from getorcreateplus.writes.invalidation import index, watched
+from getorcreateplus.writes import schema_changes, text_columns
+from getorcreateplus.writes.registry import cached_models
+from getorcreateplus.writes.tables import has_exact_keys, table_index
 
 from ..models import Capital, Country, Parish, Plate, Sticker
 from ..support.queries import queries_of
@@ -247,7 +248,7 @@ CHANGE = {
 def country():
     make(Country, "varchar(10)")
     Country.plain.create(code="NL", name="a")
-    Country.plain.filter(pk="NL").update(people=1)  # the column is known
+    Country.plain.filter(pk="NL").update(people=1)  # caches the kind of the column
     warm(Country)
 
 
@@ -315,10 +316,10 @@ def test_column_of_another_schema():
     try:
         execute("CREATE TABLE text_other.text_country (code citext)")
         connection.ensure_connection()
-        assert not watched[Country].names_rows(connection)
+        assert not has_exact_keys(cached_models[Country], connection)
     finally:
         execute("DROP SCHEMA text_other CASCADE")
-    assert watched[Country].names_rows(connection)
+    assert has_exact_keys(cached_models[Country], connection)
 
 
 # Where nothing can be read
@@ -327,11 +328,11 @@ def test_column_of_another_schema():
 @pytest.mark.database("postgresql", "sqlite")
 def test_table_that_is_not_there_is_looked_at_again():
     connection.ensure_connection()
-    assert not watched[Country].names_rows(connection)
+    assert not has_exact_keys(cached_models[Country], connection)
     cursor = connection.connection.cursor()  # Unseen, as by another process.
     cursor.execute("CREATE TABLE text_country (code varchar(10) PRIMARY KEY)")
     cursor.close()
-    assert watched[Country].names_rows(connection)
+    assert has_exact_keys(cached_models[Country], connection)
 
 
 @pytest.mark.database("postgresql")
@@ -340,26 +341,26 @@ def test_aborted_transaction_is_asked_again(country):
     with transaction.atomic():
         with pytest.raises(Exception, match="zero"):
             connection.connection.execute("SELECT 1 / 0")
-        assert not watched[Country].names_rows(connection)
+        assert not has_exact_keys(cached_models[Country], connection)
         transaction.set_rollback(True)
-    assert watched[Country].names_rows(connection)
+    assert has_exact_keys(cached_models[Country], connection)
 
 
 @pytest.mark.database("postgresql")
 def test_catalog_that_cannot_be_read_does_not_abort_the_transaction(
     country, monkeypatch
 ):
-    monkeypatch.setattr(catalog, "POSTGRESQL", "SELECT no_such_column, %s")
-    catalog.forget()
+    monkeypatch.setattr(text_columns, "POSTGRESQL", "SELECT no_such_column, %s")
+    schema_changes.discard_answers()
     with transaction.atomic():
         Country.plain.filter(pk="NL").update(people=5)
-        assert not watched[Country].names_rows(connection)
+        assert not has_exact_keys(cached_models[Country], connection)
     assert served(Country) == 5
 
 
 def test_connection_that_is_not_open_is_not_opened(country):
     connection.close()
-    assert not watched[Country].names_rows(connection)
+    assert not has_exact_keys(cached_models[Country], connection)
     assert connection.connection is None
     invalidate(Country(pk="other"))
     assert queries_of(lambda: warm(Country)) > 0
@@ -371,8 +372,8 @@ def test_transaction_of_sqlite_does_not_read_before_it_writes(country):
     connection.close()
     with transaction.atomic():
         assert connection.getorcreateplus_catalog.exact  # since its BEGIN
-        catalog.forget()
-        assert not watched[Country].names_rows(connection)
+        schema_changes.discard_answers()
+        assert not has_exact_keys(cached_models[Country], connection)
 
 
 @pytest.mark.database("sqlite")
@@ -383,7 +384,7 @@ def test_view_tells_nothing():
         "CREATE VIEW text_country AS SELECT code FROM text_base",
     )
     try:
-        assert not watched[Country].names_rows(connection)
+        assert not has_exact_keys(cached_models[Country], connection)
     finally:
         execute("DROP VIEW text_country", "DROP TABLE text_base")
 
@@ -393,16 +394,16 @@ def test_view_tells_nothing():
     [("tag", "tag"), ('shop"."tag', "tag"), ('"shop"."tag"', "tag")],
 )
 def test_name_of_a_table(table, name):
-    assert catalog.name_of(table) == name
+    assert text_columns.name_of(table) == name
 
 
 def test_keys_that_are_looked_at():
-    assert index(connection).text_keys >= {
+    assert table_index(connection).text_keys >= {
         ("text_country", "code"),
         ("text_capital", "country_id"),
         ("text_parish", "code"),
     }
-    assert ("text_plate", "id") not in index(connection).text_keys
+    assert ("text_plate", "id") not in table_index(connection).text_keys
 
 
 # Lookups

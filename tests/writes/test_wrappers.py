@@ -9,8 +9,9 @@ from django.db.backends.signals import connection_created
 from django.db.models.signals import post_save
 
 from getorcreateplus.writes.captured_rows import Recording
-from getorcreateplus.writes.guards import InsertGuard, ShareLock, UpdateGuard
-from getorcreateplus.writes.invalidation import Statements
+from getorcreateplus.writes.guards import InsertGuard, UpdateGuard
+from getorcreateplus.writes.locking_reads import ShareLock
+from getorcreateplus.writes.watching import StatementWatcher
 from getorcreateplus.writes.wrappers import Wrapper
 
 from ..models import NonAtomicEntry, Paper, PlusPaper, Sheet
@@ -120,7 +121,7 @@ def test_wrapper_of_a_new_connection(model):
         statements, *others = elsewhere(first_call)
     finally:
         connection_created.disconnect(install)
-    assert type(statements) is Statements
+    assert type(statements) is StatementWatcher
     assert others == [counting]
     assert len(counting.seen) == 3
     assert pages(model)[0] == 2

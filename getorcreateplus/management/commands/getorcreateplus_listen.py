@@ -4,7 +4,7 @@ import sys
 from django.core.management import BaseCommand, CommandError
 from django.db import Error, connections
 
-from getorcreateplus.triggers import Listener, add_arguments, tables_of
+from getorcreateplus.triggers import Listener, add_arguments, chosen_tables
 
 
 class Command(BaseCommand):
@@ -19,7 +19,7 @@ class Command(BaseCommand):
         add_arguments(parser)
 
     def handle(self, *, labels, database, **options):
-        tables = tables_of(labels, database)
+        tables = chosen_tables(labels, database)
         driver = connections[database].Database.__name__  # type: ignore[attr-defined]
         if driver != "psycopg":
             raise CommandError(f"psycopg 3 is needed: the driver is {driver}.")
@@ -41,5 +41,5 @@ class Command(BaseCommand):
 
 
 def end(number, frame):
-    # Whatever it was doing: when it begins again, it forgets all.
+    # It may stop at any point: when it starts again, it invalidates all rows.
     sys.exit()

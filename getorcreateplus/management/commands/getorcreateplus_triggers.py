@@ -1,7 +1,7 @@
 from django.core.management import BaseCommand
 from django.db import connections
 
-from getorcreateplus.triggers import add_arguments, create_sql, drop_sql, tables_of
+from getorcreateplus.triggers import add_arguments, chosen_tables, create_sql, drop_sql
 
 
 class Command(BaseCommand):
@@ -20,5 +20,5 @@ class Command(BaseCommand):
 
     def handle(self, *, labels, drop, database, **options):
         sql = drop_sql if drop else create_sql
-        tables = tables_of(labels, database)
+        tables = chosen_tables(labels, database)
         return "\n".join(sql(model, connections[database]) for model in tables.values())

@@ -2,7 +2,7 @@
 
 from asgiref.sync import sync_to_async
 
-from ..writes.invalidation import invalidate, invalidate_rows
+from ..writes.invalidate import invalidate, invalidate_rows
 
 
 class InvalidationMixin:

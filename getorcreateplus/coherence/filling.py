@@ -1,0 +1,242 @@
+"""What a reader puts into the cache after a statement."""
+
+import time
+from contextlib import suppress
+
+from ..lookups.rows import pack
+from . import drivers, rules
+from .faults import CacheFault
+from .fills import Fill, fill_now, remember
+from .journal import MAX_SINGLE, journal
+from .tokens import is_token, new_token
+from .transactions import in_transaction, is_apart, is_autocommit
+
+# Versions that one batch adds; 5,000 took Redis 4 s under load. Each costs a
+# command, because a writer may be setting LOCK there, and no command but add()
+# leaves that alone.
+MAX_ADDED = 100
+
+
+def fill(reading, found):
+    """Keep the rows of (sought, pk, values) that a SELECT returned."""
+    if reading.answered is None:
+        _fill(reading, found)
+        return
+    began, asking = time.monotonic(), reading.region.asking
+    asking.query.add(began - reading.answered)
+    _fill(reading, found)
+    asking.fill.add(time.monotonic() - began)
+
+
+def _fill(reading, found):
+    connection = reading.connection
+    is_inside = in_transaction(connection)
+    if is_inside:
+        found = keep_own(reading, found)
+    if reading.may_fill and found and (is_inside or is_autocommit(connection)):
+        with suppress(CacheFault):
+            kept = vouch(reading, found)
+            if is_inside:
+                own = journal(connection)
+                for sought, pk, values, version in kept:
+                    own.fill_later(Fill(reading, sought, pk, pack(values), version))
+            elif kept:
+                fill_now(reading, kept)
+                for sought, pk, values, _ in kept:
+                    remember(reading, sought, pk, values)
+
+
+def keep_own(reading, found):
+    """
+    Let the transaction serve those rows that it has written. Return the other
+    rows.
+    """
+    own, region = journal(reading.connection), reading.region
+    written, others = [], []
+    for sought, pk, values in found:
+        if own.is_written(region, pk):
+            written.append((pk, pack(values), sought.lookup))
+        else:
+            others.append((sought, pk, values))
+    if written:
+        own.keep(reading.connection, region, written, selected=True)
+    return others
+
+
+def vouch(reading, found):
+    """
+    Return (sought, pk, values, version) of those rows that no writer has
+    released since the observation.
+    """
+    region, kept, late = reading.region, [], []
+    for sought, pk, values in found:
+        if sought.version is None or sought.pk != pk:
+            late.append((sought, pk, values))
+        elif not rules.is_locked(sought.version):
+            kept.append((sought, pk, values, sought.version))
+    if late:
+        # Only the SELECT knew the primary keys, so the versions could not be
+        # observed before it. A writer in between has moved the clock before
+        # the version: look at the versions first, then at the clock again.
+        versions, clock = versions_of(reading, [pk for _, pk, _ in late])
+        if rules.has_clock_stayed(reading.clock, clock):
+            for sought, pk, values in late:
+                version = versions.get(region.version_key(pk))
+                if version is not None and not rules.is_locked(version):
+                    kept.append((sought, pk, values, version))
+    return kept
+
+
+def versions_of(reading, pks):
+    """
+    Return {version key: version} of these rows, adding those that are absent,
+    and the clock as it was after that.
+    """
+    region, prefix = reading.region, reading.token_prefix
+    keys = dict.fromkeys(map(region.version_key, pks))
+    fresh = {key: new_token(prefix) for key in keys}
+    versions, clock = region.client.vouch(
+        fresh, region.timeout, region.clock_key, MAX_ADDED
+    )
+    versions = {key: versions[key] for key in fresh if versions.get(key) is not None}
+    invalid = [key for key in versions if not is_token(versions[key], prefix)]
+    missing = [key for key in fresh if key not in versions] if len(fresh) == 1 else []
+    if invalid or missing:
+        # They were evicted since, or belong to another test.
+        again = [*invalid, *missing]
+        tokens = region.observe(versions, again, prefix)
+        versions |= zip(again, tokens, strict=True)
+        clock = region.client.look([region.clock_key]).get(region.clock_key)
+    return versions, clock
+
+
+# Rows that were created
+
+
+def fill_created(reading, created, made_pk=False):
+    """
+    Keep the rows of (sought, pk, values) that this call inserted. ``made_pk``
+    says that the database has made their primary keys.
+    """
+    if in_transaction(reading.connection):
+        fill_uncommitted(reading, created, made_pk)
+    else:
+        fill(reading, created)
+
+
+def fill_uncommitted(reading, created, made_pk):
+    """
+    As fill_created(), for rows that no other connection sees yet: in a
+    transaction, or in that of a TestCase.
+    """
+    connection, region = reading.connection, reading.region
+    own = journal(connection)
+    rows = [(sought, pk, pack(values)) for sought, pk, values in created]
+    own.keep(
+        connection, region, [(pk, values, sought.lookup) for sought, pk, values in rows]
+    )
+    if own.is_written_by_query(region) or is_apart(connection):
+        return
+    with suppress(CacheFault):
+        # No other transaction sees the rows before the commit. So the INSERT
+        # is to this reader what the SELECT is to others, and the versions that
+        # it observes now vouch for the rows.
+        reading.epoch, reading.clock = own.observe(reading)
+        if rules.is_locked(reading.epoch):
+            return
+        for new in fills_of_created(reading, own, rows, made_pk):
+            if not rules.is_locked(new.version):
+                own.fill_later(new)
+
+
+def fills_of_created(reading, own, rows, made_pk):
+    """Return Fills for created rows, whose versions are set or are to be."""
+    region, prefix = reading.region, reading.token_prefix
+    pks = [pk for _, pk, _ in rows]
+    if made_pk and region.version_per_row:
+        if reading.is_batch:
+            # Not by add(): no other process knows these keys yet.
+            versions = {region.version_key(pk): new_token(prefix) for pk in pks}
+            region.client.announce(versions, region.timeout)
+        elif own.streaks.get(region, 0) > MAX_SINGLE:
+            [(sought, pk, values)] = rows
+            new = Fill(reading, sought, pk, values, new_token(prefix))
+            own.announce_later(new)
+            return [new]
+        else:
+            versions = observed_versions(region, pks, prefix)
+    else:
+        versions = observed_versions(region, pks, prefix)
+    return [
+        Fill(reading, sought, pk, values, versions[region.version_key(pk)])
+        for sought, pk, values in rows
+        if region.version_key(pk) in versions
+    ]
+
+
+def observed_versions(region, pks, prefix):
+    """
+    Return {version key: version} of these rows, adding those that are absent;
+    but none of these if they are more than MAX_ADDED.
+    """
+    keys = list(dict.fromkeys(map(region.version_key, pks)))
+    entries = region.client.look(keys) if len(keys) > 1 else {}
+    there = [key for key in keys if is_token(entries.get(key), prefix)]
+    if len(keys) - len(there) <= MAX_ADDED:
+        there = keys
+    return dict(zip(there, region.observe(entries, there, prefix), strict=True))
+
+
+# Rows that were updated
+
+
+def publish(reading, sought, pk, values):
+    """
+    Keep the row that this transaction has just updated, before its commit. Its
+    stamp has the version that its own release is going to set.
+    """
+    region, connection = reading.region, reading.connection
+    if not in_transaction(connection):
+        reading.updated = sought, pk, values
+        return
+    own = journal(connection)
+    own.keep(connection, region, [(pk, pack(values), sought.lookup)])
+    if (
+        own.is_written_by_query(region)
+        or is_apart(connection)
+        or not own.holds_lock(region, pk)
+        or drivers.has_savepoint(connection)
+    ):
+        return
+    version = new_token(reading.token_prefix)
+    with suppress(CacheFault):
+        if reading.epoch is None:
+            reading.epoch, _ = own.observe(reading)
+        # What the cache did not take is dropped by the release.
+        if not rules.is_locked(reading.epoch) and fill_now(
+            reading, [(sought, pk, values, version)]
+        ):
+            own.record_published(region, pk, version)
+
+
+def fill_updated(reading):
+    """
+    Keep a row that was updated in the transaction around a TestCase alone.
+
+    It is released already, and no other process sees it: its version is still
+    the one that this update has set.
+    """
+    if (
+        reading.updated is None
+        or not reading.may_fill
+        or not is_autocommit(reading.connection)
+    ):
+        return
+    sought, pk, values = reading.updated
+    region, prefix = reading.region, reading.token_prefix
+    keys = [region.epoch_key, region.version_key(pk)]
+    with suppress(CacheFault):
+        entries = region.client.look(keys)
+        reading.epoch, version = region.observe(entries, keys, prefix)
+        if not rules.is_locked(reading.epoch) and not rules.is_locked(version):
+            fill_now(reading, [(sought, pk, values, version)])

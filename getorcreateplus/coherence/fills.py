@@ -1,0 +1,170 @@
+"""Rows on their way into the cache."""
+
+from contextlib import suppress
+
+from ..lookups.rows import mark, size_of, unpack
+from . import process_memory, rules
+from .faults import CacheFault, Unreachable
+
+# What a transaction fills after its commit by one command.
+MAX_ROWS, MAX_BYTES = 1000, 2**20
+
+
+class Fill:
+    """
+    A row that a transaction has created or read, for the cache to hold after
+    the commit: with the tokens that were observed before the SELECT, or after
+    the INSERT.
+    """
+
+    __slots__ = (
+        "clock",
+        "epoch",
+        "hint_key",
+        "is_announced",
+        "lookup",
+        "needs_hint",
+        "pk",
+        "reading",
+        "region",
+        "remembered_pk",
+        "values",
+        "version",
+    )
+
+    def __init__(self, reading, sought, pk, values, version):
+        self.reading = reading
+        self.region = reading.region
+        # Not the SoughtRow, of which a batch has many that it does not keep.
+        self.lookup, self.hint_key = sought.lookup, sought.hint_key
+        self.remembered_pk = sought.remembered_pk
+        self.needs_hint = sought.lookup is not None and sought.pk != pk
+        self.pk = pk
+        self.values = values  # packed
+        self.epoch, self.clock = reading.epoch, reading.clock
+        self.version = version
+        self.is_announced = True  # its version is in the cache
+
+    def payload(self):
+        return payload_of(self.reading, self.epoch, self.version, unpack(self.values))
+
+
+def payload_of(reading, epoch, version, values):
+    return (epoch, version), reading.fingerprint, values, mark(values)
+
+
+def remember(reading, sought, pk, values):
+    """
+    Let the process keep a row that is committed; ``sought`` is a SoughtRow or
+    a Fill.
+    """
+    if sought.lookup is not None and sought.remembered_pk != pk:
+        process_memory.hints.put((reading.region, sought.lookup), pk)
+    if reading.local_timeout != 0:
+        process_memory.rows.keep(reading, pk, values)
+
+
+def fill_now(reading, rows):
+    """
+    Put the rows of (sought, pk, values, version) into the cache, by one
+    command for each cache. Return True if the cache took all of them.
+    """
+    region = reading.region
+    entries, hints, is_all = {}, {}, True
+    for sought, pk, values, version in rows:
+        if region.asking.is_too_large(pk):
+            is_all = False
+        else:
+            payload = payload_of(reading, reading.epoch, version, values)
+            entries[region.payload_key(pk)] = payload
+        if sought.lookup is not None and sought.pk != pk:
+            hints[reading.hint_key(sought)] = pk
+    if reading.key_client is region.client:
+        entries |= hints
+    elif hints:
+        reading.key_client.fill(hints, region.timeout)
+    failed = region.client.fill(entries, region.timeout) if entries else ()
+    for _, pk, values, _ in rows if failed else ():
+        if len(rows) == 1 or region.payload_key(pk) in failed:
+            region.record_refused(pk, values)
+    return is_all and not failed
+
+
+# After a commit
+
+
+def fill_committed(fills):
+    """Put these Fills into the cache, by a few commands."""
+    batches, count, size = {}, 0, 0
+    for fill in fills:
+        region, reading = fill.region, fill.reading
+        at = region.client, region.made_keys, region.timeout
+        entries = batches.setdefault(at, {})
+        if not region.asking.is_too_large(fill.pk):
+            entries[region.payload_key(fill.pk)] = fill.payload()
+        if fill.needs_hint:
+            hint = {reading.hint_key(fill): fill.pk}
+            if reading.key_client is region.client:
+                entries |= hint
+            elif region.made_keys.is_current():
+                at = reading.key_client, region.made_keys, region.timeout
+                batches.setdefault(at, {}).update(hint)
+        remember(reading, fill, fill.pk, unpack(fill.values))
+        count, size = count + 1, size + size_of(fill.values)
+        if count >= MAX_ROWS or size >= MAX_BYTES:
+            set_batches(batches)
+            batches, count, size = {}, 0, 0
+    set_batches(batches)
+
+
+def set_batches(batches):
+    for (client, made_keys, timeout), entries in batches.items():
+        with suppress(Unreachable), made_keys.again():
+            client.fill(entries, timeout)
+
+
+def announce(fills):
+    """
+    Set the versions of these Fills, whose primary keys the database has just
+    made.
+
+    Not by add(), which is a command per row, because no other process knows
+    these keys yet.
+    """
+    batches = {}
+    for fill in fills:
+        at = fill.region.client, fill.region.timeout
+        batches.setdefault(at, {})[fill.region.version_key(fill.pk)] = fill.version
+    for (client, timeout), versions in batches.items():
+        client.announce(versions, timeout)
+    for fill in fills:
+        fill.is_announced = True
+
+
+def vouched(fills):
+    """
+    Return those of these Fills whose version is in the cache, as it was
+    announced or is added now. By then the clock must not have moved.
+    """
+    late = {fill.region for fill in fills if not fill.is_announced}
+    if not late:
+        return fills
+    kept = []
+    for fill in fills:
+        region = fill.region
+        with suppress(CacheFault), region.made_keys.again():
+            if fill.is_announced or region.client.add(
+                region.version_key(fill.pk), fill.version, region.timeout
+            ):
+                kept.append(fill)
+    clocks = {}
+    for region in late:
+        with suppress(CacheFault), region.made_keys.again():
+            entries = region.client.look([region.clock_key])
+            clocks[region] = entries.get(region.clock_key)
+    return [
+        fill
+        for fill in kept
+        if fill.is_announced
+        or rules.has_clock_stayed(fill.clock, clocks.get(fill.region))
+    ]

@@ -1,0 +1,209 @@
+"""
+A reader: it finds out whether the cache may be asked, looks, and says why a
+row was no hit.
+"""
+
+import time
+from contextlib import suppress
+
+from ..signals import Reason
+from . import process_memory, rules
+from .faults import CacheFault, Unreachable, Unreadable
+from .journal import MAX_SINGLE, journal
+from .looking import Look, SoughtRow
+from .situations import is_aborted, release_what_has_ended, situation
+from .transactions import in_transaction
+
+__all__ = ["Reading", "SoughtRow"]
+
+
+class Reading(Look):
+    """
+    One call's look at the cache.
+
+    ask() serves a single call, ask_many() a batch, by the same look and the
+    same verdict. Only a single call is measured by asking.py, because a batch
+    costs less per row.
+    """
+
+    asked = False  # the cache, for a hit
+    failed = False  # because of the cache
+    omitted = None  # the Reason why the cache was not asked
+    sample = "all"  # the part of the reads that this one stands for: asking.py
+    insists = False  # on asking, even if that does not save time
+    is_new = False  # the row is probably one that does not exist yet
+    answered = None  # when the look ended, as time.monotonic() counts
+    updated = None  # (sought, pk, values) of a row that the call has updated
+
+    @property
+    def is_of_no_use(self):
+        """Return True if nothing of what the database returns is kept."""
+        return self.omitted is not None and not in_transaction(self.connection)
+
+    # One row
+
+    def ask(self, sought, may_hit=True):
+        """Return the column values of a hit, or None."""
+        connection, region = self.connection, self.region
+        if connection.in_atomic_block or "getorcreateplus_kept" in vars(connection):
+            release_what_has_ended(connection)
+        in_cache, may_fill = situation(connection)
+        if connection.in_atomic_block and self._ask_transaction(sought, may_hit):
+            return sought.values
+        self.asked = may_hit = may_hit and in_cache
+        if not (may_hit or may_fill):
+            return None
+        asking = region.asking
+        if (
+            may_hit
+            and (asking.rate is not None or asking.rests_until or asking.large)
+            and self._omit(sought)
+        ):
+            return None
+        began = time.monotonic()
+        pk = sought.pk
+        if pk is None:
+            pk = process_memory.hints.get((region, sought.lookup))
+            sought.pk = sought.remembered_pk = pk
+        try:
+            if (
+                pk is None
+                or not may_hit
+                or self.local_timeout != 0
+                or connection.in_atomic_block
+            ):
+                self._look([sought], may_hit, may_fill)
+            else:
+                # The short path to a hit: as _look(), for one known row.
+                keys = region.keys_of_row(pk)
+                entries = self.client.look(keys)
+                sought.seen = seen = tuple(map(entries.get, keys))
+                if rules.verdict(seen, self, sought) is None:
+                    sought.values = seen[0][2]
+                else:
+                    entries = dict.fromkeys(keys) | entries
+                    self._look([sought], may_hit, may_fill, entries)
+        except CacheFault as fault:
+            self._give_up(fault, [sought])
+        self.answered = time.monotonic()
+        if may_hit and not self.failed:
+            is_hit = sought.values is not None
+            asking.record_look(self.sample, self.answered - began, is_hit)
+        return sought.values
+
+    def _ask_transaction(self, sought, may_hit):
+        """
+        Serve the row if this transaction has written it. Return True if the
+        cache is not to be asked.
+        """
+        if self.connection.needs_rollback:
+            return True  # Django says that no query may be run
+        if not in_transaction(self.connection):
+            return False
+        if is_aborted(self.connection):
+            return True  # PostgreSQL says so
+        if self._serve_own(sought, may_hit):
+            return True
+        # A transaction that does nothing but create would ask in vain.
+        self.is_new = self._is_probably_new(sought)
+        return self.is_new
+
+    def _is_probably_new(self, sought):
+        region = self.region
+        return (
+            journal(self.connection).streaks.get(region, 0) >= MAX_SINGLE
+            and sought.lookup is not None
+            and process_memory.hints.get((region, sought.lookup)) is None
+        )
+
+    def _omit(self, sought):
+        """Find out whether not to ask. Return True then, with a reason."""
+        # Under the LOCK of a TestCase are its own rows. A forced SELECT mends
+        # what is in the cache. The process's own memory costs nothing.
+        if self.token_prefix or self.insists or self.local_timeout != 0:
+            return False
+        asking, lookup = self.region.asking, sought.lookup
+        pk = sought.pk
+        if pk is None and asking.large:
+            pk = process_memory.hints.get((self.region, lookup))
+        if asking.is_too_large(pk):
+            self.omitted = Reason.LARGE
+        elif asking.is_resting():
+            self.omitted = Reason.LOCKED
+        else:
+            self.sample = asking.sample(lookup or pk)
+            if self.sample is None:
+                self.omitted = Reason.SELDOM
+        return self.omitted is not None
+
+    # Many rows
+
+    def ask_many(self, rows):
+        """Set the values of those rows that are a hit."""
+        connection = self.connection
+        release_what_has_ended(connection)
+        may_hit, may_fill = situation(connection)
+        if connection.in_atomic_block:
+            if connection.needs_rollback:
+                return  # Django says that no query may be run
+            if in_transaction(connection):
+                if is_aborted(connection):
+                    return  # PostgreSQL says so
+                rows = [row for row in rows if not self._serve_own(row, True)]
+        self.asked = may_hit
+        if not rows or not (may_hit or may_fill):
+            return
+        for row in rows:
+            if row.lookup is not None and row.pk is None:
+                row.pk = process_memory.hints.get((self.region, row.lookup))
+                row.remembered_pk = row.pk
+        try:
+            self._look(rows, may_hit, may_fill)
+        except CacheFault as fault:
+            self._give_up(fault, rows)
+
+    # Failures
+
+    def _give_up(self, fault, rows):
+        """Go without the cache, because it has failed."""
+        self.may_fill, self.failed = False, True
+        if isinstance(fault, Unreadable):
+            self._delete_unreadable(rows)
+
+    def _delete_unreadable(self, rows):
+        """
+        Delete entries that cannot be unpickled, or they would stay misses.
+        """
+        region = self.region
+        # In a batch most hints and versions are good, and versions may be
+        # LOCKs.
+        hints = [
+            self.hint_key(row)
+            for row in rows
+            if row.lookup is not None and not (self.is_batch and row.hint_key is None)
+        ]
+        keys = [region.payload_key(row.pk) for row in rows if row.pk is not None]
+        if not self.is_batch:
+            keys += (region.version_key(row.pk) for row in rows if row.pk is not None)
+        for client, unreadable in ((self.key_client, hints), (self.client, keys)):
+            if unreadable:
+                with suppress(Unreachable):
+                    client.delete(unreadable)
+
+    # What it has found out
+
+    def seconds(self):
+        """Return the seconds since the reading began."""
+        return time.monotonic() - self.began
+
+    def reason(self, row):
+        """Return the Reason why a row was no hit."""
+        if self.failed:
+            return Reason.ERROR
+        if not self.asked:
+            return Reason.TRANSACTION
+        if self.omitted is not None:
+            return self.omitted
+        if row.seen is None:
+            return Reason.NO_HINT if row.pk is None else Reason.TRANSACTION
+        return rules.verdict(row.seen, self, row)

@@ -1,0 +1,93 @@
+"""What every transport does."""
+
+from abc import ABC, abstractmethod
+
+
+class Transport(ABC):
+    """
+    The steps of the protocol, for one cache alias.
+
+    Keys are those that the cache's own get() takes. ``timeout`` is in seconds,
+    None for ever. A step that cannot be done raises what the backend raises;
+    observe() and vouch() raise LookFailed from it, if it was a look. A
+    method that sets entries returns the keys of those that were not stored, as
+    the backend reports them.
+    """
+
+    def __init__(self, alias):
+        self.alias = alias
+
+    # What a reader does
+
+    @abstractmethod
+    def look(self, keys):
+        """Return {key: value} of the entries that are there."""
+
+    @abstractmethod
+    def look_in_order(self, keys):
+        """As look(), no entry read before one with an earlier key."""
+
+    @abstractmethod
+    def observe(self, fresh, timeouts):
+        """
+        Return {key: token} as the cache holds them now, for each key of
+        ``fresh``, {key: new token}: what is absent is added. A step that adds
+        must leave a LOCK alone. Keys that do not stay are left out.
+        """
+
+    @abstractmethod
+    def vouch(self, fresh, timeout, clock_key, max_added):
+        """
+        As observe() for the versions of rows whose primary keys only the
+        SELECT has returned; and return the clock as it was after that.
+
+        At most ``max_added`` versions are added; if more are absent, none of
+        these is added, and they are left out.
+        """
+
+    @abstractmethod
+    def fill(self, entries, timeout):
+        """Set payloads and hints. A failure costs speed only."""
+
+    @abstractmethod
+    def delete(self, keys):
+        """Delete entries that cannot be read."""
+
+    # What a writer does
+
+    @abstractmethod
+    def add(self, key, token, timeout):
+        """Add a token. Return False if there is one, or a LOCK."""
+
+    @abstractmethod
+    def announce(self, versions, timeout):
+        """Set the versions of new rows, before anyone can know them."""
+
+    @abstractmethod
+    def lock(self, locks, timeout):
+        """Set LOCKs."""
+
+    @abstractmethod
+    def release(self, steps, timeout):
+        """
+        Set the entries of all steps. No reader may see an entry of one step
+        and not yet those of the steps before it.
+        """
+
+    @abstractmethod
+    def drop(self, steps):
+        """As release(), but delete the entries with these keys."""
+
+    # Whether the cache answers
+
+    @abstractmethod
+    def probe(self):
+        """Send a command that changes nothing."""
+
+    @abstractmethod
+    def takes_small_entries(self):
+        """Return True if the cache stores an entry that is small."""
+
+    @abstractmethod
+    def has_several_servers(self):
+        """Return True if one server may fail while others answer."""

@@ -1,0 +1,86 @@
+"""What a writer does to the cache around its statement."""
+
+from . import by_hand
+from .journal import journal
+from .transactions import in_transaction, is_autocommit
+
+
+def before_write(connection, region, pks):
+    """
+    Lock these rows, which a statement is going to write; ``pks`` None means
+    rows of this model, and it is unknown which.
+
+    Return those that this transaction does not hold yet, in the database.
+    """
+    if not in_transaction(connection):
+        region.lock(connection, pks, has_release=is_autocommit(connection))
+        return ()
+    own = journal(connection)
+    if pks is None:
+        own.lock_all(region)
+        own.record_query(region)
+        return ()
+    new = set(pks) - own.held(region, pks)
+    own.lock(region, pks)
+    for pk in pks:
+        own.record_rows(connection, region, [pk])
+    return new
+
+
+def after_unmatched(connection, region, pks):
+    """The statement did not match all of the rows that it named."""
+    if in_transaction(connection):
+        journal(connection).record_unmatched(region, pks)
+
+
+def after_inserts(connection, region, pks=None):
+    """
+    This transaction inserted rows, with these primary keys or, for None, it is
+    unknown which. They need no lock, because there are no older ones.
+    """
+    if pks is None:
+        journal(connection).record_query(region)
+    else:
+        journal(connection).record_rows(connection, region, pks)
+
+
+def after_writes(connection, rows):
+    """
+    Release {region: primary keys, None for all rows}, which a statement has
+    written. In a transaction its end does that.
+    """
+    if not is_autocommit(connection):
+        if not in_transaction(connection):
+            by_hand.keep_locked(connection, rows)
+        return
+    try:
+        for region, pks in rows.items():
+            region.release(connection, pks)
+    except BaseException:
+        # A time limit, or Ctrl-C.
+        for region, pks in rows.items():
+            region.client.owe_release(region, pks)
+        raise
+
+
+def after_interrupted_write(connection, rows):
+    """
+    It is unknown whether the database has done a statement, or is still doing
+    it: its LOCKs end by their timeout.
+    """
+    if is_autocommit(connection):
+        for region, pks in rows.items():
+            region.client.keep_locked(region, pks)
+
+
+def invalidate_rows(connection, region, pks):
+    """Have no reader trust these rows, which something else has written."""
+    if is_autocommit(connection):
+        region.release(connection, pks)
+        return
+    before_write(connection, region, pks)
+    if not in_transaction(connection):
+        by_hand.keep_locked(connection, {region: pks})
+    if pks is not None:
+        # The transaction need not hold their locks in the database.
+        after_unmatched(connection, region, pks)

@@ -1,0 +1,240 @@
+"""
+System checks of what the CACHES of the cached models are, and of the settings
+of the package. checks.py registers them.
+"""
+
+from django.conf import settings
+from django.core import checks
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+
+from ..conf import DEFAULTS, PREFIX, conf
+from ..environment.aliases import cache_faults, object_cache_alias
+from ..query import CachedGetOrCreateMixin
+from .managers import caches_of, queryset_classes
+from .suitability import flaws_of, keeping_flaw
+
+DUMMY = "django.core.cache.backends.dummy.DummyCache"
+LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
+
+
+# Of one model, or of all
+
+
+def check_aliases(model):
+    """E001: a cache that does not exist, or cannot be loaded."""
+    opts = model._meta.concrete_model._meta
+    for cls in set(queryset_classes(model, CachedGetOrCreateMixin).values()):
+        named = {
+            "key_cache_alias": cls.key_cache_alias,
+            "object_cache_alias": object_cache_alias(opts, cls.object_cache_alias),
+        }
+        if named["key_cache_alias"] == named["object_cache_alias"]:
+            del named["object_cache_alias"]
+        for attribute, alias in named.items():
+            fault = cache_faults[alias]
+            if fault is None:
+                continue
+            value, hint = getattr(cls, attribute), "or leave the attribute out."
+            said = f"{value!r}, which {fault}."
+            if value is None:
+                said = f"None, and the cache {alias!r} {fault}."
+                hint = "or name another one."
+            what = "Add the alias to CACHES"
+            if "OPTIONS" in fault:
+                what = "Correct the OPTIONS"
+            elif alias in settings.CACHES:
+                what = "Install what the BACKEND imports"
+            yield checks.Error(
+                f"{cls.__name__}.{attribute} is {said}",
+                hint=f"{what}, {hint}",
+                obj=model,
+                id="getorcreateplus.E001",
+            )
+
+
+def check_shared_alias(known):
+    """W002: two models of one name, whose rows have the same keys."""
+    owners = {}
+    for model in known:
+        opts = model._meta.concrete_model._meta
+        if opts.model_name in caches_of(model):
+            owners.setdefault(opts.model_name, {})[opts.label] = model
+    for alias, labels in owners.items():
+        if len(labels) > 1:
+            yield checks.Warning(
+                f"The models {', '.join(sorted(labels))} keep their rows in the cache "
+                f"{alias!r}, under their primary keys alone: each drops the others'.",
+                hint="Give all but one of them an object_cache_alias.",
+                obj=labels[max(labels)],
+                id="getorcreateplus.W002",
+            )
+
+
+def check_shared_store(known):
+    """W003: two aliases of one store, with the same keys."""
+    owned = {
+        model._meta.concrete_model._meta.model_name: model
+        for model in known
+        if model._meta.concrete_model._meta.model_name in caches_of(model)
+    }
+    for alias, model in owned.items():
+        others = [
+            other
+            for other in settings.CACHES
+            if other != alias and is_same_store(other, alias)
+        ]
+        # If both are named after a model, the first one warns.
+        others = [other for other in others if other not in owned or other > alias]
+        if others and alias != "default":
+            yield checks.Warning(
+                f"The cache {alias!r}, where rows live under their primary keys, is "
+                f"the same store as {', '.join(map(repr, others))}, with the same "
+                "keys.",
+                hint="Give one of them another LOCATION, or a KEY_PREFIX.",
+                obj=model,
+                id="getorcreateplus.W003",
+            )
+
+
+def is_same_store(alias, other):
+    first, second = settings.CACHES[alias], settings.CACHES[other]
+    return all(
+        first.get(name, default) == second.get(name, default)
+        for name, default in [
+            ("BACKEND", None),
+            ("LOCATION", ""),
+            ("KEY_PREFIX", ""),
+            ("KEY_FUNCTION", None),
+            ("VERSION", 1),
+        ]
+    )
+
+
+def check_dummy(model):
+    """W004: a cache that keeps nothing."""
+    for alias in caches_of(model):
+        if settings.CACHES[alias].get("BACKEND") == DUMMY:
+            yield checks.Warning(
+                f"Rows of {model._meta.label} are to be cached in {alias!r}, a "
+                "DummyCache: it keeps nothing, and each call asks the database.",
+                hint="Choose another BACKEND, or a manager that does not cache.",
+                obj=model,
+                id="getorcreateplus.W004",
+            )
+
+
+def check_shared_app(model):
+    """W020: one table for all tenants, whose cache keys differ by tenant."""
+    for alias in caches_of(model):
+        if settings.CACHES[alias].get("KEY_FUNCTION") is not None and is_shared(model):
+            yield checks.Warning(
+                f"{model._meta.label} is in SHARED_APPS, and its rows are cached in "
+                f"{alias!r}, whose KEY_FUNCTION may make other keys for each tenant: "
+                "a write of one tenant is not told to the others.",
+                hint="Give it an object_cache_alias and a key_cache_alias of a cache "
+                "without that KEY_FUNCTION.",
+                obj=model,
+                id="getorcreateplus.W020",
+            )
+
+
+def is_shared(model):
+    """Return True if django-tenants has one table for all tenants."""
+    config = model._meta.app_config
+    names = {config.name, f"{type(config).__module__}.{type(config).__qualname__}"}
+    shared, own = (
+        names & set(getattr(settings, name, ()))
+        for name in ("SHARED_APPS", "TENANT_APPS")
+    )
+    return bool(shared and not own)
+
+
+def check_locmem(model):
+    """W005: a cache that no two processes share."""
+    for alias in caches_of(model):
+        if settings.CACHES[alias].get("BACKEND") == LOCMEM and not settings.DEBUG:
+            yield checks.Warning(
+                f"Rows of {model._meta.label} are cached in {alias!r}, a "
+                "LocMemCache: of several processes, each sees its own writes alone.",
+                hint="Use a cache that all processes share, such as Redis.",
+                obj=model,
+                id="getorcreateplus.W005",
+            )
+
+
+def check_forever(model):
+    """W006: rows that never expire, even if a write is not detected."""
+    for alias, classes in caches_of(model).items():
+        default = settings.CACHES[alias].get("TIMEOUT", 300)
+        timeouts = [cls.cache_timeout for cls in classes]
+        if all(
+            (default if timeout is DEFAULT_TIMEOUT else timeout) is None
+            for timeout in timeouts
+        ):
+            yield checks.Warning(
+                f"Rows of {model._meta.label} stay in the cache {alias!r} for ever: "
+                "what other programs write is never seen.",
+                hint="Set a cache_timeout or a TIMEOUT; or have invalidate() called "
+                "for what they write, and silence this check.",
+                obj=model,
+                id="getorcreateplus.W006",
+            )
+
+
+def check_kept(model):
+    """W022: rows that are never served from the cache."""
+    for alias, classes in caches_of(model).items():
+        timeouts = [cls.cache_timeout for cls in classes]
+        flaw = keeping_flaw(model, alias, timeouts)
+        if flaw is not None:
+            yield checks.Warning(
+                f"Rows of {model._meta.label} are never served from the cache "
+                f"{alias!r}: it {flaw.what}",
+                hint=flaw.remedy,
+                obj=model,
+                id=flaw.id,
+            )
+
+
+def check_alone(known):
+    """W021, W023 and W024: flaws of a cache for any rows."""
+    for alias in used_aliases(known):
+        for flaw in flaws_of(alias):
+            yield checks.Warning(
+                f"The cache {alias!r} {flaw.what}",
+                hint=flaw.remedy,
+                id=flaw.id,
+            )
+
+
+def used_aliases(known):
+    """Return the aliases of the caches of these models' rows and lookups."""
+    used = set()
+    for model in known:
+        used.update(caches_of(model))
+        for cls in queryset_classes(model, CachedGetOrCreateMixin).values():
+            used.add(cls.key_cache_alias)
+    return sorted(used & set(settings.CACHES))
+
+
+# Settings of the package
+
+
+def check_settings():
+    """E014 and W015: an invalid setting, or an unknown one."""
+    for name in DEFAULTS:
+        value = getattr(conf, name)
+        lowest = 1 if name == "LOCK_TIMEOUT" else 0
+        if type(value) is not int or value < lowest:
+            yield checks.Error(
+                f"{PREFIX}{name} is {value!r}, not an integer from {lowest}.",
+                hint=f"Leave it out for {DEFAULTS[name]:,}.",
+                id="getorcreateplus.E014",
+            )
+    for name in dir(settings):
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in DEFAULTS:
+            yield checks.Warning(
+                f"There is no setting {name}.",
+                hint=f"There are {', '.join(PREFIX + known for known in DEFAULTS)}.",
+                id="getorcreateplus.W015",
+            )
