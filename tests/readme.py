@@ -1,5 +1,6 @@
 """
-Run the Python of README.rst and of docs/, each page in a project of its own.
+Run the Python of README.rst, docs/ and the other pages, each page in a project
+of its own.
 
     python -m tests.readme [FILE ...]
 
@@ -37,7 +38,8 @@ from types import SimpleNamespace
 import django
 from django.conf import settings
 
-ROOT = Path(__file__).parent.parent
+from .support.repository import ROOT
+
 DIRECTIVE = re.compile(r"( *)\.\. code-block:: (\w+)\Z")
 MARK = re.compile(r"\.\. (new project|not run|raises)(?:: (.+))?\Z")
 PROMISE = re.compile(r"#.*?\b(no|\d+) (?:quer(?:y|ies)|statements?)\b")
@@ -52,7 +54,8 @@ APPS = [
 
 
 def pages_of_docs():
-    return [ROOT / "README.rst", *sorted(ROOT.glob("docs/*.rst"))]
+    others = [ROOT / "CONTRIBUTING.rst", ROOT / "sandbox/README.rst"]
+    return [ROOT / "README.rst", *others, *sorted(ROOT.glob("docs/*.rst"))]
 
 
 # Reading a page
@@ -119,7 +122,7 @@ def settings_of(block):
     namespace = {name: [] for name in ("INSTALLED_APPS", "MIDDLEWARE")}
     exec(compile(block.source, "settings", "exec"), namespace)
     return {
-        # Of [..., "another"] what is said.
+        # [..., "another"] stands for ["another"].
         name: [v for v in value if v is not ...] if type(value) is list else value
         for name, value in namespace.items()
         if name.isupper() and value != []
@@ -152,7 +155,7 @@ class Promises(ast.NodeTransformer):
         super().generic_visit(node)
         if not isinstance(node, ast.stmt):
             return node
-        # Of a statement that has others in it, the comment is at its header.
+        # The comment of a compound statement is at its header.
         inner = getattr(node, "body", None)
         last = inner[0].lineno - 1 if inner else node.end_lineno
         header = self.lines[node.lineno - 1 : last]
@@ -193,7 +196,7 @@ class Project:
                 "DATABASES": {
                     "default": {
                         "ENGINE": "django.db.backends.sqlite3",
-                        # A file, for the threads of async code.
+                        # A file, because async code has threads.
                         "NAME": f"{directory}/db.sqlite3",
                         "OPTIONS": {"init_command": "PRAGMA synchronous=OFF"},
                     }

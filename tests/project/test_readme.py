@@ -252,7 +252,7 @@ def is_there(program, *rest):
         case "python", ("-m", module, *_):
             return (ROOT / f"{module.replace('.', '/')}.py").is_file()
         case "python", ("manage.py", command, *_):
-            # Of a project of the reader's.
+            # A command of the reader's project.
             return command in get_commands() or command in commands_of(
                 "getorcreateplus"
             )
@@ -267,7 +267,7 @@ def is_there(program, *rest):
             return all(set(each.split(",")) <= {*extras()} for each in found)
         case "tox", ("-e", names, *_):
             return set(names.split(",")) <= {*environments()}
-        case "pytest" | "tox" | "psql", _:
+        case "pre-commit" | "pytest" | "tox" | "psql", _:
             return True
         case "django-admin", (command, *_):
             return command in get_commands()
@@ -304,8 +304,9 @@ def words(name):
     return " ".join((ROOT / name).read_text().split())
 
 
-def test_links_of_the_readme_lead_to_files():
-    links = re.findall(r"<((?!https?:)[^>\s]+)>`_", (ROOT / "README.rst").read_text())
+@pytest.mark.parametrize("page", ["README.rst", "CONTRIBUTING.rst"])
+def test_links_lead_to_files(page):
+    links = re.findall(r"<((?!https?:)[^>\s]+)>`_", (ROOT / page).read_text())
     assert links
     for link in links:
         assert (ROOT / link.partition("#")[0]).is_file(), link
