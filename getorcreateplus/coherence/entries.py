@@ -36,28 +36,21 @@ class Entries:
 
     def keys_of_row(self, pk):
         """Return the keys of a row's payload and version, and of the epoch."""
-        # As payload_key() and version_key(), two calls more for each hit.
-        name = pk if self.has_own_cache else f"{self.name}:{pk}"
-        version = f"{self.name}!{pk}" if self.version_per_row else None
+        payload = pk if self.has_own_cache else f"{self.name}:{pk}"
+        version = self.shared_version_key
+        if self.version_per_row:
+            version = f"{self.name}!{pk}"
         return (
-            name if is_short_ascii(name) else safe_key(name),
-            self.shared_version_key
-            if version is None
-            else version
-            if is_short_ascii(version)
-            else safe_key(version),
+            payload if is_short_ascii(payload) else safe_key(payload),
+            version if is_short_ascii(version) else safe_key(version),
             self.epoch_key,
         )
 
     def payload_key(self, pk):
-        name = pk if self.has_own_cache else f"{self.name}:{pk}"
-        return name if is_short_ascii(name) else safe_key(name)
+        return self.keys_of_row(pk)[0]
 
     def version_key(self, pk):
-        if not self.version_per_row:
-            return self.shared_version_key
-        name = f"{self.name}!{pk}"
-        return name if is_short_ascii(name) else safe_key(name)
+        return self.keys_of_row(pk)[1]
 
     def hint_key(self, lookup):
         """Return the key for a lookup: a tuple of (attname, value)."""

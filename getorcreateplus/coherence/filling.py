@@ -153,18 +153,16 @@ def fills_of_created(reading, own, rows, made_pk):
     """Return Fills for created rows, whose versions are set or are to be."""
     region, prefix = reading.region, reading.token_prefix
     pks = [pk for _, pk, _ in rows]
-    if made_pk and region.version_per_row:
-        if reading.is_batch:
-            # Not by add(): no other process knows these keys yet.
-            versions = {region.version_key(pk): new_token(prefix) for pk in pks}
-            region.client.announce(versions, region.timeout)
-        elif own.streaks.get(region, 0) > MAX_SINGLE:
-            [(sought, pk, values)] = rows
-            new = Fill(reading, sought, pk, values, new_token(prefix))
-            own.announce_later(new)
-            return [new]
-        else:
-            versions = observed_versions(region, pks, prefix)
+    is_unknown = made_pk and region.version_per_row
+    if is_unknown and reading.is_batch:
+        # Not by add(): no other process knows these keys yet.
+        versions = {region.version_key(pk): new_token(prefix) for pk in pks}
+        region.client.announce(versions, region.timeout)
+    elif is_unknown and own.streaks.get(region, 0) > MAX_SINGLE:
+        [(sought, pk, values)] = rows
+        new = Fill(reading, sought, pk, values, new_token(prefix))
+        own.announce_later(new)
+        return [new]
     else:
         versions = observed_versions(region, pks, prefix)
     return [

@@ -6,6 +6,7 @@ import pickle
 from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
+from ..conf import conf
 from ..environment.cache_keys import KeyMaker
 from ..environment.failures import cache_in_words
 from ..signals import send_invalidated
@@ -111,7 +112,7 @@ class Region(Entries):
     def lock_now(self, pks, prefix=""):
         with self.made_keys.again():
             self.client.lock(
-                rules.entries_to_lock(self, pks, prefix), rules.timeout_of_lock()
+                rules.entries_to_lock(self, pks, prefix), conf.LOCK_TIMEOUT
             )
 
     def release(self, connection, pks, published=(), all_rows=False, written=True):

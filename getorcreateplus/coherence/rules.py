@@ -8,7 +8,6 @@ are about transactions, and stand there: "waited" is situations.has_waited(),
 and "commit" is Journal.fill_later().
 """
 
-from ..conf import conf
 from ..lookups.rows import PARTS
 from ..signals import Reason
 from .tokens import LOCK, is_locked, new_token
@@ -18,7 +17,6 @@ __all__ = [
     "has_clock_stayed",
     "is_locked",
     "steps_of_release",
-    "timeout_of_lock",
     "verdict",
 ]
 
@@ -100,8 +98,3 @@ def has_clock_stayed(before, now):
     between a reader's two looks at the clock.
     """
     return now is not None and now == before
-
-
-def timeout_of_lock():
-    """Return the seconds after which a LOCK ends that no writer releases."""
-    return conf.LOCK_TIMEOUT
