@@ -17,6 +17,8 @@ DEFAULTS = {
     "LOCAL_HINTS": 10_000,
     # Rows that a process remembers for querysets with a local_timeout.
     "LOCAL_ROWS": 10_000,
+    # Whether the SQL of a lookup is kept, and not compiled for each call.
+    "COMPILED_SELECTS": True,
 }
 
 

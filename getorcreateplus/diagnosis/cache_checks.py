@@ -223,12 +223,17 @@ def used_aliases(known):
 def check_settings():
     """E014 and W015: an invalid setting, or an unknown one."""
     for name in DEFAULTS:
-        value = getattr(conf, name)
-        lowest = 1 if name == "LOCK_TIMEOUT" else 0
-        if type(value) is not int or value < lowest:
+        value, default = getattr(conf, name), DEFAULTS[name]
+        if type(default) is bool:
+            is_valid, wanted = type(value) is bool, "True or False"
+        else:
+            lowest = 1 if name == "LOCK_TIMEOUT" else 0
+            is_valid = type(value) is int and value >= lowest
+            wanted, default = f"an integer from {lowest}", f"{default:,}"
+        if not is_valid:
             yield checks.Error(
-                f"{PREFIX}{name} is {value!r}, not an integer from {lowest}.",
-                hint=f"Leave it out for {DEFAULTS[name]:,}.",
+                f"{PREFIX}{name} is {value!r}, not {wanted}.",
+                hint=f"Leave it out for {default}.",
                 id="getorcreateplus.E014",
             )
     for name in dir(settings):

@@ -11,12 +11,17 @@ from django.core.signals import setting_changed
 from django.db.models.signals import class_prepared
 
 
-def cached_until_models_change(function):
+def cached_until_models_change(function=None, *, maxsize=None):
     """
     Cache the results of a function of models or fields until a model class is
     prepared, or a setting changes, which a field may depend on.
+
+    ``maxsize`` is how many results are kept, None is for all: the arguments
+    are models and fields, of which a project has few.
     """
-    cached = functools.cache(function)
+    if function is None:
+        return functools.partial(cached_until_models_change, maxsize=maxsize)
+    cached = functools.lru_cache(maxsize)(function)
 
     def clear(**kwargs):
         cached.cache_clear()

@@ -13,8 +13,43 @@ from .django_path import has_django_query
 NEW_QUERY = Query(None).__dict__.keys()
 
 
-def yields_whole_rows(queryset):
-    """Return True if get() would return a row as it is in its table."""
+def is_simple_filter(query):
+    """
+    Return True if a query is at most a filter on the table's own columns.
+    """
+    return (
+        is_filter(query)
+        and not query.select_for_update  # a locking reader wants the database's row
+        # A join may filter rows.
+        and sum(count > 0 for count in query.alias_refcount.values()) <= 1
+    )
+
+
+def is_filter(query):
+    """
+    Return True if a query is at most a filter, and a lock: its rows are whole
+    rows of its own table.
+    """
+    return (
+        not query.select_related
+        and not query.annotations
+        and not query.extra
+        and not query.extra_tables
+        and not query.distinct
+        and not query.is_sliced
+        and not query.combinator
+        and query.default_cols  # not defer(), nor only()
+        and query.deferred_loading == (frozenset(), True)
+        and not query._filtered_relations
+        and reads_own_table(query)
+    )
+
+
+def yields_whole_rows(queryset, accepts=is_simple_filter):
+    """
+    Return True if get() would return a row as it is in its table, by a query
+    that ``accepts`` accepts.
+    """
     query = queryset.query
     return (
         queryset._iterable_class is ModelIterable  # not values(), nor subclasses
@@ -34,33 +69,16 @@ def yields_whole_rows(queryset):
                     or query._filtered_relations  # type: ignore[attr-defined]
                 )
             )
-            or (has_django_query(query) and is_simple_filter(query))
+            or (has_django_query(query) and accepts(query))
         )
         # With FETCH_PEERS the peers would be missing (Django 6.1).
         and not getattr(getattr(queryset, "_fetch_mode", None), "track_peers", False)
     )
 
 
-def is_simple_filter(query):
-    """
-    Return True if a query is at most a filter on the table's own columns.
-    """
-    return (
-        not query.select_related
-        and not query.annotations
-        and not query.extra
-        and not query.extra_tables
-        and not query.distinct
-        and not query.is_sliced
-        and not query.combinator
-        and not query.select_for_update  # a locking reader wants the database's row
-        and query.default_cols  # not defer(), nor only()
-        and query.deferred_loading == (frozenset(), True)
-        and not query._filtered_relations
-        # A join may filter rows.
-        and sum(count > 0 for count in query.alias_refcount.values()) <= 1
-        and reads_own_table(query)
-    )
+def selects_whole_rows(queryset):
+    """Return True if that holds for a query that joins or locks rows, too."""
+    return yields_whole_rows(queryset, is_filter)
 
 
 def filters_only_by(query, fields):

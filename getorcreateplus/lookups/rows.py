@@ -80,11 +80,9 @@ def is_same(value, wanted):
     return type(value) is type(wanted) and value == wanted
 
 
-def make_instance(model, using, values):
-    """Return a fresh instance, as a SELECT gives it."""
-    if MemoryViewBytes in map(type, values):
-        values = [memoryview(v) if type(v) is MemoryViewBytes else v for v in values]
-    return model.from_db(using, list(layout(model).attnames), values)
+def with_memory_views(values):
+    """Return column values from the cache as a SELECT gives them."""
+    return [memoryview(v) if type(v) is MemoryViewBytes else v for v in values]
 
 
 # Values that no other code can change

@@ -1,12 +1,22 @@
 """The public methods, in the steps that the other mixins replace."""
 
+from operator import attrgetter
+
 from asgiref.sync import sync_to_async
-from django.db import transaction
+from django.db import models, transaction
 
 from ..bulk import Bulk, batched
 from ..lookups.django_path import with_own_steps
 from ..lookups.queryset_shape import yields_whole_rows
-from ..lookups.rows import MemoryViewBytes, layout, make_instance
+from ..lookups.rows import MemoryViewBytes, layout, private_copy, with_memory_views
+from ..selects.running import select_rows
+
+try:
+    from django.db.models.query import _get_from_db
+except ImportError:  # Django < 6.1
+    _get_from_db = None
+
+STOCK_FROM_DB = models.Model.from_db.__func__
 
 
 class GetOrCreateBase:
@@ -21,8 +31,35 @@ class GetOrCreateBase:
     lookups_as_written = False
     _getorcreateplus_path = None  # of the class; lookups/django_path.py sets it
 
+    # Whether the SQL of a lookup is kept, and not compiled for each call.
+    compiled_selects = True
+
     # Whether get() creates a missing row: AlwaysGetOrCreateMixin.
     _creates = False
+
+    # The Recording of one call of CachedGetOrCreateMixin on this queryset.
+    _recording = None
+
+    def get(self, *args, **kwargs):
+        """
+        Perform the query and return a single object matching the given
+        keyword arguments.
+        """
+        rows = select_rows(self, args, kwargs)
+        if rows is None:
+            return super().get(*args, **kwargs)
+        using, attnames, values, limit = rows
+        objs = [self._make_selected(using, attnames, row) for row in values]
+        if len(objs) == 1:
+            return objs[0]
+        name, count = self.model._meta.object_name, len(objs)
+        if not objs:
+            raise self.model.DoesNotExist(f"{name} matching query does not exist.")
+        if limit and count >= limit:
+            count = f"more than {limit - 1}"
+        raise self.model.MultipleObjectsReturned(
+            f"get() returned more than one {name} -- it returned {count}!"
+        )
 
     def get_or_create(self, defaults=None, **kwargs):
         """
@@ -117,20 +154,39 @@ class GetOrCreateBase:
     def _send_unread_miss(self, lookup):
         """Send cache_miss for a lookup that does not read the cache."""
 
-    def _make_instance(self, using, values):
-        """Return the instance that a SELECT would yield."""
-        # As make_instance(), which is a call more for each hit.
-        if MemoryViewBytes in map(type, values):
-            obj = make_instance(self.model, using, values)
+    def _make_selected(self, using, attnames, values):
+        """Return the instance of a row that a SELECT has returned."""
+        recording = self._recording
+        if recording is None:
+            return self._make_instance(using, values, attnames)
+        # Before from_db(), which may change them.
+        kept = private_copy(values) if attnames == layout(self.model).attnames else None
+        obj = self._make_instance(using, values, attnames)
+        recording.rows.append((obj, kept))
+        return obj
+
+    def _make_instance(self, using, values, attnames=None):
+        """
+        Return an instance of column values, as ModelIterable does. Without
+        attnames they are those of a cached row.
+        """
+        model = self.model
+        if attnames is None:
+            attnames = layout(model).attnames
+            if MemoryViewBytes in map(type, values):
+                values = with_memory_views(values)
+        if _get_from_db is None:
+            obj = model.from_db(using, list(attnames), values)
+        elif model.from_db.__func__ is STOCK_FROM_DB:
+            # As _get_from_db(), which is a call more for each row.
+            obj = model.from_db(
+                using, list(attnames), values, fetch_mode=self._fetch_mode
+            )
         else:
-            obj = self.model.from_db(using, list(layout(self.model).attnames), values)
-        if hasattr(self, "_fetch_mode"):  # Django 6.1
-            obj._state.fetch_mode = self._fetch_mode
-        # As ModelIterable does.
-        for field, instances in self._known_related_objects.items():
-            related = instances.get(field.get_local_related_value(obj)[0])
-            if related is not None:
-                setattr(obj, field.name, related)
+            from_db = _get_from_db(model, self._fetch_mode)
+            obj = from_db(using, list(attnames), values)
+        if self._known_related_objects:
+            set_known_related(obj, self._known_related_objects)
         return obj
 
     def _find(self, **kwargs):
@@ -149,6 +205,23 @@ class GetOrCreateBase:
         clone = with_own_steps(self._clone(), self)
         clone._creates = False
         return clone
+
+
+def set_known_related(obj, known_related_objects):
+    """Set the objects that a related manager knows, as ModelIterable does."""
+    get_field = obj._meta.get_field
+    for field, instances in known_related_objects.items():
+        if field.is_cached(obj):
+            continue
+        attnames = [
+            field.attname if name == "self" else get_field(name).attname
+            for name in field.from_fields
+        ]
+        if any(attname not in obj.__dict__ for attname in attnames):
+            continue
+        key = attrgetter(*attnames)(obj)
+        if key in instances:
+            setattr(obj, field.name, instances[key])
 
 
 def omit_none(**options):

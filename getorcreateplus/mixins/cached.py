@@ -24,7 +24,7 @@ from ..signals import (
     send_hit_or_miss,
     send_unread_miss,
 )
-from ..writes.captured_rows import Recording, RecordingIterable
+from ..writes.captured_rows import Recording
 from ..writes.registry import cached_model_of, region_of
 from .base import GetOrCreateBase, omit_none
 from .invalidating import InvalidationMixin
@@ -50,9 +50,6 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
     object_cache_alias = None
     cache_timeout = DEFAULT_TIMEOUT
     local_timeout = 0
-
-    # The Recording of the SELECTs and writes of one call on this queryset.
-    _recording = None
 
     def _clone(self):
         clone = super()._clone()
@@ -189,7 +186,6 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
         """Return a recorded copy, whose get() is Django's."""
         queryset = self._clone()
         queryset._creates = False
-        queryset._iterable_class = RecordingIterable
         queryset._recording = recording
         return queryset
 

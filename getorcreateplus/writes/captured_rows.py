@@ -13,12 +13,11 @@ import re
 from typing import NamedTuple
 
 from django.db import connections, models
-from django.db.models.query import ModelIterable
 
 from ..coherence import drivers
 from ..coherence.drivers import last_result
 from ..environment.cached_functions import cached_until_models_change
-from ..lookups.rows import layout, private_copy
+from ..lookups.rows import layout
 from .statements import statement_of
 from .stored_values import (
     NotStoredAsSent,
@@ -31,35 +30,6 @@ from .wrappers import Wrapper
 
 NOT_KNOWN = "", ()  # in place of a statement that may have written the row
 SEQUENCES = list, tuple  # of parameters; an iterator can be read only once
-
-
-class RecordingIterable(ModelIterable):
-    """Capture the column values of the instances that a queryset yields."""
-
-    def __iter__(self):
-        # As ModelIterable, but keeps the last row that became an instance.
-        recording = self.queryset._recording  # type: ignore[attr-defined]
-        query, last = self.queryset.query, []
-
-        def get_compiler(*args, **kwargs):
-            compiler = type(query).get_compiler(query, *args, **kwargs)
-            results_iter = compiler.results_iter
-
-            def capturing(*args, **kwargs):
-                for row in results_iter(*args, **kwargs):
-                    last[:] = compiler, row
-                    yield row
-
-            compiler.results_iter = capturing
-            return compiler
-
-        query.get_compiler = get_compiler  # type: ignore[method-assign]
-        try:
-            for instance in super().__iter__():
-                recording.capture(instance, *last)
-                yield instance
-        finally:
-            del query.get_compiler
 
 
 class TableSql:
@@ -151,15 +121,6 @@ class Recording(Wrapper):
             return row[0]
         columns = [column[0] for column in cursor.description]
         return dict(zip(columns, row, strict=True)).get(self.model._meta.pk.column)
-
-    def capture(self, instance, compiler, row):
-        """Capture an instance that was made of a row of a SELECT."""
-        indexes = compiler.klass_info["select_fields"]
-        names = tuple(compiler.select[i][0].target.attname for i in indexes)
-        values = None
-        if names == layout(self.model).attnames:  # nothing is deferred
-            values = private_copy(row[i] for i in indexes)
-        self.rows.append((instance, values))
 
     def selected(self, instance):
         """

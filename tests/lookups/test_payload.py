@@ -12,9 +12,8 @@ from django.db.models.signals import post_init
 from django.test.utils import isolate_apps
 
 from getorcreateplus.lookups import rows as payload
-from getorcreateplus.lookups.rows import Layout, layout, make_instance, private_copy
+from getorcreateplus.lookups.rows import Layout, layout, private_copy
 from getorcreateplus.payload import View
-from getorcreateplus.writes.captured_rows import Recording, RecordingIterable
 
 from ..models import (
     Colour,
@@ -32,15 +31,7 @@ from ..models import (
     Stripped,
     Target,
 )
-
-
-def select(model):
-    """Return an instance as a SELECT gives it, and its column values."""
-    queryset = model._base_manager.all()
-    queryset._iterable_class = RecordingIterable
-    queryset._recording = recording = Recording(model, "default")
-    [obj] = queryset
-    return obj, recording.selected(obj)
+from ..support.selected_rows import make_instance, select
 
 
 def mark(model):
@@ -108,7 +99,7 @@ ROWS = [
 def test_row_through_the_cache_is_as_a_select_gives_it(model, kwargs):
     model._base_manager.create(**kwargs)
     obj, values = select(model)
-    again = make_instance(model, "default", through_cache(values))
+    again = make_instance(model, through_cache(values))
 
     assert type(again) is model
     assert state(again) == state(obj)
@@ -120,16 +111,14 @@ def test_row_of_a_composite_key_through_the_cache():
     Composite.objects.create(target=Target.objects.create(), number=5)
     obj, values = select(Composite)
 
-    assert state(make_instance(Composite, "default", through_cache(values))) == state(
-        obj
-    )
+    assert state(make_instance(Composite, through_cache(values))) == state(obj)
 
 
 @pytest.mark.django_db
 def test_row_through_the_cache_has_its_trackers():
     Monitored._base_manager.create(name="a", body="text")
     obj, values = select(Monitored)
-    again = make_instance(Monitored, "default", through_cache(values))
+    again = make_instance(Monitored, through_cache(values))
     assert again.body.content == obj.body.content == "text"
     assert again._monitor_changed == "a"
     assert not again.tracker.has_changed("name")
@@ -145,7 +134,7 @@ def test_row_through_the_cache_has_its_trackers():
 def test_row_is_loaded_by_the_class_that_asks():
     Ordinary._base_manager.create(char="a")
     _, values = select(Ordinary)
-    again = make_instance(ProxyOrdinary, "default", values)
+    again = make_instance(ProxyOrdinary, values)
 
     assert type(again) is ProxyOrdinary
     assert mark(Ordinary) == mark(ProxyOrdinary)
@@ -177,7 +166,7 @@ def test_receivers_and_methods_see_what_a_select_gives(monkeypatch):
     try:
         Target(None, "a").save()
         obj, values = select(Target)
-        again = make_instance(Target, "default", through_cache(values))
+        again = make_instance(Target, through_cache(values))
     finally:
         post_init.disconnect(receive, sender=Target)
 
@@ -192,13 +181,10 @@ def test_memoryview_is_one_again():
 
     assert through_cache(values) == (5, b"ab", None, None, None)
     assert layout(Rare).matches({"binary": b"ab"}, values)
-    again = make_instance(Rare, "default", through_cache(values))
+    again = make_instance(Rare, through_cache(values))
     assert type(again.binary) is memoryview
     assert bytes(again.binary) == b"ab"
-    assert (
-        type(make_instance(Rare, "default", (5, b"ab", None, None, None)).binary)
-        is bytes
-    )
+    assert type(make_instance(Rare, (5, b"ab", None, None, None)).binary) is bytes
 
 
 def test_frozen_values_do_not_change_with_the_instance():

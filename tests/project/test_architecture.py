@@ -25,6 +25,7 @@ LAYERS = {
     "environment": {"environment"},
     "ground": {"bypassing", "conf", "signals", "statistics"},
     "lookups": {"lookups", "payload"},
+    "selects": {"selects"},
     "coherence": {"coherence"},
     "writes": {"writes"},
     "bulk": {"bulk"},

@@ -420,23 +420,24 @@ def test_memory_that_outlives_the_cache(local, kept, is_wrong):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "lowest", "default"),
+    ("name", "value", "wanted", "default"),
     [
-        ("LOCK_TIMEOUT", 0, 1, "600"),
-        ("LOCK_TIMEOUT", None, 1, "600"),
-        ("OVERLAY_ROWS", -1, 0, "10,000"),
-        ("LOCAL_HINTS", "5", 0, "10,000"),
-        ("LOCAL_ROWS", 0.5, 0, "10,000"),
+        ("LOCK_TIMEOUT", 0, "an integer from 1", "600"),
+        ("LOCK_TIMEOUT", None, "an integer from 1", "600"),
+        ("OVERLAY_ROWS", -1, "an integer from 0", "10,000"),
+        ("LOCAL_HINTS", "5", "an integer from 0", "10,000"),
+        ("LOCAL_ROWS", 0.5, "an integer from 0", "10,000"),
+        ("COMPILED_SELECTS", "no", "True or False", "True"),
     ],
 )
-def test_setting_of_no_sense(name, value, lowest, default):
+def test_setting_of_no_sense(name, value, wanted, default):
     assert list(checks.check_settings()) == []
     # LOCAL_* are read anew at once, so that nothing else sees the value.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conf, name, value)
         assert list(checks.check_settings()) == [
             Error(
-                f"GETORCREATEPLUS_{name} is {value!r}, not an integer from {lowest}.",
+                f"GETORCREATEPLUS_{name} is {value!r}, not {wanted}.",
                 hint=f"Leave it out for {default}.",
                 id="getorcreateplus.E014",
             )
@@ -450,7 +451,7 @@ def test_setting_that_is_misspelt():
                 "There is no setting GETORCREATEPLUS_LOCK_TIME.",
                 hint="There are GETORCREATEPLUS_LOCK_TIMEOUT, "
                 "GETORCREATEPLUS_OVERLAY_ROWS, GETORCREATEPLUS_LOCAL_HINTS, "
-                "GETORCREATEPLUS_LOCAL_ROWS.",
+                "GETORCREATEPLUS_LOCAL_ROWS, GETORCREATEPLUS_COMPILED_SELECTS.",
                 id="getorcreateplus.W015",
             )
         ]

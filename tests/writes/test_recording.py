@@ -15,8 +15,7 @@ from django.db.models.signals import post_save
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
-from getorcreateplus.lookups import rows as payload
-from getorcreateplus.writes.captured_rows import Recording, RecordingIterable
+from getorcreateplus.writes.captured_rows import Recording
 
 from ..models import (
     Colour,
@@ -44,6 +43,7 @@ from ..models import (
     TextTarget,
     Unique,
 )
+from ..support.selected_rows import make_instance, recording_queryset, select
 
 pytestmark = pytest.mark.django_db
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -56,33 +56,21 @@ def recorded(model):
         yield recording
 
 
-def select(model, pk, **filters):
-    """Return an instance and its column values, from a SELECT."""
-    queryset = model.objects.filter(**filters)
-    queryset._iterable_class = RecordingIterable
-    queryset._recording = recording = Recording(model, "default")
-    [obj] = queryset.filter(pk=pk)
-    return obj, recording.selected(obj)
-
-
 def create(model, **kwargs):
     """Return the values that a create and a SELECT return."""
     with recorded(model) as recording:
         obj = model.objects.create(**kwargs)
-    return recording.inserted(obj), select(model, model.objects.latest("pk").pk)[1]
+    return recording.inserted(obj), select(model, pk=model.objects.latest("pk").pk)[1]
 
 
 def update(model, obj, **defaults):
     """Return the values that an update and a SELECT return."""
-    queryset = model.objects.all()
-    queryset._iterable_class = RecordingIterable
     with recorded(model) as recording:
-        queryset._recording = recording
-        row = queryset.get(pk=obj.pk)
+        row = recording_queryset(model, recording).get(pk=obj.pk)
         for name, value in defaults.items():
             setattr(row, name, value)
         row.save()
-    return recording.updated(row), select(model, obj.pk)[1]
+    return recording.updated(row), select(model, pk=obj.pk)[1]
 
 
 def exactly(values):
@@ -419,11 +407,8 @@ def test_generated_column_is_not_known_after_an_update():
 
 def test_update_that_leaves_a_database_default_to_a_trigger_is_not_known():
     obj = DatabaseDefault.objects.create(name="a")
-    queryset = DatabaseDefault.objects.all()
-    queryset._iterable_class = RecordingIterable
     with recorded(DatabaseDefault) as recording:
-        queryset._recording = recording
-        row = queryset.get(pk=obj.pk)
+        row = recording_queryset(DatabaseDefault, recording).get(pk=obj.pk)
         row.name = "b"
         row.save(update_fields=["name"])
 
@@ -442,16 +427,13 @@ def test_row_in_two_tables_is_not_known_when_both_are_written():
 
 def test_row_in_two_tables_is_known_when_its_own_is_written():
     obj = SpecialOrdinary.objects.create(char="a", rank=1)
-    queryset = SpecialOrdinary.objects.all()
-    queryset._iterable_class = RecordingIterable
     with recorded(SpecialOrdinary) as recording:
-        queryset._recording = recording
-        row = queryset.get()
+        row = recording_queryset(SpecialOrdinary, recording).get()
         row.rank = 2
         row.save(update_fields=["rank"])
 
     known = recording.updated(row)
-    assert exactly(known) == exactly(select(SpecialOrdinary, obj.pk)[1])
+    assert exactly(known) == exactly(select(SpecialOrdinary, pk=obj.pk)[1])
 
 
 # What a project's code does in between
@@ -625,24 +607,17 @@ def test_select_does_not_matter():
         obj = Ordinary.objects.create(char="a")
         obj.refresh_from_db()
 
-    assert exactly(recording.inserted(obj)) == exactly(select(Ordinary, obj.pk)[1])
+    assert exactly(recording.inserted(obj)) == exactly(select(Ordinary, pk=obj.pk)[1])
 
 
 # Updates
-
-
-def queryset_of(model, recording):
-    queryset = model.objects.all()
-    queryset._iterable_class = RecordingIterable
-    queryset._recording = recording
-    return queryset
 
 
 def test_update_of_another_row_is_not_known():
     Made.objects.create(name="a")
     other = Made.objects.create(name="b", size=5)
     with recorded(Made) as recording:
-        obj = queryset_of(Made, recording).get(name="a")
+        obj = recording_queryset(Made, recording).get(name="a")
         obj.pk = other.pk
         obj.save()
 
@@ -660,7 +635,7 @@ def test_update_without_a_select_is_not_known():
 def test_insert_after_a_select_is_no_update():
     Made.objects.create(name="a")
     with recorded(Made) as recording:
-        obj = queryset_of(Made, recording).get()
+        obj = recording_queryset(Made, recording).get()
         Made.objects.create(name="b")
 
     assert recording.updated(obj) is None
@@ -669,7 +644,7 @@ def test_insert_after_a_select_is_no_update():
 def test_update_of_deferred_fields_is_not_known():
     Made.objects.create(name="a")
     with recorded(Made) as recording:
-        obj = queryset_of(Made, recording).only("name").get()
+        obj = recording_queryset(Made, recording).only("name").get()
         obj.save()
 
     assert recording.selected(obj) is None
@@ -680,7 +655,7 @@ def test_change_that_was_not_saved_is_not_known():
     """What an instance holds beside its saved fields is not in the row."""
     rare = Rare.objects.create(json={"n": 1})
     with recorded(Rare) as recording:
-        obj = queryset_of(Rare, recording).get()
+        obj = recording_queryset(Rare, recording).get()
         obj.json["n"] = 2
         obj.save(update_fields=[])
         obj.float = 0.5
@@ -689,7 +664,7 @@ def test_change_that_was_not_saved_is_not_known():
 
     made = Made.objects.create(name="a")
     with recorded(Made) as recording:
-        obj = queryset_of(Made, recording).get()
+        obj = recording_queryset(Made, recording).get()
         obj.size = 7
         obj.name = "b"
         obj.save(update_fields=["name"])
@@ -699,7 +674,7 @@ def test_change_that_was_not_saved_is_not_known():
 def test_second_write_makes_the_row_unknown():
     Made.objects.create(name="a")
     with recorded(Made) as recording:
-        obj = queryset_of(Made, recording).get()
+        obj = recording_queryset(Made, recording).get()
         obj.save()
         assert recording.updated(obj) is not None
         obj.save()
@@ -712,7 +687,7 @@ def test_on_update_is_called_after_the_statement():
     Made.objects.create(name="a")
     known = []
     with recorded(Made) as recording:
-        obj = queryset_of(Made, recording).get()
+        obj = recording_queryset(Made, recording).get()
         recording.on_update = lambda: known.append(recording.updated(obj))
         obj.size = 3
         obj.save()
@@ -725,32 +700,9 @@ def test_on_update_is_called_after_the_statement():
 
 def test_values_are_those_before_from_db():
     Stripped.objects.create(name="abc")
-    obj, values = select(Stripped, Stripped.objects.get().pk)
+    obj, values = select(Stripped, pk=Stripped.objects.get().pk)
 
     assert (obj.name, obj.loaded) == ("bc", "abc")
     assert values == (obj.pk, "abc")
-    again = payload.make_instance(Stripped, "default", values)
+    again = make_instance(Stripped, values)
     assert (again.name, again.loaded) == ("bc", "abc")
-
-
-def test_related_objects_are_not_part_of_the_row():
-    target = Target.objects.create(code="a")
-    Ordinary.objects.create(target=target, char="a")
-    queryset = Ordinary.objects.select_related("target")
-    queryset._iterable_class = RecordingIterable
-    queryset._recording = recording = Recording(Ordinary, "default")
-    [obj] = queryset
-
-    assert recording.selected(obj) == select(Ordinary, obj.pk)[1]
-
-
-def test_iteration_that_ends_early_leaves_the_query_as_it_was():
-    Ordinary.objects.bulk_create([Ordinary() for _ in range(3)])
-    queryset = queryset_of(Ordinary, Recording(Ordinary, "default"))
-    iterator = iter(RecordingIterable(queryset))
-    first, second = next(iterator), next(iterator)
-    iterator.close()
-
-    assert [obj for obj, _ in queryset._recording.rows] == [first, second]
-    assert queryset._recording.selected(second)[0] == second.pk
-    assert "get_compiler" not in vars(queryset.query)

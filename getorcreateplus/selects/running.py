@@ -1,0 +1,114 @@
+"""Run the SELECT of a get(), and return its rows."""
+
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from django.db import DatabaseError, connections
+
+from ..conf import conf
+from ..lookups.django_path import has_django_steps
+from ..lookups.queryset_shape import selects_whole_rows
+from ..lookups.rows import layout
+from .compiling import keep_sql, query_of_get
+from .shapes import call_of
+
+CONVERTERS = "getorcreateplus_converters"  # where a connection keeps them
+
+
+class Rows(NamedTuple):
+    """What a get() has selected."""
+
+    using: str  # the alias of the database
+    attnames: tuple
+    values: list  # of each row, in the order of attnames
+    limit: int | None  # how many rows the SELECT returns at most
+
+
+def select_rows(queryset, args, kwargs):
+    """
+    Return the Rows that queryset.get(*args, **kwargs) selects. Return None if
+    Django's own get() has to run.
+
+    Raise what Django's get() raises before it has rows.
+    """
+    if not (has_django_steps(queryset) and selects_whole_rows(queryset)):
+        return None
+    connection = connections[queryset.db]
+    call = None
+    if not args and queryset.compiled_selects and conf.COMPILED_SELECTS:
+        call = call_of(queryset, kwargs, connection)
+    if call is None:
+        if queryset._recording is None:
+            return None
+        return rows_by_django(queryset, args, kwargs, connection)
+    select, opts = call.shape.select, queryset.model._meta
+    if select is None or not select.is_current(opts, call.compiler_class):
+        rows = rows_by_django(queryset, args, kwargs, connection, call)
+    else:
+        values = run(select, connection, tuple(call.params))
+        attnames = layout(queryset.model).attnames
+        rows = Rows(connection.alias, attnames, values, select.limit)
+    return rows
+
+
+def run(select, connection, params):
+    """Run a CompiledSelect, as SQLCompiler.execute_sql() does."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(select.sql, params)
+        rows = cursor.fetchall()
+    except Exception as error:
+        try:
+            cursor.close()
+        except DatabaseError:
+            raise error from None
+        raise
+    cursor.close()
+    if rows and (converters := converters_of(select, connection)):
+        rows = [list(row) for row in rows]
+        for row in rows:
+            for place, column, functions in converters:
+                value = row[place]
+                for function in functions:
+                    value = function(value, column, connection)
+                row[place] = value
+    return rows
+
+
+def converters_of(select, connection):
+    """
+    Return what turns the driver's values into the fields', as (place, column,
+    functions).
+
+    Each connection keeps its own, because some are methods of it, and another
+    thread has another connection.
+    """
+    kept = vars(connection).get(CONVERTERS)
+    if kept is None:
+        kept = vars(connection)[CONVERTERS] = WeakKeyDictionary()
+    converters = kept.get(select)
+    if converters is None:
+        converters = []
+        for place, column in enumerate(select.columns):
+            # As SQLCompiler.get_converters().
+            functions = connection.ops.get_db_converters(column)
+            functions = functions + column.get_db_converters(connection)
+            if functions:
+                converters.append((place, column, functions))
+        kept[select] = converters
+    return converters
+
+
+def rows_by_django(queryset, args, kwargs, connection, call=None):
+    """
+    Have Django compile the query and run it. Keep its SQL for other calls of
+    the same shape.
+    """
+    query = query_of_get(queryset, args, kwargs, connection)
+    compiler = query.get_compiler(using=connection.alias)
+    results = compiler.execute_sql()
+    attnames = tuple(column.target.attname for column, _, _ in compiler.select)
+    values = list(compiler.results_iter(results))
+    if call is not None:
+        keep_sql(call, query, connection)
+    return Rows(connection.alias, attnames, values, query.high_mark)

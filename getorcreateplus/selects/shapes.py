@@ -1,0 +1,159 @@
+"""
+Which calls have the same SQL: those of one shape.
+
+A shape is the model, the database, the names of the arguments, which of them
+are NULL, the queryset's own filters and what it locks. Their values are the
+parameters.
+"""
+
+from typing import NamedTuple
+
+from django.db.models.expressions import Col
+from django.db.models.sql.datastructures import BaseTable, Join
+
+from ..environment.cached_functions import cached_until_models_change
+from ..lookups.conditions import EXACT_LOOKUPS, ISNULL_LOOKUPS
+from .parameters import (
+    NotCompiled,
+    arguments_of,
+    is_condition_itself,
+    parameter_of,
+    parameters_of,
+)
+
+MAX_SHAPES = 1000  # that a process keeps: each a few kB
+
+
+class Call(NamedTuple):
+    """One call of get(): its shape, and what Django sends for its values."""
+
+    shape: "Shape"
+    compiler_class: type
+    arguments: tuple  # Arguments, in the order of their conditions
+    params: list
+
+
+class Shape:
+    """What is known of the SQL of one shape."""
+
+    __slots__ = ("is_refused", "seen", "select")
+
+    def __init__(self):
+        self.select = None  # the CompiledSelect
+        self.seen = None  # what Django has compiled before: compiling.py
+        self.is_refused = False  # Its SQL depends on values.
+
+
+@cached_until_models_change(maxsize=MAX_SHAPES)
+def shape_of(*key):
+    """Return the Shape with this key, the same one until models change."""
+    return Shape()
+
+
+def call_of(queryset, kwargs, connection):
+    """
+    Return the Call of queryset.get(**kwargs), None if Django has to compile
+    its query.
+    """
+    model, query, names = queryset.model, queryset.query, tuple(kwargs)
+    arguments = arguments_of(model, names)
+    if arguments is None:
+        return None
+    compiler_class = connection.ops.compiler("SQLCompiler")
+    filters, lock = (), None
+    try:
+        params, marks = parameters_of(arguments, kwargs, connection)
+        if query.where.children or query.alias_map:
+            filters, own_params = filters_of(query, connection)
+            params = own_params + params
+        if query.select_for_update:
+            lock = lock_of(query, connection)
+    except NotCompiled:
+        return None
+    shape = shape_of(
+        model, connection.alias, compiler_class, names, marks, filters, lock
+    )
+    if shape.is_refused:
+        return None
+    return Call(shape, compiler_class, arguments, params)
+
+
+def filters_of(query, connection):
+    """
+    Return what a queryset's own filters add to the key of its shape, and
+    their parameters.
+
+    Raise NotCompiled if one of them is not equality on a column.
+    """
+    key, params = tables_of(query), []
+    where = query.where
+    if where.negated or (where.connector != "AND" and len(where.children) > 1):
+        raise NotCompiled(where)
+    for lookup in where.children:
+        lhs, mark = getattr(lookup, "lhs", None), None
+        if type(lhs) is not Col or lookup.bilateral_transforms:
+            raise NotCompiled(lookup)
+        if type(lookup) in ISNULL_LOOKUPS or is_condition_itself(lookup):
+            mark = lookup.rhs
+        elif type(lookup) in EXACT_LOOKUPS:
+            params.append(parameter_of(lookup, connection))
+        else:
+            raise NotCompiled(lookup)
+        key.append((type(lookup), lhs.alias, lhs.target, lhs.output_field, mark))
+    return tuple(key), params
+
+
+def tables_of(query):
+    """Return the tables of a query, as they are joined."""
+    tables = []
+    for alias, table in query.alias_map.items():
+        if not query.alias_refcount[alias]:
+            continue
+        if type(table) is Join:
+            if table.filtered_relation is not None or has_restriction(table):
+                raise NotCompiled(table)
+            tables.append(
+                (
+                    alias,
+                    table.table_name,
+                    table.parent_alias,
+                    table.join_type,
+                    table.join_cols,
+                )
+            )
+        elif type(table) is BaseTable:
+            tables.append((alias, table.table_name))
+        else:
+            raise NotCompiled(table)
+    return tables
+
+
+def has_restriction(join):
+    """Return True if a relation adds a condition of its own to the join."""
+    restriction = join.join_field.get_extra_restriction(
+        join.table_alias, join.parent_alias
+    )
+    return restriction is not None
+
+
+def lock_of(query, connection):
+    """
+    Return what FOR UPDATE adds to the key of a shape; None without a lock.
+
+    Raise NotCompiled if Django refuses the lock, or locks other tables too.
+    """
+    if not query.select_for_update:
+        return None
+    features = connection.features
+    if query.select_for_update_of or (
+        features.has_select_for_update and connection.get_autocommit()
+    ):
+        raise NotCompiled(query)
+    return (
+        query.select_for_update_nowait,
+        query.select_for_update_skip_locked,
+        query.select_for_no_key_update,
+        # Tests change these.
+        features.has_select_for_update,
+        features.supports_select_for_update_with_limit,
+    )
