@@ -14,6 +14,7 @@ from django.db.models.query import ModelIterable
 from ..lookups.django_path import follows_django
 from ..lookups.queryset_shape import filters_only_by
 from .base import GetOrCreateBase
+from .selecting import OWN_GETS
 
 
 class AlwaysGetOrCreateMixin(GetOrCreateBase):
@@ -164,6 +165,10 @@ class AlwaysGetOrCreateMixin(GetOrCreateBase):
         ):
             return None
         return {field: instance}
+
+
+# _find() asks with _creates = False in mind, so it needs no call of get().
+OWN_GETS.append(AlwaysGetOrCreateMixin.get)
 
 
 class BaseAlwaysManager(models.Manager):

@@ -1,25 +1,19 @@
 """The public methods, in the steps that the other mixins replace."""
 
-from operator import attrgetter
+from contextlib import nullcontext
 
 from asgiref.sync import sync_to_async
-from django.db import models, transaction
+from django.db import IntegrityError, transaction
+from django.db.models.utils import resolve_callables
 
 from ..bulk import Bulk, batched
-from ..lookups.django_path import with_own_steps
+from ..lookups.django_path import path_of, with_own_steps
 from ..lookups.queryset_shape import yields_whole_rows
-from ..lookups.rows import MemoryViewBytes, layout, private_copy, with_memory_views
 from ..selects.running import select_rows
-
-try:
-    from django.db.models.query import _get_from_db
-except ImportError:  # Django < 6.1
-    _get_from_db = None
-
-STOCK_FROM_DB = models.Model.from_db.__func__
+from .selecting import OWN_GETS, SelectingMixin
 
 
-class GetOrCreateBase:
+class GetOrCreateBase(SelectingMixin):
     """
     What the mixins share: the public methods, in steps that a mixin replaces.
 
@@ -31,35 +25,8 @@ class GetOrCreateBase:
     lookups_as_written = False
     _getorcreateplus_path = None  # of the class; lookups/django_path.py sets it
 
-    # Whether the SQL of a lookup is kept, and not compiled for each call.
-    compiled_selects = True
-
     # Whether get() creates a missing row: AlwaysGetOrCreateMixin.
     _creates = False
-
-    # The Recording of one call of CachedGetOrCreateMixin on this queryset.
-    _recording = None
-
-    def get(self, *args, **kwargs):
-        """
-        Perform the query and return a single object matching the given
-        keyword arguments.
-        """
-        rows = select_rows(self, args, kwargs)
-        if rows is None:
-            return super().get(*args, **kwargs)
-        using, attnames, values, limit = rows
-        objs = [self._make_selected(using, attnames, row) for row in values]
-        if len(objs) == 1:
-            return objs[0]
-        name, count = self.model._meta.object_name, len(objs)
-        if not objs:
-            raise self.model.DoesNotExist(f"{name} matching query does not exist.")
-        if limit and count >= limit:
-            count = f"more than {limit - 1}"
-        raise self.model.MultipleObjectsReturned(
-            f"get() returned more than one {name} -- it returned {count}!"
-        )
 
     def get_or_create(self, defaults=None, **kwargs):
         """
@@ -125,14 +92,37 @@ class GetOrCreateBase:
 
     # The steps
 
-    def _get_or_create_row(self, defaults, kwargs):
-        """Query the database: stock Django, unless a mixin replaces this."""
+    def _get_or_create_row(self, defaults, kwargs, recording=None):
+        """
+        Query the database: find the row, or create it. The recording is for
+        CachedGetOrCreateMixin, and has not been entered yet.
+        """
         self._for_write = True
-        # super() of the queryset whose get() is Django's, not of this one:
-        # Django's get_or_create() calls self.get().
-        return super(GetOrCreateBase, self._without_creation()).get_or_create(
-            **omit_none(defaults=defaults), **kwargs
-        )
+        if "get_or_create" in path_of(type(self)).entries:
+            # Another package's method, between this class and QuerySet. It
+            # calls get(): super() of the queryset whose get() is Django's.
+            return super(GetOrCreateBase, self._without_creation()).get_or_create(
+                **omit_none(defaults=defaults), **kwargs
+            )
+        try:
+            return self._find(kwargs, recording), False
+        except self.model.DoesNotExist:
+            return self._create_missing(defaults, kwargs, recording)
+
+    def _create_missing(self, defaults, kwargs, recording):
+        """Create the row. Follows QuerySet.get_or_create() in 5.2 to 6.1."""
+        params = self._extract_model_params(defaults, **kwargs)
+        # Try to create an object using passed params.
+        try:
+            with recording or nullcontext(), transaction.atomic(using=self.db):
+                params = dict(resolve_callables(params))
+                return self._without_creation().create(**params), True
+        except IntegrityError:
+            try:
+                return self._find(kwargs, recording), False
+            except self.model.DoesNotExist:
+                pass
+            raise
 
     def _update_or_create_row(self, defaults, create_defaults, kwargs):
         """Do the same for update_or_create()."""
@@ -154,44 +144,28 @@ class GetOrCreateBase:
     def _send_unread_miss(self, lookup):
         """Send cache_miss for a lookup that does not read the cache."""
 
-    def _make_selected(self, using, attnames, values):
-        """Return the instance of a row that a SELECT has returned."""
-        recording = self._recording
-        if recording is None:
-            return self._make_instance(using, values, attnames)
-        # Before from_db(), which may change them.
-        kept = private_copy(values) if attnames == layout(self.model).attnames else None
-        obj = self._make_instance(using, values, attnames)
-        recording.rows.append((obj, kept))
-        return obj
-
-    def _make_instance(self, using, values, attnames=None):
+    def _find(self, kwargs, recording=None):
         """
-        Return an instance of column values, as ModelIterable does. Without
-        attnames they are those of a cached row.
+        Run the get() of get_or_create(), which must not create itself. The
+        recording gets the values of the row.
         """
-        model = self.model
-        if attnames is None:
-            attnames = layout(model).attnames
-            if MemoryViewBytes in map(type, values):
-                values = with_memory_views(values)
-        if _get_from_db is None:
-            obj = model.from_db(using, list(attnames), values)
-        elif model.from_db.__func__ is STOCK_FROM_DB:
-            # As _get_from_db(), which is a call more for each row.
-            obj = model.from_db(
-                using, list(attnames), values, fetch_mode=self._fetch_mode
-            )
-        else:
-            from_db = _get_from_db(model, self._fetch_mode)
-            obj = from_db(using, list(attnames), values)
-        if self._known_related_objects:
-            set_known_related(obj, self._known_related_objects)
-        return obj
+        if type(self).get in OWN_GETS:
+            # Not by get(), which takes two calls more.
+            connection = None if recording is None else recording.connection
+            rows = select_rows(self, (), kwargs, connection)
+            if rows is not None:
+                return self._one_of(rows, recording or self._recording)
+        queryset = self._without_creation()
+        if recording is not None:
+            queryset = self._clone_recorded_by(recording)
+        return queryset.get(**kwargs)
 
-    def _find(self, **kwargs):
-        """Run the get() of get_or_create(), which must not create itself."""
-        return self._without_creation().get(**kwargs)
+    def _clone_recorded_by(self, recording):
+        """Return a copy that records what it selects, and creates nothing."""
+        queryset = self._clone()
+        queryset._creates = False
+        queryset._recording = recording
+        return queryset
 
     def _without_creation(self):
         """
@@ -205,23 +179,6 @@ class GetOrCreateBase:
         clone = with_own_steps(self._clone(), self)
         clone._creates = False
         return clone
-
-
-def set_known_related(obj, known_related_objects):
-    """Set the objects that a related manager knows, as ModelIterable does."""
-    get_field = obj._meta.get_field
-    for field, instances in known_related_objects.items():
-        if field.is_cached(obj):
-            continue
-        attnames = [
-            field.attname if name == "self" else get_field(name).attname
-            for name in field.from_fields
-        ]
-        if any(attname not in obj.__dict__ for attname in attnames):
-            continue
-        key = attrgetter(*attnames)(obj)
-        if key in instances:
-            setattr(obj, field.name, instances[key])
 
 
 def omit_none(**options):

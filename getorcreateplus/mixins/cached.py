@@ -14,7 +14,7 @@ from ..coherence.journal import record_lookup
 from ..coherence.reading import Reading, SoughtRow
 from ..lookups.canonical import NotCanonical, pk_text
 from ..lookups.conditions import add_condition, from_kwargs, from_query, lookup_tuple
-from ..lookups.django_path import has_django_steps
+from ..lookups.django_path import has_django_steps, path_of
 from ..lookups.queryset_shape import yields_whole_rows
 from ..lookups.rows import layout
 from ..signals import (
@@ -81,15 +81,17 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
         if reading.is_of_no_use:
             with reading.region.asking.timing_query():
                 return super().get_or_create(defaults, **kwargs)
-        recording = Recording(self.model, self.db)
-        # Without a read of the cache, a found row cannot be stored.
-        queryset = self if reading.is_new else self._clone_recorded_by(recording)
-        with recording:
-            # super() of the recorded copy: the next class's method has to run
-            # on the queryset whose rows are captured, not this method again.
-            obj, created = super(CachedGetOrCreateMixin, queryset).get_or_create(
-                **omit_none(defaults=defaults), **kwargs
-            )
+        recording = Recording(self.model, reading.connection)
+        if "get_or_create" in path_of(type(self)).entries:
+            queryset = self._clone_recorded_by(recording)
+            with recording:
+                # super() of the recorded copy: the next class's method has to
+                # run on the queryset whose rows are recorded.
+                obj, created = super(CachedGetOrCreateMixin, queryset).get_or_create(
+                    **omit_none(defaults=defaults), **kwargs
+                )
+        else:
+            obj, created = self._get_or_create_row(defaults, kwargs, recording)
         self._keep(reading, sought, recording, obj, created)
         return obj, created
 
@@ -111,7 +113,7 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
             return super().update_or_create(**options, **kwargs)
         reading, sought = found
         reading.observe()
-        recording = Recording(self.model, self.db)
+        recording = Recording(self.model, reading.connection)
         recording.on_update = partial(self._publish, reading, sought, recording)
         queryset = self._clone_recorded_by(recording)
         with recording:
@@ -182,16 +184,13 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
         reading.is_batch = True
         return reading
 
-    def _clone_recorded_by(self, recording):
-        """Return a recorded copy, whose get() is Django's."""
-        queryset = self._clone()
-        queryset._creates = False
-        queryset._recording = recording
-        return queryset
-
     def _keep(self, reading, sought, recording, obj, created):
         """Keep the row that the call has found or created in the cache."""
-        values = recording.inserted(obj) if created else recording.selected(obj)
+        if created:
+            values = recording.inserted(obj)
+        else:
+            # Without a look at the cache, a row that was found cannot be kept.
+            values = None if reading.is_new else recording.selected(obj)
         pk = None if values is None else layout(self.model).pk_text(values)
         record_lookup(reading, created)
         if pk is None:

@@ -11,8 +11,7 @@ from ..writes.guards import (
     InsertGuard,
     UpdateGuard,
     can_guard,
-    is_managed_by_project,
-    is_multi_table,
+    may_guard,
 )
 from ..writes.locking_reads import locking_read, share_lock
 from .base import GetOrCreateBase
@@ -28,44 +27,37 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
     transaction for rollback, because there is no savepoint to return to.
     """
 
-    def _get_or_create_row(self, defaults, kwargs):
+    def _create_missing(self, defaults, kwargs, recording):
         # Follows QuerySet.get_or_create(), with InsertGuard for atomic().
-        self._for_write = True
         connection = connections[self.db]
-        if (
-            not can_guard(connection)
-            or is_multi_table(self.model)
-            or is_managed_by_project(connection)
-            # Another package's method, which this one would skip.
-            or "get_or_create" in path_of(type(self)).entries
-        ):
-            return super()._get_or_create_row(defaults, kwargs)
+        if not may_guard(connection, self.model):
+            return super()._create_missing(defaults, kwargs, recording)
+        params = self._extract_model_params(defaults, **kwargs)
+        guard = InsertGuard(connection, self.model)
         try:
-            return self._find_row(kwargs), False
-        except self.model.DoesNotExist:
-            params = self._extract_model_params(defaults, **kwargs)
-            guard = InsertGuard(connection, self.model)
+            with recording or nullcontext(), guard:
+                params = dict(resolve_callables(params))
+                guard.arm(params)
+                return self.create(**params), True
+        except IntegrityError:
+            if not guard.is_transaction_intact:
+                raise
             try:
-                with guard:
-                    params = dict(resolve_callables(params))
-                    guard.arm(params)
-                    return self.create(**params), True
-            except IntegrityError:
-                if not guard.is_transaction_intact:
-                    raise
-                try:
-                    winner = self._find_winner(kwargs)
-                except self.model.DoesNotExist:
-                    pass
-                else:
-                    self._detach_loser(params, winner)
-                    return winner, False
-                if not guard.is_reason_hidden:
-                    raise
+                winner = self._find_winner(kwargs, recording)
+            except self.model.DoesNotExist:
+                pass
+            else:
+                self._detach_loser(params, winner)
+                return winner, False
+            if not guard.is_reason_hidden:
+                raise
         # The conflict is with another row, or the winner is gone, and the
         # database has not returned the error that says which. With a savepoint
         # either this creates the row, or it raises that error.
-        return super()._get_or_create_row(defaults, kwargs)
+        try:
+            return self._find(kwargs, recording), False
+        except self.model.DoesNotExist:
+            return super()._create_missing(defaults, kwargs, recording)
 
     def _bulk_atomic(self):
         connection = connections[self.db]
@@ -74,18 +66,18 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             return UpdateGuard(connection)
         return super()._bulk_atomic()
 
-    def _find_row(self, kwargs):
-        if self.query.select_for_update:
+    def _find(self, kwargs, recording=None):
+        if self.query.select_for_update and may_guard(connections[self.db], self.model):
             with locking_read(self.db):
-                return self._find(**kwargs)
-        return self._find(**kwargs)
+                return super()._find(kwargs, recording)
+        return super()._find(kwargs, recording)
 
-    def _find_winner(self, kwargs):
+    def _find_winner(self, kwargs, recording):
         """Return the row of the writer that has won the race."""
         try:
             # Without a lock first: the winner may be about to delete the row,
             # and then waits for the lock of this transaction's duplicate key.
-            return self._find_row(kwargs)
+            return self._find(kwargs, recording)
         except self.model.DoesNotExist:
             connection = connections[self.db]
             if (
@@ -95,7 +87,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             ):
                 raise
         with share_lock(self.db):
-            return self._find(**kwargs)
+            return self._find(kwargs, recording)
 
     def _detach_loser(self, params, winner):
         # The object that lost the race made itself the cached other side of

@@ -61,8 +61,9 @@ class CompiledSelect:
 
 def query_of_get(queryset, args, kwargs, connection):
     """Return the query that QuerySet.get() runs for these arguments."""
-    clone = queryset.filter(*args, **kwargs).order_by()
-    query = clone.query
+    # A copy first, because filter() changes a queryset for which Django 6.1
+    # has disabled cloning.
+    query = queryset._clone().filter(*args, **kwargs).order_by().query
     if (
         not query.select_for_update
         or connection.features.supports_select_for_update_with_limit

@@ -24,21 +24,26 @@ class Rows(NamedTuple):
     limit: int | None  # how many rows the SELECT returns at most
 
 
-def select_rows(queryset, args, kwargs):
+def select_rows(queryset, args, kwargs, connection=None):
     """
     Return the Rows that queryset.get(*args, **kwargs) selects. Return None if
     Django's own get() has to run.
 
+    A caller that gives the connection has found out before that the queryset
+    selects whole rows by Django's steps.
+
     Raise what Django's get() raises before it has rows.
     """
-    if not (has_django_steps(queryset) and selects_whole_rows(queryset)):
-        return None
-    connection = connections[queryset.db]
+    is_recorded = connection is not None or queryset._recording is not None
+    if connection is None:
+        if not (has_django_steps(queryset) and selects_whole_rows(queryset)):
+            return None
+        connection = connections[queryset.db]
     call = None
     if not args and queryset.compiled_selects and conf.COMPILED_SELECTS:
         call = call_of(queryset, kwargs, connection)
     if call is None:
-        if queryset._recording is None:
+        if not is_recorded:
             return None
         return rows_by_django(queryset, args, kwargs, connection)
     select, opts = call.shape.select, queryset.model._meta

@@ -13,6 +13,7 @@ import re
 from typing import NamedTuple
 
 from django.db import connections, models
+from django.utils.functional import cached_property
 
 from ..coherence import drivers
 from ..coherence.drivers import last_result
@@ -66,16 +67,19 @@ def table_sql_of(model, using):
 class Recording(Wrapper):
     """The rows that one call selects, and the statements that write for it."""
 
-    def __init__(self, model, using):
-        super().__init__(connections[using])
+    def __init__(self, model, connection):
+        super().__init__(connection)
         self.model = model
-        self.table = table_sql_of(model, using)
         self.rows = []  # (instance, column values or None)
         self.statements = []  # (sql, parameters), of the model's tables
         self.rollbacks = None  # drivers.rollbacks() at the first of these
         self.on_update = None  # called after an UPDATE of the model's table
         self.generated_pk = None  # by the database, for the last INSERT
         self.made_pk = False  # True if generated_pk is that of inserted()
+
+    @cached_property
+    def table(self):
+        return table_sql_of(self.model, self.connection.alias)
 
     def remove(self):
         was_there = super().remove()

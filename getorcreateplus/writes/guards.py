@@ -47,9 +47,14 @@ def is_multi_table(model):
     return bool(model._meta.concrete_model._meta.parents)
 
 
-def is_managed_by_project(connection):
-    """Return True if the project begins and ends its transactions itself."""
-    return not connection.in_atomic_block and not connection.get_autocommit()
+def may_guard(connection, model):
+    """Return True if a new row of the model needs no savepoint around it."""
+    return (
+        can_guard(connection)
+        and not is_multi_table(model)  # two INSERTs
+        # The project begins and ends its transactions itself.
+        and (connection.in_atomic_block or connection.get_autocommit())
+    )
 
 
 class UpdateGuard(Wrapper):

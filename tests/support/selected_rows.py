@@ -1,5 +1,7 @@
 """What a SELECT returned: the instance, and the column values of its row."""
 
+from django.db import connection
+
 from getorcreateplus.query import CachedQuerySet
 from getorcreateplus.writes.captured_rows import Recording
 
@@ -13,7 +15,7 @@ def recording_queryset(model, recording):
 
 def select(model, **kwargs):
     """Return an instance and its column values, from a SELECT."""
-    recording = Recording(model, "default")
+    recording = Recording(model, connection)
     obj = recording_queryset(model, recording).get(**kwargs)
     return obj, recording.selected(obj)
 

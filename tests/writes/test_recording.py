@@ -51,7 +51,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 @contextmanager
 def recorded(model):
-    recording = Recording(model, "default")
+    recording = Recording(model, connection)
     with recording:
         yield recording
 

@@ -44,7 +44,7 @@ class Counting:
 
 
 MAKERS = [
-    lambda: Recording(Paper, "default"),
+    lambda: Recording(Paper, connection),
     lambda: UpdateGuard(connection),
     lambda: InsertGuard(connection, NonAtomicEntry),
     lambda: ShareLock(connection),
