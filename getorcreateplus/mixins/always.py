@@ -11,8 +11,10 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.db.models.query import ModelIterable
 
+from ..environment.cached_functions import cached_until_models_change
 from ..lookups.django_path import follows_django
 from ..lookups.queryset_shape import filters_only_by
+from ..selects.parameters import MAX_CALLS
 from .base import GetOrCreateBase
 from .selecting import OWN_GETS
 
@@ -116,27 +118,19 @@ class AlwaysGetOrCreateMixin(GetOrCreateBase):
             or not issubclass(self._iterable_class, ModelIterable)  # values()
         ):
             return None
-        opts = self.model._meta
-        fields = set(related)
+        columns = columns_to_create(self.model, tuple(kwargs))
+        if columns is None:
+            return None
         row = {}
-        for argument, value in kwargs.items():
-            name = argument.removesuffix("__exact")
-            try:
-                field = opts.pk if name == "pk" else opts.get_field(name)
-            except FieldDoesNotExist:  # name__iexact, a misspelt name.
+        for (name, field), value in zip(columns, kwargs.values(), strict=True):
+            if (related and field in related) or not is_storable(field, value):
                 return None
-            if (
-                field in fields  # fk= and fk_id=: which is meant?
-                or not may_be_created(self.model, field)
-                or not is_storable(field, value)
-            ):
-                return None
-            fields.add(field)
-            if isinstance(value, models.Model):
-                name = field.name  # create(fk_id=obj) fails.
-            elif field.is_relation:
-                name = field.attname  # create(fk=1) fails.
-            row[name] = value
+            if not field.is_relation:
+                row[name] = value
+            elif isinstance(value, models.Model):
+                row[field.name] = value  # create(fk_id=obj) fails.
+            else:
+                row[field.attname] = value  # create(fk=1) fails.
         row |= {field.name: value for field, value in related.items()}
         if "defaults" in row:  # A field that is named like the argument.
             value = row.pop("defaults")
@@ -249,6 +243,26 @@ class BaseAlwaysManager(models.Manager):
 # Which rows get() may create
 
 
+@cached_until_models_change(maxsize=MAX_CALLS)
+def columns_to_create(model, names):
+    """
+    Return the (name, field) of each of these arguments; None if get() with
+    them may not create a row.
+    """
+    opts, columns = model._meta, {}
+    for argument in names:
+        name = argument.removesuffix("__exact")
+        try:
+            field = opts.pk if name == "pk" else opts.get_field(name)
+        except FieldDoesNotExist:  # name__iexact, a misspelt name.
+            return None
+        # fk= and fk_id=: which is meant?
+        if field in columns.values() or not may_be_created(model, field):
+            return None
+        columns[name] = field
+    return tuple(columns.items())
+
+
 def may_be_created(model, field):
     """Return True if a lookup on this field may create a row of the model."""
     if (
@@ -277,6 +291,8 @@ def may_be_created(model, field):
 
 def is_storable(field, value):
     """Return True if a row can have this value in this field."""
+    if type(value) is str or type(value) is int:
+        return True  # Most values: no call more than it takes.
     if isinstance(value, models.Model):
         return (
             isinstance(field, models.ForeignKey)

@@ -20,7 +20,7 @@ from ..environment.interruptions import reraise
 from ..lookups.conditions import ISNULL_LOOKUPS
 from ..lookups.origin import is_foreign, is_of_django
 from ..lookups.rows import layout
-from .parameters import is_condition_itself
+from .parameters import arguments_of, is_condition_itself
 
 # What runs a query in Django's compiler, and reads its rows. Profilers and
 # caches patch these, and database backends override them.
@@ -32,25 +32,37 @@ class CompiledSelect:
     The SELECT of one shape. Threads share it, and nothing changes it.
     """
 
-    __slots__ = ("__weakref__", "columns", "fields", "limit", "sql", "steps", "tables")
+    __slots__ = (
+        "__weakref__",
+        "attnames",
+        "columns",
+        "compiler_class",
+        "fields",
+        "limit",
+        "sql",
+        "steps",
+        "tables",
+    )
 
     def __init__(self, sql, compiler):
         opts = compiler.query.get_meta()
         self.sql = sql
         self.columns = tuple(column for column, _, _ in compiler.select)
+        self.attnames = tuple(column.target.attname for column in self.columns)
+        self.compiler_class = type(compiler)
         self.limit = compiler.query.high_mark
         self.fields = opts.concrete_fields
         tables = dict.fromkeys((opts, *(p._meta for p in opts.all_parents)))
         self.tables = tuple((each, each.db_table) for each in tables)
         self.steps = sampled_steps(type(compiler))
 
-    def is_current(self, opts, compiler_class):
+    def is_current(self, opts):
         """
         Return True if Django would still compile and run it in this way: no
         field was added, no table was renamed, nothing was patched.
         """
         if self.fields is not opts.concrete_fields or self.steps != sampled_steps(
-            compiler_class
+            self.compiler_class
         ):
             return False
         for each, db_table in self.tables:  # noqa: SIM110 - all() takes longer
@@ -72,14 +84,14 @@ def query_of_get(queryset, args, kwargs, connection):
     return query
 
 
-def keep_sql(call, query, connection):
+def keep_sql(shape, params, kwargs, query, connection):
     """
     Keep the SQL of a query that Django has just run, if it is the same for
     all values.
     """
-    shape = call.shape
+    arguments = arguments_of(query.model, tuple(kwargs))
     try:
-        shape.select = verified_select(call, query, connection)
+        shape.select = verified_select(shape, params, arguments, query, connection)
     except EmptyResultSet:
         pass  # Django sends no query for these values.
     except Exception as error:  # noqa: BLE001 - by a field that refuses other values
@@ -87,18 +99,18 @@ def keep_sql(call, query, connection):
         shape.is_refused = True
 
 
-def verified_select(call, query, connection):
+def verified_select(shape, params, arguments, query, connection):
     """
     Return the CompiledSelect of a shape. Return None if its SQL is not the
     same for all values, or if that is not known yet.
     """
-    shape, compiler = call.shape, query.get_compiler(connection=connection)
+    compiler = query.get_compiler(connection=connection)
     sql, sent = compiler.as_sql()
     other_query, unchanged = with_other_values(query)
     other_sql, others = other_query.get_compiler(connection=connection).as_sql()
     before, shape.seen = shape.seen, (sql, sent)
     if (
-        not is_compiled_as_expected(compiler, list(sent), call)
+        not is_compiled_as_expected(compiler, list(sent), params, arguments)
         or sql != other_sql
         or len(sent) != len(others)
         or (before is not None and before[0] != sql)
@@ -113,21 +125,21 @@ def verified_select(call, query, connection):
     return None
 
 
-def is_compiled_as_expected(compiler, sent, call):
+def is_compiled_as_expected(compiler, sent, params, arguments):
     """
     Return True if a compiled query selects whole rows, with these parameters,
     one for each condition that the arguments are last of.
     """
     conditions = compiler.query.where.children
-    own = conditions[len(conditions) - len(call.arguments) :]
+    own = conditions[len(conditions) - len(arguments) :]
     return (
         runs_as_django(type(compiler))
         and tuple(column.target.attname for column, _, _ in compiler.select)
         == layout(compiler.query.model).attnames
         and [getattr(each.lhs, "output_field", None) for each in own]
-        == [argument.field for argument in call.arguments]
-        and list(map(type, sent)) == list(map(type, call.params))
-        and sent == call.params
+        == [argument.field for argument in arguments]
+        and list(map(type, sent)) == list(map(type, params))
+        and sent == params
     )
 
 

@@ -1,6 +1,5 @@
 """Run the SELECT of a get(), and return its rows."""
 
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from django.db import DatabaseError, connections
@@ -8,26 +7,18 @@ from django.db import DatabaseError, connections
 from ..conf import conf
 from ..lookups.django_path import has_django_steps
 from ..lookups.queryset_shape import selects_whole_rows
-from ..lookups.rows import layout
 from .compiling import keep_sql, query_of_get
-from .shapes import call_of
+from .shapes import shape_of_call
 
 CONVERTERS = "getorcreateplus_converters"  # where a connection keeps them
 
 
-class Rows(NamedTuple):
-    """What a get() has selected."""
-
-    using: str  # the alias of the database
-    attnames: tuple
-    values: list  # of each row, in the order of attnames
-    limit: int | None  # how many rows the SELECT returns at most
-
-
 def select_rows(queryset, args, kwargs, connection=None):
     """
-    Return the Rows that queryset.get(*args, **kwargs) selects. Return None if
-    Django's own get() has to run.
+    Return what queryset.get(*args, **kwargs) selects: the alias of the
+    database, the attnames of the columns, a list of rows, each a sequence of
+    column values, and how many rows the SELECT returns at most (None: all).
+    Return None if Django's own get() has to run.
 
     A caller that gives the connection has found out before that the queryset
     selects whole rows by Django's steps.
@@ -41,19 +32,17 @@ def select_rows(queryset, args, kwargs, connection=None):
         connection = connections[queryset.db]
     call = None
     if not args and queryset.compiled_selects and conf.COMPILED_SELECTS:
-        call = call_of(queryset, kwargs, connection)
+        call = shape_of_call(queryset, kwargs, connection)
     if call is None:
         if not is_recorded:
             return None
         return rows_by_django(queryset, args, kwargs, connection)
-    select, opts = call.shape.select, queryset.model._meta
-    if select is None or not select.is_current(opts, call.compiler_class):
-        rows = rows_by_django(queryset, args, kwargs, connection, call)
-    else:
-        values = run(select, connection, tuple(call.params))
-        attnames = layout(queryset.model).attnames
-        rows = Rows(connection.alias, attnames, values, select.limit)
-    return rows
+    shape, params = call
+    select = shape.select
+    if select is None or not select.is_current(queryset.model._meta):
+        return rows_by_django(queryset, args, kwargs, connection, call)
+    rows = run(select, connection, tuple(params))
+    return connection.alias, select.attnames, rows, select.limit
 
 
 def run(select, connection, params):
@@ -113,7 +102,7 @@ def rows_by_django(queryset, args, kwargs, connection, call=None):
     compiler = query.get_compiler(using=connection.alias)
     results = compiler.execute_sql()
     attnames = tuple(column.target.attname for column, _, _ in compiler.select)
-    values = list(compiler.results_iter(results))
+    rows = list(compiler.results_iter(results))
     if call is not None:
-        keep_sql(call, query, connection)
-    return Rows(connection.alias, attnames, values, query.high_mark)
+        keep_sql(*call, kwargs, query, connection)
+    return connection.alias, attnames, rows, query.high_mark

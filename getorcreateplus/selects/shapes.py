@@ -6,8 +6,6 @@ are NULL, the queryset's own filters and what it locks. Their values are the
 parameters.
 """
 
-from typing import NamedTuple
-
 from django.db.models.expressions import Col
 from django.db.models.sql.datastructures import BaseTable, Join
 
@@ -22,15 +20,6 @@ from .parameters import (
 )
 
 MAX_SHAPES = 1000  # that a process keeps: each a few kB
-
-
-class Call(NamedTuple):
-    """One call of get(): its shape, and what Django sends for its values."""
-
-    shape: "Shape"
-    compiler_class: type
-    arguments: tuple  # Arguments, in the order of their conditions
-    params: list
 
 
 class Shape:
@@ -50,16 +39,15 @@ def shape_of(*key):
     return Shape()
 
 
-def call_of(queryset, kwargs, connection):
+def shape_of_call(queryset, kwargs, connection):
     """
-    Return the Call of queryset.get(**kwargs), None if Django has to compile
-    its query.
+    Return the Shape of queryset.get(**kwargs), and the parameters that Django
+    sends for its values. Return None if Django has to compile the query.
     """
     model, query, names = queryset.model, queryset.query, tuple(kwargs)
     arguments = arguments_of(model, names)
     if arguments is None:
         return None
-    compiler_class = connection.ops.compiler("SQLCompiler")
     filters, lock = (), None
     try:
         params, marks = parameters_of(arguments, kwargs, connection)
@@ -70,12 +58,9 @@ def call_of(queryset, kwargs, connection):
             lock = lock_of(query, connection)
     except NotCompiled:
         return None
-    shape = shape_of(
-        model, connection.alias, compiler_class, names, marks, filters, lock
-    )
-    if shape.is_refused:
-        return None
-    return Call(shape, compiler_class, arguments, params)
+    alias, backend = connection.alias, type(connection)
+    shape = shape_of(model, alias, backend, names, marks, filters, lock)
+    return None if shape.is_refused else (shape, params)
 
 
 def filters_of(query, connection):
