@@ -26,6 +26,7 @@ from ..models import Paper, Shelf
 
 QUERYSET = QuerySet(Paper)
 QUERY = QUERYSET.query
+JOIN = list(Shelf(pk=1).labels.all().query.alias_map.values())[-1]
 OPTS = Paper._meta
 
 PRIVATE = {
@@ -35,7 +36,7 @@ PRIVATE = {
     "_extract_model_params": (QUERYSET, "the parameters of create()"),
     "_for_write": (QUERYSET, "get_or_create() asks the database that is written"),
     "_hints": (QUERYSET, "the instance of a related manager"),
-    "_iterable_class": (QUERYSET, "not values(), and to see the rows of a SELECT"),
+    "_iterable_class": (QUERYSET, "not values()"),
     "_known_related_objects": (QUERYSET, "obj.parent of a related manager's hit"),
     "_prepare_for_bulk_create": (QUERYSET, "primary keys that Django makes"),
     "_prefetch_related_lookups": (QUERYSET, "a hit has nothing prefetched"),
@@ -50,7 +51,7 @@ PRIVATE = {
     "distinct": (QUERY, "a query that is more than a filter"),
     "extra": (QUERY, "a query that is more than a filter"),
     "extra_tables": (QUERY, "a query that is more than a filter"),
-    "get_compiler": (QUERY, "to see the rows of a SELECT"),
+    "get_compiler": (QUERY, "the SQL of a lookup, and its rows"),
     "is_sliced": (QUERY, "a query that is more than a filter"),
     "select_for_update": (QUERY, "whoever locks a row wants the database's"),
     "select_related": (QUERY, "a hit has nothing joined"),
@@ -58,7 +59,29 @@ PRIVATE = {
     "children": (WhereNode(), "the filters that belong to a lookup"),
     "negated": (WhereNode(), "the filters that belong to a lookup"),
     "bilateral_transforms": (Exact(Col("paper", OPTS.pk), 1), "plain equality"),
-    "results_iter": (SQLCompiler, "to see the rows of a SELECT"),
+    # The SELECT of a lookup
+    "alias_map": (QUERY, "the joins of a many-to-many manager's lookup"),
+    "high_mark": (QUERY, "the LIMIT of get()"),
+    "select_for_no_key_update": (QUERY, "FOR UPDATE is a part of the SQL"),
+    "select_for_update_nowait": (QUERY, "FOR UPDATE is a part of the SQL"),
+    "select_for_update_of": (QUERY, "FOR UPDATE of other tables is Django's"),
+    "select_for_update_skip_locked": (QUERY, "FOR UPDATE is a part of the SQL"),
+    "set_limits": (QUERY, "the LIMIT of get()"),
+    "get_extra_restriction": (models.ForeignKey, "a join with a condition is Django's"),
+    "filtered_relation": (JOIN, "a join with a condition is Django's"),
+    "join_cols": (JOIN, "the joins of a many-to-many manager's lookup"),
+    "join_type": (JOIN, "the joins of a many-to-many manager's lookup"),
+    "parent_alias": (JOIN, "the joins of a many-to-many manager's lookup"),
+    "table_name": (JOIN, "the joins of a many-to-many manager's lookup"),
+    "conditional": (Col("paper", OPTS.pk), "a boolean is a condition itself"),
+    "process_rhs": (Exact, "what Django sends for a value"),
+    "integer_field_range": (connection.ops, "integers for which no query is sent"),
+    "get_db_converters": (connection.ops, "from the driver's values to the field's"),
+    "has_select_for_update": (type(connection.features), "FOR UPDATE"),
+    "interprets_empty_strings_as_nulls": (type(connection.features), "'' is NULL"),
+    "supports_select_for_update_with_limit": (type(connection.features), "FOR UPDATE"),
+    "execute_sql": (SQLCompiler, "whether some code has replaced it"),
+    "results_iter": (SQLCompiler, "the rows of a SELECT that is not kept"),
     # An INSERT of many rows
     "insert_values": (InsertQuery, "the rows of an INSERT"),
     "as_sql": (SQLInsertCompiler, "its SQL, without what becomes of conflicts"),
@@ -117,7 +140,7 @@ PRIVATE = {
 # Set by Django's as_manager() as well, on what it makes.
 SET = {"_built_with_as_manager"}
 # In Django 6.1 alone, and read with getattr() or hasattr().
-NEWER = {"_fetch_mode"}
+NEWER = {"_fetch_mode", "_get_from_db"}
 
 
 @pytest.mark.parametrize("name", PRIVATE)
