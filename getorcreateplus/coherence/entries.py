@@ -36,6 +36,8 @@ class Entries:
 
     def keys_of_row(self, pk):
         """Return the keys of a row's payload and version, and of the epoch."""
+        # As payload_key() and version_key(), which are two calls more for each
+        # hit.
         payload = pk if self.has_own_cache else f"{self.name}:{pk}"
         version = self.shared_version_key
         if self.version_per_row:
@@ -47,10 +49,14 @@ class Entries:
         )
 
     def payload_key(self, pk):
-        return self.keys_of_row(pk)[0]
+        payload = pk if self.has_own_cache else f"{self.name}:{pk}"
+        return payload if is_short_ascii(payload) else safe_key(payload)
 
     def version_key(self, pk):
-        return self.keys_of_row(pk)[1]
+        version = self.shared_version_key
+        if self.version_per_row:
+            version = f"{self.name}!{pk}"
+        return version if is_short_ascii(version) else safe_key(version)
 
     def hint_key(self, lookup):
         """Return the key for a lookup: a tuple of (attname, value)."""

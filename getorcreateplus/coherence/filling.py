@@ -93,11 +93,12 @@ def versions_of(reading, pks):
     and the clock as it was after that.
     """
     region, prefix = reading.region, reading.token_prefix
-    keys = dict.fromkeys(map(region.version_key, pks))
-    fresh = {key: new_token(prefix) for key in keys}
+    fresh = {region.version_key(pk): new_token(prefix) for pk in pks}
     versions, clock = region.client.vouch(
         fresh, region.timeout, region.clock_key, MAX_ADDED
     )
+    if len(fresh) == 1 and is_token(versions.get(*fresh), prefix):
+        return versions, clock  # most calls
     versions = {key: versions[key] for key in fresh if versions.get(key) is not None}
     invalid = [key for key in versions if not is_token(versions[key], prefix)]
     missing = [key for key in fresh if key not in versions] if len(fresh) == 1 else []

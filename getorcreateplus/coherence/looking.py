@@ -102,22 +102,21 @@ class Observer:
 
     def _observe(self, rows, entries):
         region, prefix = self.region, self.token_prefix
-        keys = [region.epoch_key]
-        one = None
+        keys, one = [region.epoch_key], None
         if not self.is_batch and rows and rows[0].pk is not None:
             [one] = rows
-        if one is not None:
             keys.append(region.version_key(one.pk))
-        if one is None or one.lookup is not None:
+        needs_clock = one is None or one.lookup is not None
+        if needs_clock:
             # The statement may find another row.
             keys.append(region.clock_key)
         if others := [key for key in keys if key not in entries]:
             entries = entries | self.client.look(others)
-        tokens = dict(zip(keys, region.observe(entries, keys, prefix), strict=True))
-        self.epoch = tokens[region.epoch_key]
-        self.clock = tokens.get(region.clock_key)
+        tokens = region.observe(entries, keys, prefix)
+        self.epoch = tokens[0]
+        self.clock = tokens[-1] if needs_clock else None
         if one is not None:
-            one.version = tokens[region.version_key(one.pk)]
+            one.version = tokens[1]
         self.may_fill = not rules.is_locked(self.epoch)
         if not (self.may_fill or prefix or self.is_batch):
             region.asking.rest()
@@ -177,6 +176,22 @@ class Look(Observer):
         missed = [row for row in missed if not self._is_under_lock(row)]
         if may_fill and missed:
             self._observe(missed, entries)
+
+    def _look_by_hint(self, sought, may_fill):
+        """
+        Look for a row of which the process knows no primary key: as _look(),
+        by fewer steps if the cache does not know it either.
+        """
+        if self.key_client is not self.client:
+            self._look([sought], True, may_fill)
+            return
+        keys = self.hint_key(sought), self.region.epoch_key, self.region.clock_key
+        entries = self.client.look(keys)
+        if keys[0] in entries or len(entries) < 2:
+            entries = dict.fromkeys(keys) | entries
+            self._look([sought], True, may_fill, entries)
+        elif may_fill:
+            self._observe([sought], entries)
 
     def _entries_of(self, by_pk, by_hint, entries, count):
         """

@@ -52,9 +52,13 @@ class Memory:
                 return None
 
     def put(self, key, value):
-        with self.lock, self.changing():
-            if self.entries.maxsize > 0:
-                self.entries[key] = value
+        with self.lock:
+            # As changing(), which takes as long as the change.
+            try:
+                if self.entries.maxsize > 0:
+                    self.entries[key] = value
+            except BaseException as error:  # noqa: BLE001 - it is raised again
+                self.drop_entries(error)
 
     @contextmanager
     def changing(self):
@@ -64,10 +68,13 @@ class Memory:
         """
         try:
             yield
-        except BaseException as error:
-            self.__dict__.pop("entries", None)
-            if type(error) is not KeyError:  # by what a signal handler has kept
-                raise
+        except BaseException as error:  # noqa: BLE001 - it is raised again
+            self.drop_entries(error)
+
+    def drop_entries(self, error):
+        self.__dict__.pop("entries", None)
+        if type(error) is not KeyError:  # by what a signal handler has kept
+            raise error
 
 
 class Rows(Memory):

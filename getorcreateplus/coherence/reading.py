@@ -66,13 +66,10 @@ class Reading(Look):
             pk = process_memory.hints.get((region, sought.lookup))
             sought.pk = sought.remembered_pk = pk
         try:
-            if (
-                pk is None
-                or not may_hit
-                or self.local_timeout != 0
-                or connection.in_atomic_block
-            ):
+            if not may_hit or self.local_timeout != 0 or connection.in_atomic_block:
                 self._look([sought], may_hit, may_fill)
+            elif pk is None:
+                self._look_by_hint(sought, may_fill)
             else:
                 # The short path to a hit: as _look(), for one known row.
                 keys = region.keys_of_row(pk)

@@ -83,16 +83,20 @@ class Region(Entries):
             fresh = {key: new_token(prefix) for key in absent}
             timeouts = {key: self.timeout_of(key) for key in absent}
             entries = entries | self.client.observe(fresh, timeouts)
-        return [self._valid_token(entries.get(key), key, prefix) for key in keys]
+        tokens = [entries.get(key) for key in keys]
+        for place, token in enumerate(tokens):
+            if not is_token(token, prefix):
+                tokens[place] = self._valid_token(token, keys[place], prefix)
+        return tokens
 
     def _valid_token(self, found, key, prefix):
+        """Return a new token in place of what is none."""
         if found is None:
             raise Unreachable(f"{key!r} does not stay in the cache")
-        if not is_token(found, prefix):
-            # A token of another test's transaction, which has ended.
-            found = new_token(prefix)
-            self.client.announce({key: found}, self.timeout_of(key))
-        return found
+        # A token of another test's transaction, which has ended.
+        token = new_token(prefix)
+        self.client.announce({key: token}, self.timeout_of(key))
+        return token
 
     def timeout_of(self, key):
         return None if key in (self.epoch_key, self.clock_key) else self.timeout
