@@ -13,6 +13,7 @@ from decimal import Decimal
 from operator import attrgetter
 
 from django.core.exceptions import EmptyResultSet
+from django.db.models.expressions import Col
 from django.db.models.query import MAX_GET_RESULTS
 
 from ..environment.cached_functions import cached_until_models_change
@@ -94,7 +95,7 @@ def keep_sql(shape, params, kwargs, query, connection):
         shape.select = verified_select(shape, params, arguments, query, connection)
     except EmptyResultSet:
         pass  # Django sends no query for these values.
-    except Exception as error:  # noqa: BLE001 - by a field that refuses other values
+    except Exception as error:  # noqa: BLE001 - by values that cannot be compared
         reraise(error)
         shape.is_refused = True
 
@@ -107,12 +108,15 @@ def verified_select(shape, params, arguments, query, connection):
     compiler = query.get_compiler(connection=connection)
     sql, sent = compiler.as_sql()
     other_query, unchanged = with_other_values(query)
-    other_sql, others = other_query.get_compiler(connection=connection).as_sql()
+    try:
+        other_sql, _ = other_query.get_compiler(connection=connection).as_sql()
+    except Exception as error:  # noqa: BLE001 - by a field that refuses these values
+        reraise(error)
+        other_sql, unchanged = sql, range(len(sent))
     before, shape.seen = shape.seen, (sql, sent)
     if (
         not is_compiled_as_expected(compiler, list(sent), params, arguments)
         or sql != other_sql
-        or len(sent) != len(others)
         or (before is not None and before[0] != sql)
     ):
         shape.is_refused = True
@@ -121,6 +125,7 @@ def verified_select(shape, params, arguments, query, connection):
         before is not None
         and all(before[1][place] != sent[place] for place in unchanged)
     ):
+        shape.seen = None
         return CompiledSelect(sql, compiler)
     return None
 
@@ -134,6 +139,7 @@ def is_compiled_as_expected(compiler, sent, params, arguments):
     own = conditions[len(conditions) - len(arguments) :]
     return (
         runs_as_django(type(compiler))
+        and all(is_plain(column) for column, _, _ in compiler.select)
         and tuple(column.target.attname for column, _, _ in compiler.select)
         == layout(compiler.query.model).attnames
         and [getattr(each.lhs, "output_field", None) for each in own]
@@ -141,6 +147,14 @@ def is_compiled_as_expected(compiler, sent, params, arguments):
         and list(map(type, sent)) == list(map(type, params))
         and sent == params
     )
+
+
+def is_plain(column):
+    """
+    Return True if a column is selected as such: not by SQL of the project's,
+    which may depend on more than its field.
+    """
+    return type(column) is Col and not is_foreign(column.target.select_format)
 
 
 @cached_until_models_change

@@ -89,17 +89,20 @@ def filters_of(query, connection):
 
 
 def tables_of(query):
-    """Return the tables of a query, as they are joined."""
+    """
+    Return the tables of a query, as they are joined, and those that are not
+    used, because the next join may take their alias.
+    """
     tables = []
     for alias, table in query.alias_map.items():
-        if not query.alias_refcount[alias]:
-            continue
+        is_used = query.alias_refcount[alias] > 0
         if type(table) is Join:
             if table.filtered_relation is not None or has_restriction(table):
                 raise NotCompiled(table)
             tables.append(
                 (
                     alias,
+                    is_used,
                     table.table_name,
                     table.parent_alias,
                     table.join_type,
@@ -107,7 +110,7 @@ def tables_of(query):
                 )
             )
         elif type(table) is BaseTable:
-            tables.append((alias, table.table_name))
+            tables.append((alias, is_used, table.table_name))
         else:
             raise NotCompiled(table)
     return tables
