@@ -107,7 +107,7 @@ def verified_select(shape, params, arguments, query, connection):
     """
     compiler = query.get_compiler(connection=connection)
     sql, sent = compiler.as_sql()
-    other_query, unchanged = with_other_values(query)
+    other_query, unchanged = with_other_values(query, connection)
     try:
         other_sql, _ = other_query.get_compiler(connection=connection).as_sql()
     except Exception as error:  # noqa: BLE001 - by a field that refuses these values
@@ -170,14 +170,14 @@ def runs_as_django(compiler_class):
     )
 
 
-def with_other_values(query):
+def with_other_values(query, connection):
     """
     Return a copy of the query with other values in its conditions, and the
     places of the parameters for which there is no other value.
     """
     other, unchanged, place = query.clone(), [], 0
     for number, lookup in enumerate(query.where.children):
-        if type(lookup) in ISNULL_LOOKUPS or is_condition_itself(lookup):
+        if type(lookup) in ISNULL_LOOKUPS or is_condition_itself(lookup, connection):
             continue  # It has no parameter, and is a part of the shape.
         changed = copy.copy(lookup)
         changed.rhs = other_value(lookup.rhs)
@@ -198,6 +198,7 @@ def other_value(value):
 
 
 CHANGES = [
+    (bool, lambda value: not value),
     (str, lambda value: f"{value[:-1]}{'b' if value.endswith('a') else 'a'}"),
     (int, lambda value: 0 if value else 1),
     (bytes, lambda value: bytes(255 - byte for byte in value) or b"a"),

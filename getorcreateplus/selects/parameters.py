@@ -111,7 +111,7 @@ def parameters_of(arguments, kwargs, connection):
             marks += ((name, None),)
         else:
             lookup = prepared_lookup(field, lookup_class, col, value)
-            if is_condition_itself(lookup):
+            if is_condition_itself(lookup, connection):
                 marks += ((name, lookup.rhs),)
             else:
                 params.append(parameter_of(lookup, connection))
@@ -153,11 +153,16 @@ def prepared_lookup(field, lookup_class, col, value):
     return lookup
 
 
-def is_condition_itself(lookup):
+def is_condition_itself(lookup, connection):
     """
     Return True if a lookup is compiled to its column, or to NOT the column.
     """
-    return isinstance(lookup.rhs, bool) and getattr(lookup.lhs, "conditional", False)
+    # As Exact.as_sql().
+    return (
+        isinstance(lookup.rhs, bool)
+        and getattr(lookup.lhs, "conditional", False)
+        and connection.ops.conditional_expression_supported_in_where_clause(lookup.lhs)
+    )
 
 
 def parameter_of(lookup, connection):

@@ -78,7 +78,7 @@ def filters_of(query, connection):
         lhs, mark = getattr(lookup, "lhs", None), None
         if type(lhs) is not Col or lookup.bilateral_transforms:
             raise NotCompiled(lookup)
-        if type(lookup) in ISNULL_LOOKUPS or is_condition_itself(lookup):
+        if type(lookup) in ISNULL_LOOKUPS or is_condition_itself(lookup, connection):
             mark = lookup.rhs
         elif type(lookup) in EXACT_LOOKUPS:
             params.append(parameter_of(lookup, connection))

@@ -1,0 +1,5 @@
+"""Fixtures of the tests of compiled SELECTs."""
+
+from .outcomes import compiled
+
+__all__ = ["compiled"]
