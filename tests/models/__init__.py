@@ -11,6 +11,7 @@ from .lookup_path import *  # noqa: F403
 from .neighbours import *  # noqa: F403
 from .nonatomic import *  # noqa: F403
 from .proof import *  # noqa: F403
+from .selects import *  # noqa: F403
 from .statements import *  # noqa: F403
 from .text_keys import *  # noqa: F403
 from .triggers import *  # noqa: F403

@@ -62,9 +62,10 @@ def state_of(obj):
         if name != "_state"
     }
     about = vars(obj._state) | {
+        "peers": len(getattr(obj._state, "peers", ())),
         "fields_cache": {
             name: in_words(value) for name, value in obj._state.fields_cache.items()
-        }
+        },
     }
     return type(obj), state, about
 
