@@ -199,9 +199,9 @@ def other_value(value):
 
 CHANGES = [
     (bool, lambda value: not value),
-    (str, lambda value: f"{value[:-1]}{'b' if value.endswith('a') else 'a'}"),
+    (str, lambda value: f"{value}a"),
     (int, lambda value: 0 if value else 1),
-    (bytes, lambda value: bytes(255 - byte for byte in value) or b"a"),
+    (bytes, lambda value: value + b"a"),
     (uuid.UUID, lambda value: uuid.UUID(int=value.int ^ 1)),
     ((float, Decimal), lambda value: type(value)(0 if value else 1)),
     (datetime.date, lambda value: value.replace(day=1 + value.day % 28)),

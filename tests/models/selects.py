@@ -29,6 +29,9 @@ class Opera(AbstractWork):
     title = models.CharField(max_length=20)
     pages = models.IntegerField(default=0)
     composer = models.ForeignKey(Composer, models.CASCADE, related_name="operas")
+    poet = models.ForeignKey(
+        Composer, models.CASCADE, null=True, related_name="librettos"
+    )
     styles = models.ManyToManyField(Style, related_name="operas")
     sequels = models.ManyToManyField("self", symmetrical=False, related_name="prequels")
     critiques = GenericRelation("Critique")

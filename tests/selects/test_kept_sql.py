@@ -212,6 +212,26 @@ def test_value_of_an_unknown_type_is_waited_for(compiled):
         assert compiled.count == 1
 
 
+def test_sql_that_depends_on_the_value(kept, monkeypatch):
+    original = SQLCompiler.compile
+
+    def compile_by_length(self, node):
+        sql, params = original(self, node)
+        if type(node) is Exact and node.lhs.target.name == "name":
+            sql = f"{sql} AND 5 > {len(node.rhs)}"
+        return sql, params
+
+    Style.plain.create(name="long name")
+    shapes.shape_of.cache_clear()
+    monkeypatch.setattr(SQLCompiler, "compile", compile_by_length)
+    kept.count = 0
+    for _ in range(2):
+        for name in ("a", "long name"):
+            sent = outcome(lambda n=name: get(name=n))
+            assert sent == outcome(lambda n=name: QuerySet(Style).get(name=n))
+    assert kept.count == 0
+
+
 def test_lookup_of_the_project():
     class Loud(Exact):
         pass

@@ -104,6 +104,20 @@ def test_each_parent_gets_its_own_rows(composer):
         assert other.operas.get(title="Aida").pages == 5
 
 
+def test_other_join_is_another_shape(composer):
+    """The conditions are the same, and so are the names of the tables."""
+    composer.operas(manager="plain").update(poet=Composer.plain.create(name="Boito"))
+    for name, found in (("Verdi", "composer"), ("Boito", "poet")):
+        for relation in ("composer", "poet"):
+            sent, result, _ = check(
+                Opera,
+                {"title": "Aida"},
+                prepare=lambda q, r=relation, n=name: q.filter(**{f"{r}__name": n}),
+            )
+            assert (result[0] is Opera) == (relation == found)
+            assert len(sent) == 1
+
+
 def test_rows_in_two_tables(composer, compiled):
     Operetta.plain.create(title="Carmen", composer=composer, dances="habanera")
     for kwargs in (
