@@ -232,6 +232,15 @@ def test_sql_that_depends_on_the_value(kept, monkeypatch):
     assert kept.count == 0
 
 
+def test_parameters_that_django_does_not_send(compiled, monkeypatch):
+    """As if a version of Django prepared values in another way."""
+    Style.plain.create(name="a")
+    monkeypatch.setattr(shapes, "parameters_of", lambda *args: (["b"], ()))
+    for _ in range(3):
+        assert get(name="a").name == "a"
+    assert compiled.count == 0
+
+
 def test_lookup_of_the_project():
     class Loud(Exact):
         pass
