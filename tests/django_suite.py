@@ -21,8 +21,10 @@ import tarfile
 import tempfile
 import tomllib
 import unittest
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import django
 from django.test.runner import DiscoverRunner
@@ -76,6 +78,14 @@ MODULES = [
     "signals",
     "sites_tests",
 ]
+# How many compiled SELECTs a module runs at least, on each database and with
+# each class. A run without them would show nothing about them.
+MIN_COMPILED = {
+    "async": 30,
+    "get_or_create": 40,
+    "multiple_database": 25,
+    "one_to_one": 10,
+}
 
 
 def main(args=None):
@@ -210,14 +220,54 @@ def id_of(test):
     return getattr(test, "test_case", test).id()  # of a subtest: its test's
 
 
+compiled = Counter()  # module of Django's tests: compiled SELECTs
+
+
+@contextmanager
+def count_compiled():
+    """
+    Run kept SELECTs from the first call on, because Django's tests hardly ever
+    do the same twice. Count them.
+    """
+    from getorcreateplus.selects import running
+
+    run, rows_by_django = running.run, running.rows_by_django
+
+    def counting(*args):
+        compiled[Result.module] += 1
+        return run(*args)
+
+    def keeping(queryset, args, kwargs, connection, call=None):
+        if call is not None:
+            shape, params = call
+            query = running.query_of_get(queryset, args, kwargs, connection)
+            running.keep_sql(shape, params, kwargs, query, connection)
+            if select := shape.select:
+                rows = running.run(select, connection, tuple(params))
+                return connection.alias, select.attnames, rows, select.limit
+        return rows_by_django(queryset, args, kwargs, connection)
+
+    with (
+        mock.patch.object(running, "run", counting),
+        mock.patch.object(running, "rows_by_django", keeping),
+    ):
+        yield
+
+
 class Result(unittest.TextTestResult):
     """Keep failures apart that have to be."""
+
+    module = None  # of the test that runs
 
     excluded = {}
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.excluded_failures = set()
+
+    def startTest(self, test):  # noqa: N802
+        Result.module = test.id().partition(".")[0]
+        super().startTest(test)
 
     def _is_excluded(self, test):
         if id_of(test) not in self.excluded:
@@ -260,7 +310,8 @@ class Runner(DiscoverRunner):
 
     def run_suite(self, suite, **kwargs):
         found = {test.id() for test in iter_test_cases(suite)}
-        result = super().run_suite(suite, **kwargs)
+        with count_compiled():
+            result = super().run_suite(suite, **kwargs)
         wanted = {
             test
             for test, may_pass in result.excluded.items()
@@ -283,7 +334,26 @@ class Runner(DiscoverRunner):
             f"{len(result.skipped)} skipped, {len(result.excluded_failures)} failed "
             f"as listed, {failed} failed, {len(self.stale)} stale exclusions."
         )
-        return failed + len(self.stale) + (result.testsRun == 0)
+        return failed + len(self.stale) + (result.testsRun == 0) + self.few_compiled()
+
+    def few_compiled(self):
+        """
+        Print how many compiled SELECTs each module has run. Return how many
+        modules have run fewer than they should.
+        """
+        if self.parallel > 1 or os.environ["DJANGO_SUITE_QUERYSET"] == "QuerySet":
+            return 0  # The processes count for themselves.
+        counts = {label: compiled[label] for label in sorted(compiled)}
+        words = ", ".join(f"{label} {count}" for label, count in counts.items())
+        print(f"{sum(counts.values())} compiled SELECTs: {words or 'none'}.")
+        few = [
+            label
+            for label in self.labels
+            if compiled[label] < MIN_COMPILED.get(label, 0)
+        ]
+        for label in few:
+            print(f"TOO FEW compiled SELECTs in {label}: not {MIN_COMPILED[label]}.")
+        return len(few)
 
 
 if __name__ == "__main__":

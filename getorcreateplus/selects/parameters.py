@@ -17,7 +17,7 @@ from django.db.models.lookups import IntegerFieldExact
 
 from ..environment.cached_functions import cached_until_models_change
 from ..environment.interruptions import reraise
-from ..lookups.canonical import TEXT_FIELDS, prepared_type, stored_as
+from ..lookups.canonical import TEXT_FIELDS, prepared_type, refuse_naive, stored_as
 from ..lookups.conditions import EXACT_LOOKUPS, ISNULL_LOOKUPS
 
 MAX_CALLS = 1000  # combinations of argument names that are kept
@@ -144,6 +144,7 @@ def prepared_lookup(field, lookup_class, col, value):
     ):
         raise NotCompiled(value)
     try:
+        refuse_naive(field, value)  # Django warns of it, and only once.
         lookup = lookup_class(col, value)
     except Exception as error:
         reraise(error)

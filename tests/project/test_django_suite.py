@@ -9,10 +9,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from .. import django_suite
 
 TESTS = Path(__file__).resolve().parent.parent
 EXCLUSIONS = TESTS / "django_suite_exclusions.toml"
@@ -207,3 +210,13 @@ def test_exclusions_name_a_sentence_of_the_contract():
     for exclusion in exclusions:
         ours = "QuerySet" not in exclusion["querysets"]
         assert (exclusion["because"] in contract) is ours, exclusion
+
+
+@pytest.mark.parametrize(("count", "few"), [(0, 1), (39, 1), (40, 0)])
+def test_module_with_few_compiled_selects_fails(monkeypatch, capsys, count, few):
+    monkeypatch.setenv("DJANGO_SUITE_QUERYSET", "PlusQuerySet")
+    monkeypatch.setattr(django_suite, "compiled", Counter(get_or_create=count))
+    runner = django_suite.Runner(parallel=1)
+    runner.labels = ["get_or_create"]
+    assert runner.few_compiled() == few
+    assert f"{count} compiled SELECTs" in capsys.readouterr().out

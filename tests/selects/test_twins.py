@@ -194,6 +194,15 @@ def test_several_arguments(row, compiled):
     check(Ordinary, {"target": row, "target_id": 5})
 
 
+def test_naive_datetime_is_warned_of_once(row):
+    """Also if the SQL is not kept yet, or another value cannot be compiled."""
+    naive = MOMENT.replace(tzinfo=None)
+    for value in (naive, naive.isoformat(), datetime.date(2020, 5, 4)):
+        check(Ordinary, {"datetime": value, "big": 5})
+        check(Ordinary, {"datetime": value, "big": 5.5, "integer": 2**40})
+        check(Ordinary, {"datetime__exact": value})
+
+
 def test_objects(row):
     special = SpecialTarget.objects.create(pk=7, code="b")
     lazy = SimpleLazyObject(lambda: Target.objects.get(code="a"))
