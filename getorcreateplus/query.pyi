@@ -23,6 +23,7 @@ _Model_co = TypeVar("_Model_co", bound=models.Model, covariant=True)
 _Row_co = TypeVar("_Row_co", covariant=True, default=_Model_co)
 
 class GetOrCreateBase:
+    compiled_selects: bool
     lookups_as_written: bool
 
 # The methods of the mixins that QuerySet does not have. The class exists in

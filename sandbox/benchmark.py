@@ -33,7 +33,8 @@ from benchmarks.cases import (
 REQUIREMENTS = ["django", "environ", "getorcreateplus"]
 ROUNDS, QUICK_ROUNDS = 30, 4
 # Of these an error ends no benchmark, and is told.
-OTHERS = ["cacheops", "cachalot"]
+OTHERS = ["cacheops", "cachalot", "sqlalchemy", "peewee"]
+DISTRIBUTIONS = {"cacheops": "django-cacheops", "cachalot": "django-cachalot"}
 
 
 class Failure(Exception):
@@ -337,7 +338,7 @@ def describe_machine(services, others):
         f"Python {platform.python_version()}",
         f"Django {django.get_version()}",
         f"{OURS} {getorcreateplus.__version__}",
-        *(f"{name} {version(f'django-{name}')}" for name in others),
+        *(f"{name} {version(DISTRIBUTIONS.get(name, name))}" for name in others),
     ]
     return f"{', '.join(packages)}; {services}; {os.cpu_count()} CPUs"
 

@@ -220,6 +220,10 @@ def used_aliases(known):
 # Settings of the package
 
 
+def default_in_words(value):
+    return f"{value}" if type(value) is bool else f"{value:,}"
+
+
 def check_settings():
     """E014 and W015: an invalid setting, or an unknown one."""
     for name in DEFAULTS:
@@ -229,11 +233,11 @@ def check_settings():
         else:
             lowest = 1 if name == "LOCK_TIMEOUT" else 0
             is_valid = type(value) is int and value >= lowest
-            wanted, default = f"an integer from {lowest}", f"{default:,}"
+            wanted = f"an integer from {lowest}"
         if not is_valid:
             yield checks.Error(
                 f"{PREFIX}{name} is {value!r}, not {wanted}.",
-                hint=f"Leave it out for {default}.",
+                hint=f"Leave it out for {default_in_words(default)}.",
                 id="getorcreateplus.E014",
             )
     for name in dir(settings):

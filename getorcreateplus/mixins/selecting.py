@@ -39,13 +39,13 @@ class SelectingMixin:
         using, attnames, values, limit = rows
         if len(values) == 1:
             return self._make_selected(using, attnames, values[0], recording)
-        name, count = self.model._meta.object_name, len(values)
+        name = self.model._meta.object_name
         if not values:
             raise self.model.DoesNotExist(f"{name} matching query does not exist.")
         for row in values:  # as Django does
             self._make_instance(using, row, attnames)
-        if limit and count >= limit:
-            count = f"more than {limit - 1}"
+        is_cut = limit and len(values) >= limit
+        count = f"more than {limit - 1}" if is_cut else len(values)
         raise self.model.MultipleObjectsReturned(
             f"get() returned more than one {name} -- it returned {count}!"
         )

@@ -192,7 +192,7 @@ def with_other_values(query, connection):
 def other_value(value):
     """Return another value of the same kind, None if none is known."""
     for kinds, change in CHANGES:
-        if isinstance(value, kinds):
+        if isinstance(value, kinds):  # type: ignore[arg-type]
             return change(value)
     return None
 

@@ -94,7 +94,7 @@ def parameters_of(arguments, kwargs, connection):
     Raise NotCompiled if Django has to find out what it sends, or to raise its
     error.
     """
-    params, marks = [], ()
+    params, marks = [], []
     for name, field, lookup_class, col, plain_type, sender in arguments:
         value = kwargs[name]
         if field.get_lookup("exact") is not lookup_class:
@@ -108,16 +108,16 @@ def parameters_of(arguments, kwargs, connection):
         elif value is None:
             if field.get_lookup("isnull") not in ISNULL_LOOKUPS:
                 raise NotCompiled(name)
-            marks += ((name, None),)
+            marks.append((name, None))
         else:
             lookup = prepared_lookup(field, lookup_class, col, value)
             if is_condition_itself(lookup, connection):
-                marks += ((name, lookup.rhs),)
+                marks.append((name, lookup.rhs))
             else:
                 params.append(parameter_of(lookup, connection))
     if "" in params and sends_null_for_empty_text():
         raise NotCompiled("")
-    return params, marks
+    return params, tuple(marks)
 
 
 def refuse_overflow(field, value, connection):

@@ -104,5 +104,6 @@ def rows_by_django(queryset, args, kwargs, connection, call=None):
     attnames = tuple(column.target.attname for column, _, _ in compiler.select)
     rows = list(compiler.results_iter(results))
     if call is not None:
-        keep_sql(*call, kwargs, query, connection)
+        shape, params = call
+        keep_sql(shape, params, kwargs, query, connection)
     return connection.alias, attnames, rows, query.high_mark

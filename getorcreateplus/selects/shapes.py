@@ -93,7 +93,7 @@ def tables_of(query):
     Return the tables of a query, as they are joined, and those that are not
     used, because the next join may take their alias.
     """
-    tables = []
+    tables: list[tuple] = []
     for alias, table in query.alias_map.items():
         is_used = query.alias_refcount[alias] > 0
         if type(table) is Join:

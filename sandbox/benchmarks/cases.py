@@ -28,16 +28,23 @@ OPERATIONS = {
         "the same in a table of 1,000,000 rows, with 100,000 entries in the cache", 200
     ),
     "miss": Operation("get_or_create() of a row that the cache does not know", 50),
+    "existing": Operation("get_or_create() of a row in the database, no cache", 200),
+    "get": Operation("get() of a row in the database, no cache", 200),
     "create": Operation("get_or_create() creates, 50 rows in a transaction", 50),
     "autocommit": Operation("get_or_create() creates, in autocommit", 50),
     "update_or_create": Operation("update_or_create() of a row that exists", 50),
+    "update-atomic": Operation(
+        "update_or_create() of a row that exists, 50 rows in a transaction", 50
+    ),
     "save": Operation("save() of a row that the cache knows", 50),
     "update": Operation("update() of 10,000 rows", 1),
     "bulk": Operation("10,000 rows in a transaction, half of them there", 1),
     "bulk-hit": Operation("10,000 rows that the cache knows, plain: in_bulk()", 1),
 }
 BULK = ["bulk", "bulk-hit"]
-EACH = [name for name in OPERATIONS if name not in ("large", *BULK)]
+SELECTS = ["existing", "get"]
+QUICK = [name for name in OPERATIONS if name not in ("large", *BULK)]
+EACH = [name for name in QUICK if name not in SELECTS]
 # The share of reads in what several processes do at once.
 MIXES = {f"mix-{share}": share for share in (50, 80, 95, 100)}
 OPERATIONS |= {
@@ -53,6 +60,7 @@ CREATES = ["create", "autocommit"]
 
 OURS = "getorcreateplus"
 FLOORS = ("floor", "by-hand")
+ORMS = ("sqlalchemy", "peewee")
 # One call of these takes seconds.
 SLOW = ["cacheops-update"]
 # By process: cacheops and cachalot patch Django, and this package listens to
@@ -63,22 +71,33 @@ CONTENDERS = {
     "bulk-by-hand": Contender("bulk_create(ignore_conflicts=True)", "plain", ["bulk"]),
     "told": Contender("plain, telling a cache of writes", "plain", [*MIXES]),
     "cached": Contender(
-        "CachedManager", OURS, [*EACH, "large", *BULK], (*FLOORS, "bulk-by-hand")
+        "CachedManager",
+        OURS,
+        [*EACH, "get", "large", *BULK],
+        (*FLOORS, *ORMS, "bulk-by-hand"),
     ),
     "nonatomic": Contender(
-        "NonAtomicManager", OURS, [*EACH, "bulk"], ("by-hand", "bulk-by-hand")
+        "NonAtomicManager",
+        OURS,
+        [*EACH, *SELECTS, "bulk"],
+        ("by-hand", *ORMS, "bulk-by-hand"),
     ),
-    "always": Contender("AlwaysManager", OURS, EACH),
+    "always": Contender("AlwaysManager", OURS, [*EACH, *SELECTS], ORMS),
     "always-get": Contender("AlwaysManager, get()", OURS, ["hit"]),
     "plus": Contender(
         "PlusManager", OURS, [*EACH, *BULK, *MIXES], (*FLOORS, "bulk-by-hand", "told")
     ),
+    "plus-bypass": Contender("PlusManager, bypass()", OURS, SELECTS, ORMS),
     "plus-get": Contender("PlusManager, get()", OURS, ["hit"], FLOORS),
     "local": Contender(
         "local_timeout = 60", OURS, ["hit", "bulk-hit"], ("floor-locmem",)
     ),
     "floor": Contender("one-step floor", OURS, ["hit"]),
     "floor-locmem": Contender("floor on LocMemCache", OURS, ["hit"]),
+    "select": Contender("one SELECT, from_db()", "plain", SELECTS),
+    "sqlalchemy": Contender("SQLAlchemy, ORM", "sqlalchemy", SELECTS),
+    "sqlalchemy-core": Contender("SQLAlchemy, Core", "sqlalchemy", SELECTS),
+    "peewee": Contender("peewee", "peewee", SELECTS),
     "cacheops": Contender("cacheops", "cacheops", EACH[:-1], ("plus", "cached")),
     "cacheops-get": Contender(
         "cacheops, get()", "cacheops", ["hit"], ("plus", "cached")
@@ -94,7 +113,7 @@ def chosen_cases(names, *, quick):
     """Return the cases of the operations and the contenders named, or all."""
     operations = [name for name in OPERATIONS if name in names]
     if not operations:
-        operations = EACH if quick else OPERATIONS
+        operations = QUICK if quick else OPERATIONS
     contenders = [name for name in CONTENDERS if name in names]
     if not contenders:
         contenders = [name for name in CONTENDERS if name not in SLOW or not quick]

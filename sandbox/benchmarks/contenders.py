@@ -1,5 +1,6 @@
 """The contenders, by the public names of their packages."""
 
+from contextlib import nullcontext
 from itertools import count
 
 from django.core.cache import caches
@@ -7,7 +8,7 @@ from django.db import connection
 from django.db.models import Manager
 from gazetteer import services
 
-from .cases import CONTENDERS, OURS
+from .cases import CONTENDERS, ORMS, OURS
 from .models import TABLES, make_model, rows_of
 
 BATCH = 10_000  # rows of a bulk_create()
@@ -27,6 +28,7 @@ class Contender:
         self.filled = []
         self.numbers = count(10_000_000)  # of rows that no table has yet
         self.values = count(1)  # that no row has been given yet
+        self.statements = {}  # model: the SELECT by hand
 
     def model(self, table):
         if table not in self.filled:
@@ -63,6 +65,17 @@ class Contender:
     def get_or_create(self, model, name, defaults):
         return model.objects.get_or_create(name=name, defaults=defaults)
 
+    def get(self, model, name):
+        return model.objects.get(name=name)
+
+    def select(self):
+        """Return the context in which each call queries the database."""
+        return nullcontext()
+
+    def answer(self, model, obj):
+        """Return what a call has returned, as an instance of the model."""
+        return obj
+
     def update(self, model, value):
         return model.objects.update(count=value)
 
@@ -95,6 +108,36 @@ class ByHand(Contender):
             return model.objects.get(name=name), False
         except model.DoesNotExist:
             return model.objects.create(name=name, **defaults), True
+
+
+class Select(Contender):
+    """The SQL by hand, in Django's cursor, and the instance made."""
+
+    def get(self, model, name):
+        fields = model._meta.concrete_fields
+        if model not in self.statements:
+            columns = ", ".join(connection.ops.quote_name(f.column) for f in fields)
+            table = connection.ops.quote_name(model._meta.db_table)
+            sql = f"SELECT {columns} FROM {table} WHERE name = %s LIMIT 21"
+            converters = {
+                place: found
+                for place, field in enumerate(fields)
+                if (found := connection.ops.get_db_converters(field.cached_col))
+            }
+            self.statements[model] = sql, converters, [f.attname for f in fields]
+        sql, converters, attnames = self.statements[model]
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [name])
+            [row] = cursor.fetchall()
+        row = list(row)
+        for place, functions in converters.items():
+            for function in functions:
+                column = fields[place].cached_col
+                row[place] = function(row[place], column, connection)
+        return model.from_db("default", attnames, row)
+
+    def get_or_create(self, model, name, defaults):
+        return self.get(model, name), False
 
 
 class Told(Contender):
@@ -144,6 +187,13 @@ class Ours(Contender):
         for start in range(0, len(rows), WARM):
             for _ in range(2):
                 self.bulk_hit(model, rows[start : start + WARM])
+
+
+class Bypassing(Ours):
+    def select(self):
+        from getorcreateplus import bypass
+
+        return bypass()
 
 
 class Floor(Contender):
@@ -207,13 +257,27 @@ def contenders_of(process):
     """Return {name: contender} of those that this process measures."""
     if process == OURS:
         return our_contenders()
+    if process in ORMS:
+        from . import orms
+
+        classes = {
+            "sqlalchemy": orms.SQLAlchemyORM,
+            "sqlalchemy-core": orms.SQLAlchemyCore,
+            "peewee": orms.Peewee,
+        }
+        return made(process, classes)
     classes = {
+        "select": Select,
         "by-hand": ByHand,
         "bulk-by-hand": BulkByHand,
         "told": Told,
         "cacheops-get": Get,
         "cacheops-update": InvalidatedUpdate,
     }
+    return made(process, classes)
+
+
+def made(process, classes):
     return {
         name: classes.get(name, Contender)(name)
         for name, contender in CONTENDERS.items()
@@ -245,6 +309,7 @@ def our_contenders():
         "always-get": Get("always-get", AlwaysManager),
         "plus": Ours("plus", PlusManager),
         "plus-get": Get("plus-get", PlusManager),
+        "plus-bypass": Bypassing("plus-bypass", PlusManager),
         "local": Ours("local", LocalQuerySet.as_manager),
         "floor": Floor("floor"),
         "floor-locmem": Floor("floor-locmem", alias="memory"),

@@ -17,6 +17,7 @@ from .cases import MIXES
 from .models import TABLES, rows_of
 
 MANY = 10_000  # rows of a batch
+HITS = 10  # after each miss that is measured
 
 
 class WrongAnswer(Exception):
@@ -24,12 +25,17 @@ class WrongAnswer(Exception):
 
 
 class Stopwatch:
-    def __enter__(self):
+    """It may be started several times, and adds up."""
+
+    def __init__(self):
         gc.collect()
+        self.microseconds = 0
+
+    def __enter__(self):
         self.start = time.perf_counter()
 
     def __exit__(self, *exc_info):
-        self.microseconds = (time.perf_counter() - self.start) * 1e6
+        self.microseconds += (time.perf_counter() - self.start) * 1e6
 
     def result(self):
         return {"microseconds": self.microseconds}
@@ -109,11 +115,36 @@ def hit(contender, meter, calls, random, table="read"):
 
 
 def miss(contender, meter, calls, random):
+    """Among hits, or else a process would soon ask the cache no more."""
     model = contender.model("created")
     numbers = [*islice(contender.numbers, calls)]
     contender.insert("created", numbers)
-    ask(contender, model, rows_of(numbers), meter, created=False)
+    rows, answers = rows_of(numbers), []
+    for row in rows:
+        with meter:
+            answers.append(contender.get_or_create(model, *row))
+        for _ in range(HITS):
+            contender.get_or_create(model, *row)
+    check(model, rows, answers, created=False)
     model.objects.all().delete()
+
+
+def select(contender, meter, calls, random, call):
+    """Query the database for rows that are there."""
+    model = contender.model("read")
+    rows = some_rows("read", calls, random)
+    with contender.select(), meter:
+        answers = [call(contender, model, *row) for row in rows]
+    answers = [(contender.answer(model, obj), created) for obj, created in answers]
+    check(model, rows, answers, created=False)
+
+
+def existing(contender, model, name, defaults):
+    return contender.get_or_create(model, name, defaults)
+
+
+def get(contender, model, name, defaults):
+    return contender.get(model, name), False
 
 
 def create(contender, meter, calls, random, atomic=False):
@@ -123,11 +154,11 @@ def create(contender, meter, calls, random, atomic=False):
     model.objects.all().delete()
 
 
-def update_or_create(contender, meter, calls, random):
+def update_or_create(contender, meter, calls, random, atomic=False):
     model = contender.model("written")
     rows = some_rows("written", calls, random, next(contender.values))
     contender.warm(model, rows)
-    with meter:
+    with meter, transaction.atomic() if atomic else nullcontext():
         answers = [
             model.objects.update_or_create(defaults, name=name)
             for name, defaults in rows
@@ -216,9 +247,12 @@ MEASURES = {
     "hit": hit,
     "large": partial(hit, table="large"),
     "miss": miss,
+    "existing": partial(select, call=existing),
+    "get": partial(select, call=get),
     "create": partial(create, atomic=True),
     "autocommit": create,
     "update_or_create": update_or_create,
+    "update-atomic": partial(update_or_create, atomic=True),
     "save": save,
     "update": update,
     "bulk": bulk,

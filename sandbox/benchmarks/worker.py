@@ -32,16 +32,16 @@ def serve(process):
         options = json.loads(sys.stdin.readline())
         is_mate = options.pop("is_mate")
         start(process, **options)
+        # They have models, which need django.setup().
+        from .contenders import contenders_of
+
+        contenders = contenders_of(process)
     except ModuleNotFoundError as error:
         answer(fails=f"{error}. Run: python -m pip install -e '.[benchmark]'")
         return
     except Exception as error:  # noqa: BLE001 - of whatever package
         answer(fails=str(error))
         return
-    # They have models, which need django.setup().
-    from .contenders import contenders_of
-
-    contenders = contenders_of(process)
     if is_mate:
         for contender in contenders.values():
             contender.join()

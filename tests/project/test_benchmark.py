@@ -10,6 +10,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
+from django.db import connection
 
 from ..support.repository import ROOT
 
@@ -21,10 +22,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def benchmark(tmp_path):
-    """Run it where cacheops and cachalot are not installed."""
+    """Run it where no package that it compares is installed."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    for name in ("cacheops", "cachalot"):
+    for name in ("cacheops", "cachalot", "peewee", "sqlalchemy"):
         (hidden / f"{name}.py").write_text(
             f"raise ModuleNotFoundError(\"No module named '{name}'\")"
         )
@@ -67,15 +68,17 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
     result = benchmark(
         *("--quick", "--rounds", "1", "--seed", "7", "--svg", "picture.svg", "--only"),
         *("plain", "by-hand", "nonatomic", "plus", "plus-get", "local"),
-        *("floor", "floor-locmem", "cacheops", "cachalot"),
+        *("floor", "floor-locmem", "cacheops", "cachalot", "peewee", "sqlalchemy"),
     )
     assert result.stderr == ""
     assert result.returncode == 0
-    *left_out, table = result.stdout.split("\n", 2)
+    *left_out, table = result.stdout.split("\n", 4)
     install = "Run: python -m pip install -e '.[benchmark]'"
     assert left_out == [
         f"cachalot is left out: No module named 'cachalot'. {install}",
         f"cacheops is left out: No module named 'cacheops'. {install}",
+        f"peewee is left out: No module named 'peewee'. {install}",
+        f"sqlalchemy is left out: No module named 'sqlalchemy'. {install}",
     ]
     found = sections(table)
     hits = found["get_or_create() of a row that the cache knows"]
@@ -109,6 +112,14 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
             "NonAtomicManager": 1,
             "PlusManager": 1,
         },
+        "get_or_create() of a row in the database, no cache": {
+            "plain Django": 1,
+            "NonAtomicManager": 1,
+        },
+        "get() of a row in the database, no cache": {
+            "plain Django": 1,
+            "NonAtomicManager": 1,
+        },
         "get_or_create() creates, 50 rows in a transaction": {
             "plain Django": 4,
             "get(), create() by hand": 2,
@@ -123,6 +134,11 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
         },
         "update_or_create() of a row that exists": {
             "plain Django": 2,
+            "NonAtomicManager": 2,
+            "PlusManager": 2,
+        },
+        "update_or_create() of a row that exists, 50 rows in a transaction": {
+            "plain Django": 4,
             "NonAtomicManager": 2,
             "PlusManager": 2,
         },
@@ -246,6 +262,19 @@ def test_mixes_of_several_processes(benchmark, services):
     # A get() and an UPDATE in the place of a SELECT.
     assert number(half["plain Django"][2]) == pytest.approx(1.5, abs=0.2)
     assert all(number(cells[0]) > 0 for cells in (*half.values(), *reads.values()))
+
+
+def test_other_orms_find_the_same_rows(benchmark, services, tmp_path):
+    for name in ("peewee", "sqlalchemy"):
+        (tmp_path / "hidden" / f"{name}.py").unlink()
+    if connection.vendor == "sqlite":
+        services = []
+    names = ["existing", "get", "sqlalchemy", "sqlalchemy-core", "peewee", "select"]
+    result = benchmark("--rounds", "1", *services, "--only", *names, options=())
+    assert (result.returncode, result.stderr) == (0, "")
+    labels = {"SQLAlchemy, ORM", "SQLAlchemy, Core", "peewee", "one SELECT, from_db()"}
+    for section in sections(result.stdout).values():
+        assert {*section} == labels
 
 
 def test_mixes_need_services_that_processes_share(benchmark):
