@@ -45,12 +45,14 @@ def is_filter(query):
     )
 
 
-def yields_whole_rows(queryset, accepts=is_simple_filter):
+def yields_whole_rows(queryset, query=None, accepts=is_simple_filter):
     """
     Return True if get() would return a row as it is in its table, by a query
-    that ``accepts`` accepts.
+    that ``accepts`` accepts. The query is the queryset's own, unless a caller
+    gives the one that a related manager's filter is not applied to yet.
     """
-    query = queryset.query
+    if query is None:
+        query = queryset.query
     return (
         queryset._iterable_class is ModelIterable  # not values(), nor subclasses
         and not queryset._prefetch_related_lookups
@@ -76,9 +78,9 @@ def yields_whole_rows(queryset, accepts=is_simple_filter):
     )
 
 
-def selects_whole_rows(queryset):
+def selects_whole_rows(queryset, query=None):
     """Return True if that holds for a query that joins or locks rows, too."""
-    return yields_whole_rows(queryset, is_filter)
+    return yields_whole_rows(queryset, query, is_filter)
 
 
 def filters_only_by(query, fields):

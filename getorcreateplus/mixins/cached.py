@@ -17,6 +17,7 @@ from ..lookups.conditions import add_condition, from_kwargs, from_query, lookup_
 from ..lookups.django_path import has_django_steps, path_of
 from ..lookups.queryset_shape import yields_whole_rows
 from ..lookups.rows import layout
+from ..selects.shapes import pending_filter
 from ..signals import (
     Reason,
     cache_hit,
@@ -148,19 +149,25 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
         if cached_model is None:
             return None
         region = cached_model.region(self.db, self.object_cache_alias)
+        # A related manager's filter is read before Django applies it.
+        pending = self._deferred_filter and pending_filter(self)
+        query = self.query if self._deferred_filter and not pending else self._query
         if (
             region is None
             or (blocks.get() and is_bypassed(region.model))
             or not has_django_steps(self)
-            or not yields_whole_rows(self)
+            or not yields_whole_rows(self, query)
         ):
             return None
         opts, connection = self.model._meta, connections[region.using]
         vendor = connection.vendor
         try:
             values = from_kwargs(opts, kwargs, vendor)
-            if self.query.where.children:
-                for attname, value in from_query(self.query, vendor).items():
+            if query.where.children:
+                for attname, value in from_query(query, vendor).items():
+                    add_condition(values, attname, value)
+            if pending:
+                for attname, value in from_kwargs(opts, pending, vendor).items():
                     add_condition(values, attname, value)
         except NotCanonical:
             return None

@@ -67,7 +67,9 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
         return super()._bulk_atomic()
 
     def _find(self, kwargs, recording=None):
-        if self.query.select_for_update and may_guard(connections[self.db], self.model):
+        if self._query.select_for_update and may_guard(
+            connections[self.db], self.model
+        ):
             with locking_read(self.db):
                 return super()._find(kwargs, recording)
         return super()._find(kwargs, recording)

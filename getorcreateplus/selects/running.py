@@ -8,7 +8,7 @@ from ..conf import conf
 from ..lookups.django_path import has_django_steps
 from ..lookups.queryset_shape import selects_whole_rows
 from .compiling import keep_sql, query_of_get
-from .shapes import shape_of_call
+from .shapes import pending_filter, shape_of_call
 
 CONVERTERS = "getorcreateplus_converters"  # where a connection keeps them
 
@@ -27,7 +27,10 @@ def select_rows(queryset, args, kwargs, connection=None):
     """
     is_recorded = connection is not None or queryset._recording is not None
     if connection is None:
-        if not (has_django_steps(queryset) and selects_whole_rows(queryset)):
+        if not has_django_steps(queryset):
+            return None
+        is_pending = pending_filter(queryset) is not None
+        if not selects_whole_rows(queryset, queryset._query if is_pending else None):
             return None
         connection = connections[queryset.db]
     call = None

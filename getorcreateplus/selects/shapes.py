@@ -39,21 +39,43 @@ def shape_of(*key):
     return Shape()
 
 
+def pending_filter(queryset):
+    """
+    Return the keyword arguments of a filter that Django has not applied to the
+    query yet, as that of a related manager; None if there is no such filter, or
+    if it is more than equality on columns of the model.
+
+    To apply it takes as long as the SELECT.
+    """
+    if queryset._deferred_filter is None:
+        return None
+    negated, args, kwargs = queryset._deferred_filter
+    if negated or args or arguments_of(queryset.model, tuple(kwargs)) is None:
+        return None
+    return kwargs
+
+
 def shape_of_call(queryset, kwargs, connection):
     """
     Return the Shape of queryset.get(**kwargs), and the parameters that Django
     sends for its values. Return None if Django has to compile the query.
     """
-    model, query, names = queryset.model, queryset.query, tuple(kwargs)
+    model, names = queryset.model, tuple(kwargs)
     arguments = arguments_of(model, names)
     if arguments is None:
         return None
-    filters, lock = (), None
+    pending, filters, lock = pending_filter(queryset), (), None
+    query = queryset.query if pending is None else queryset._query
     try:
         params, marks = parameters_of(arguments, kwargs, connection)
         if query.where.children or query.alias_map:
             filters, own_params = filters_of(query, connection)
             params = own_params + params
+        if pending is not None:
+            own_arguments = arguments_of(model, tuple(pending))
+            own_params, own_marks = parameters_of(own_arguments, pending, connection)
+            params = own_params + params
+            filters = (filters, tuple(pending), own_marks)
         if query.select_for_update:
             lock = lock_of(query, connection)
     except NotCompiled:

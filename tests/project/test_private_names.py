@@ -33,6 +33,7 @@ PRIVATE = {
     # The queryset
     "_clone": (QUERYSET, "copies that carry the package's own attributes"),
     "_db": (QUERYSET, "the database that a generic relation asks"),
+    "_deferred_filter": (QUERYSET, "a related manager's filter, not applied yet"),
     "_extract_model_params": (QUERYSET, "the parameters of create()"),
     "_for_write": (QUERYSET, "get_or_create() asks the database that is written"),
     "_hints": (QUERYSET, "the instance of a related manager"),
@@ -40,6 +41,7 @@ PRIVATE = {
     "_known_related_objects": (QUERYSET, "obj.parent of a related manager's hit"),
     "_prepare_for_bulk_create": (QUERYSET, "primary keys that Django makes"),
     "_prefetch_related_lookups": (QUERYSET, "a hit has nothing prefetched"),
+    "_query": (QUERYSET, "the query without that filter"),
     "_result_cache": (QUERYSET, "the rows of a prefetched related manager"),
     # The query
     "_filtered_relations": (QUERY, "a query that is more than a filter"),
