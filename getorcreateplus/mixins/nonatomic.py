@@ -67,12 +67,11 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
         return super()._bulk_atomic()
 
     def _find(self, kwargs, recording=None):
-        if self._query.select_for_update and may_guard(
-            connections[self.db], self.model
-        ):
-            with locking_read(self.db):
-                return super()._find(kwargs, recording)
-        return super()._find(kwargs, recording)
+        if not self._query.select_for_update:
+            return super()._find(kwargs, recording)
+        guards = may_guard(connections[self.db], self.model)
+        with locking_read(self.db) if guards else nullcontext():
+            return super()._find(kwargs, recording)
 
     def _find_winner(self, kwargs, recording):
         """Return the row of the writer that has won the race."""

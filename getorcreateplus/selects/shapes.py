@@ -41,9 +41,9 @@ def shape_of(*key):
 
 def pending_filter(queryset):
     """
-    Return the keyword arguments of a filter that Django has not applied to the
-    query yet, as that of a related manager; None if there is no such filter, or
-    if it is more than equality on columns of the model.
+    Return the keyword arguments of a related manager's filter that Django has
+    not applied to the query yet. Return None if there is none, or if it is more
+    than equality on columns of the model.
 
     To apply it takes as long as the SELECT.
     """
