@@ -42,8 +42,8 @@ def shape_of(*key):
 def pending_filter(queryset):
     """
     Return the keyword arguments of a related manager's filter that Django has
-    not applied to the query yet. Return None if there is none, or if it is more
-    than equality on columns of the model.
+    not applied to the query yet. Return None if there is none, or if it is
+    more than equality on columns of the model.
 
     To apply it takes as long as the SELECT.
     """

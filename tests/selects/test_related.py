@@ -104,6 +104,50 @@ def test_each_parent_gets_its_own_rows(composer):
         assert other.operas.get(title="Aida").pages == 5
 
 
+PENDING = [
+    lambda q, c: q.filter(composer=c),
+    lambda q, c: q.filter(composer_id=c.pk, pages=0),
+    lambda q, c: q.filter(composer_id=c.pk, pages=1),
+    lambda q, c: q.filter(pages="0", poet=None),
+    lambda q, c: q.filter(composer=Composer()),
+    lambda q, c: q.filter(composer__name="Verdi"),
+    lambda q, c: q.filter(styles__name="style of Aida"),
+    lambda q, c: q.filter(models.Q(pages=1)),
+    lambda q, c: q.filter(models.Q(pages=1), title="Aida"),
+    lambda q, c: q.filter(title="Aida"),
+    lambda q, c: q.filter(pages__gt=0),
+    lambda q, c: q.exclude(pages=0),
+    lambda q, c: q.filter(pages=0),
+    lambda q, c: q.filter(),
+]
+
+
+@pytest.mark.parametrize("queryset_class", [NonAtomicQuerySet, PlusQuerySet])
+def test_filter_that_is_not_applied_yet(composer, queryset_class):
+    """As that of a related manager, and whatever else it may be."""
+
+    def found(queryset):
+        # Without a composer, no row can be created.
+        obj, created = queryset.get_or_create(title="Aida")
+        return obj.pk, created
+
+    for pending in PENDING:
+
+        def prepare(queryset, pending=pending):
+            queryset._defer_next_filter = True
+            return pending(queryset, composer)
+
+        check(Opera, {"title": "Aida"}, prepare=prepare)
+        queryset = prepare(models.QuerySet(Opera))
+        _, expected, _ = outcome(lambda q=queryset: found(q))
+        for _ in range(3):
+            queryset = prepare(queryset_class(Opera))
+            _, result, _ = outcome(lambda q=queryset: found(q))
+            # An error, whose text has the key of the row that was not
+            # created, or the row.
+            assert result[0] == expected[0]
+
+
 def test_other_join_is_another_shape(composer):
     """The conditions are the same, and so are the names of the tables."""
     composer.operas(manager="plain").update(poet=Composer.plain.create(name="Boito"))
