@@ -239,9 +239,9 @@ def count_compiled():
 
     def keeping(queryset, args, kwargs, connection, call=None):
         if call is not None:
-            shape, params = call
+            shape, params, *_ = call
             query = running.query_of_get(queryset, args, kwargs, connection)
-            running.keep_sql(shape, params, kwargs, query, connection)
+            running.keep_sql(call, query, connection)
             if select := shape.select:
                 rows = running.run(select, connection, tuple(params))
                 return connection.alias, select.attnames, rows, select.limit

@@ -21,7 +21,7 @@ from ..environment.interruptions import reraise
 from ..lookups.conditions import ISNULL_LOOKUPS
 from ..lookups.origin import is_foreign, is_of_django
 from ..lookups.rows import layout
-from .parameters import arguments_of, is_condition_itself
+from .parameters import is_condition_itself
 
 # What runs a query in Django's compiler, and reads its rows. Profilers and
 # caches patch these, and database backends override them.
@@ -85,14 +85,16 @@ def query_of_get(queryset, args, kwargs, connection):
     return query
 
 
-def keep_sql(shape, params, kwargs, query, connection):
+def keep_sql(call, query, connection):
     """
     Keep the SQL of a query that Django has just run, if it is the same for
-    all values.
+    all values. ``call`` is what shape_of_call() has returned.
     """
-    arguments = arguments_of(query.model, tuple(kwargs))
+    shape, params, filters, arguments = call
+    fields = [condition[0] for condition in filters[1]] if filters else []
+    fields += [argument.field for argument in arguments]
     try:
-        shape.select = verified_select(shape, params, arguments, query, connection)
+        shape.select = verified_select(shape, params, fields, query, connection)
     except EmptyResultSet:
         pass  # Django sends no query for these values.
     except Exception as error:  # noqa: BLE001 - by values that cannot be compared
@@ -100,7 +102,7 @@ def keep_sql(shape, params, kwargs, query, connection):
         shape.is_refused = True
 
 
-def verified_select(shape, params, arguments, query, connection):
+def verified_select(shape, params, fields, query, connection):
     """
     Return the CompiledSelect of a shape. Return None if its SQL is not the
     same for all values, or if that is not known yet.
@@ -115,7 +117,7 @@ def verified_select(shape, params, arguments, query, connection):
         other_sql, unchanged = sql, range(len(sent))
     before, shape.seen = shape.seen, (sql, sent)
     if (
-        not is_compiled_as_expected(compiler, list(sent), params, arguments)
+        not is_compiled_as_expected(compiler, list(sent), params, fields)
         or sql != other_sql
         or (before is not None and before[0] != sql)
     ):
@@ -130,20 +132,17 @@ def verified_select(shape, params, arguments, query, connection):
     return None
 
 
-def is_compiled_as_expected(compiler, sent, params, arguments):
+def is_compiled_as_expected(compiler, sent, params, fields):
     """
     Return True if a compiled query selects whole rows, with these parameters,
-    one for each condition that the arguments are last of.
+    by conditions on these fields.
     """
-    conditions = compiler.query.where.children
-    own = conditions[len(conditions) - len(arguments) :]
     return (
         runs_as_django(type(compiler))
         and all(is_plain(column) for column, _, _ in compiler.select)
         and tuple(column.target.attname for column, _, _ in compiler.select)
         == layout(compiler.query.model).attnames
-        and [getattr(each.lhs, "output_field", None) for each in own]
-        == [argument.field for argument in arguments]
+        and [each.lhs.output_field for each in compiler.query.where.children] == fields
         and list(map(type, sent)) == list(map(type, params))
         and sent == params
     )

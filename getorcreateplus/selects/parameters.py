@@ -115,7 +115,7 @@ def parameters_of(arguments, kwargs, connection):
                 marks.append((name, lookup.rhs))
             else:
                 params.append(parameter_of(lookup, connection))
-    if "" in params and sends_null_for_empty_text():
+    if sends_null_for_empty_text() and "" in params:
         raise NotCompiled("")
     return params, tuple(marks)
 
@@ -182,6 +182,7 @@ def parameter_of(lookup, connection):
     return params[0]
 
 
+@cached_until_models_change
 def sends_null_for_empty_text():
     # As Query.build_lookup(), which asks the default database.
     return connections[DEFAULT_DB_ALIAS].features.interprets_empty_strings_as_nulls

@@ -40,7 +40,7 @@ def select_rows(queryset, args, kwargs, connection=None):
         if not is_recorded:
             return None
         return rows_by_django(queryset, args, kwargs, connection)
-    shape, params = call
+    shape, params, *_ = call
     select = shape.select
     if select is None or not select.is_current(queryset.model._meta):
         return rows_by_django(queryset, args, kwargs, connection, call)
@@ -107,6 +107,5 @@ def rows_by_django(queryset, args, kwargs, connection, call=None):
     attnames = tuple(column.target.attname for column, _, _ in compiler.select)
     rows = list(compiler.results_iter(results))
     if call is not None:
-        shape, params = call
-        keep_sql(shape, params, kwargs, query, connection)
+        keep_sql(call, query, connection)
     return connection.alias, attnames, rows, query.high_mark

@@ -57,8 +57,9 @@ def pending_filter(queryset):
 
 def shape_of_call(queryset, kwargs, connection):
     """
-    Return the Shape of queryset.get(**kwargs), and the parameters that Django
-    sends for its values. Return None if Django has to compile the query.
+    Return the Shape of queryset.get(**kwargs), the parameters that Django
+    sends for its values, and what they belong to: the queryset's own filters,
+    and the Arguments. Return None if Django has to compile the query.
     """
     model, names = queryset.model, tuple(kwargs)
     arguments = arguments_of(model, names)
@@ -68,31 +69,32 @@ def shape_of_call(queryset, kwargs, connection):
     query = queryset.query if pending is None else queryset._query
     try:
         params, marks = parameters_of(arguments, kwargs, connection)
+        if pending is not None:
+            # Django applies it after the filters, and before the arguments.
+            own = arguments_of(model, tuple(pending))
+            own_params, own_marks = parameters_of(own, pending, connection)
+            params, arguments = own_params + params, own + arguments
+            marks = (tuple(pending), own_marks, marks)
         if query.where.children or query.alias_map:
             filters, own_params = filters_of(query, connection)
             params = own_params + params
-        if pending is not None:
-            own_arguments = arguments_of(model, tuple(pending))
-            own_params, own_marks = parameters_of(own_arguments, pending, connection)
-            params = own_params + params
-            filters = (filters, tuple(pending), own_marks)
         if query.select_for_update:
             lock = lock_of(query, connection)
     except NotCompiled:
         return None
     alias, backend = connection.alias, type(connection)
     shape = shape_of(model, alias, backend, names, marks, filters, lock)
-    return None if shape.is_refused else (shape, params)
+    return None if shape.is_refused else (shape, params, filters, arguments)
 
 
 def filters_of(query, connection):
     """
-    Return what a queryset's own filters add to the key of its shape, and
-    their parameters.
+    Return what a queryset's own filters add to the key of its shape (their
+    tables, and the conditions), and their parameters.
 
     Raise NotCompiled if one of them is not equality on a column.
     """
-    key, params = tables_of(query), []
+    conditions, params = [], []
     where = query.where
     if where.negated or (where.connector != "AND" and len(where.children) > 1):
         raise NotCompiled(where)
@@ -106,8 +108,9 @@ def filters_of(query, connection):
             params.append(parameter_of(lookup, connection))
         else:
             raise NotCompiled(lookup)
-        key.append((type(lookup), lhs.alias, lhs.target, lhs.output_field, mark))
-    return tuple(key), params
+        condition = lhs.output_field, type(lookup), lhs.alias, lhs.target, mark
+        conditions.append(condition)
+    return (tables_of(query), tuple(conditions)), params
 
 
 def tables_of(query):
@@ -135,7 +138,7 @@ def tables_of(query):
             tables.append((alias, is_used, table.table_name))
         else:
             raise NotCompiled(table)
-    return tables
+    return tuple(tables)
 
 
 def has_restriction(join):

@@ -149,6 +149,31 @@ def test_filter_that_is_not_applied_yet(composer, queryset_class):
             assert result[0] == expected[0]
 
 
+def test_order_of_filters(composer):
+    """Values that are equal at first do not show which of them is which."""
+    other = Composer.plain.create(name="Boito")
+    composer.operas(manager="plain").update(poet=composer)
+    composer.operas(manager="plain").create(title="Aida", poet=other, pages=5)
+    other.operas(manager="plain").create(title="Aida", poet=composer, pages=6)
+    for first, second in [(composer, composer)] * 2 + [
+        (composer, other),
+        (other, composer),
+        (other, other),
+    ]:
+
+        def prepare(queryset, first=first, second=second):
+            queryset = queryset.filter(poet=second)
+            queryset._defer_next_filter = True
+            return queryset.filter(composer=first)
+
+        check(Opera, {"title": "Aida"}, prepare=prepare)
+        check(
+            Opera,
+            {"title": "Aida", "composer": first},
+            prepare=lambda q, s=second: q.filter(poet=s),
+        )
+
+
 def test_other_join_is_another_shape(composer):
     """The conditions are the same, and so are the names of the tables."""
     composer.operas(manager="plain").update(poet=Composer.plain.create(name="Boito"))
