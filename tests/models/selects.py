@@ -54,3 +54,21 @@ class Critique(AbstractWork):
     content_type = models.ForeignKey(ContentType, models.CASCADE)
     object_id = models.PositiveBigIntegerField()
     of = GenericForeignKey()
+
+
+class Programme(AbstractWork):
+    """The field classes that Ordinary and its neighbours do not have."""
+
+    number = models.SmallAutoField(primary_key=True)
+    big = models.PositiveBigIntegerField(null=True)
+    small = models.PositiveSmallIntegerField(null=True)
+    url = models.URLField(null=True)
+    path = models.FilePathField(path=".", null=True)
+
+
+class Seat(AbstractWork):
+    number = models.AutoField(primary_key=True)
+
+
+class Stall(AbstractWork):
+    number = models.BigAutoField(primary_key=True)
