@@ -1,5 +1,6 @@
 """get() by the SELECTs of ``selects``, and the instances that it returns."""
 
+from contextlib import nullcontext
 from operator import attrgetter
 
 from django.db import models
@@ -56,7 +57,9 @@ class SelectingMixin:
             return self._make_instance(using, values, attnames)
         # Before from_db(), which may change them.
         kept = private_copy(values) if attnames == layout(self.model).attnames else None
-        obj = self._make_instance(using, values, attnames)
+        # from_db(), or a receiver of post_init, may write this very row.
+        with nullcontext() if recording.is_open else recording:
+            obj = self._make_instance(using, values, attnames)
         recording.rows.append((obj, kept))
         return obj
 

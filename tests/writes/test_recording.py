@@ -2,7 +2,7 @@
 
 import datetime
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -11,7 +11,7 @@ from django.core.files.base import ContentFile
 from django.db import DatabaseError, connection, transaction
 from django.db.models import F, Value
 from django.db.models.functions import Lower, Now
-from django.db.models.signals import post_save
+from django.db.models.signals import post_init, post_save
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
@@ -696,6 +696,30 @@ def test_on_update_is_called_after_the_statement():
 
 
 # Reads
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+@pytest.mark.parametrize("is_written", [False, True])
+@pytest.mark.django_db(transaction=True)
+def test_row_that_a_receiver_writes_while_it_is_made(is_written, in_transaction):
+    """The values of the SELECT are then those of an older row."""
+    made = Made._base_manager.create(name="a")
+
+    def receive(instance, **kwargs):
+        post_init.disconnect(receive, sender=Made)
+        Made._base_manager.filter(pk=made.pk).update(size=F("size") + 1)
+
+    with transaction.atomic() if in_transaction else nullcontext():
+        if is_written:
+            Made._base_manager.filter(pk=made.pk).update(size=5)
+        post_init.connect(receive, sender=Made)
+        try:
+            Made.objects.get_or_create(name="a")
+        finally:
+            post_init.disconnect(receive, sender=Made)
+        for _ in range(2):
+            obj, _ = Made.objects.get_or_create(name="a")
+            assert obj.size == (6 if is_written else 1)
 
 
 def test_values_are_those_before_from_db():
