@@ -17,7 +17,7 @@ from django.db.models.lookups import IntegerFieldExact
 
 from ..environment.cached_functions import cached_until_models_change
 from ..environment.interruptions import reraise
-from ..lookups.canonical import TEXT_FIELDS, prepared_type, refuse_naive, stored_as
+from ..lookups.canonical import prepared_type, refuse_naive, stored_as
 from ..lookups.conditions import EXACT_LOOKUPS, ISNULL_LOOKUPS
 
 MAX_CALLS = 1000  # combinations of argument names that are kept
@@ -73,8 +73,6 @@ def argument_of(opts, name):
         return None
     stored = stored_as(field)
     kind = None if stored is None else prepared_type(field, stored)
-    if kind is str and stored.get_internal_type() not in TEXT_FIELDS:
-        kind = None
     return Argument(
         name,
         field,

@@ -8,7 +8,7 @@ import pytest
 from django.core.signals import setting_changed
 from django.db import connection, connections, models
 from django.db.models import QuerySet
-from django.db.models.lookups import Exact
+from django.db.models.lookups import Exact, IsNull
 from django.db.models.sql.compiler import SQLCompiler
 from django.test import override_settings
 from django.test.utils import isolate_apps
@@ -125,7 +125,7 @@ def test_field_that_is_added(kept):
 
 @pytest.mark.parametrize("model", [Style, Opera])
 def test_table_that_is_renamed(kept, monkeypatch, model):
-    check(Opera, {"title": "x"})
+    check(model, {"pk": 5})
     monkeypatch.setattr(model._meta, "db_table", PlainPaper._meta.db_table)
     sent = outcome(lambda: NonAtomicQuerySet(model).get(pk=5))
     assert sent == outcome(lambda: QuerySet(model).get(pk=5))
@@ -154,6 +154,23 @@ def test_compiler_that_is_patched_later(kept, monkeypatch, name):
     get(name="a")
     get(name="a")
     assert kept.count == 1
+
+
+def test_null_lookup_that_is_registered_later(compiled):
+    class Never(IsNull):
+        def as_sql(self, compiler, connection):
+            return "1 = 0", ()
+
+    Ordinary._base_manager.create()
+    check(Ordinary, {"char": None})
+    assert compiled.count == 2
+    field = Ordinary._meta.get_field("char")
+    field.register_lookup(Never)
+    try:
+        _, (error, _), _ = check(Ordinary, {"char": None})
+        assert error is Ordinary.DoesNotExist
+    finally:
+        field._unregister_lookup(Never)
 
 
 def test_lookup_that_is_registered_later(kept):
@@ -230,6 +247,48 @@ def test_sql_that_depends_on_the_value(kept, monkeypatch):
             sent = outcome(lambda n=name: get(name=n))
             assert sent == outcome(lambda n=name: QuerySet(Style).get(name=n))
     assert kept.count == 0
+
+
+def test_values_that_cannot_be_compared(compiled, monkeypatch):
+    class Odd(str):
+        __slots__ = ()
+        __hash__ = None
+
+        def __eq__(self, other):
+            raise TypeError("no truth value")
+
+    Style.plain.create(name="a")
+    monkeypatch.setattr(shapes, "parameters_of", lambda *args: ([Odd("a")], ()))
+    for _ in range(3):
+        assert get(name="a").name == "a"
+    assert compiled.count == 0
+
+
+def test_field_that_refuses_other_values(compiled):
+    """Another call's value then shows that the SQL is the same."""
+
+    class StrictField(models.CharField):
+        def get_db_prep_value(self, value, connection, prepared=False):
+            if value not in {"a", "b"}:
+                raise ValueError(value)
+            return value
+
+    with isolate_apps("tests"):
+
+        class Strict(models.Model):
+            name = StrictField(max_length=20)
+
+            class Meta:
+                app_label = "tests"
+                db_table = Style._meta.db_table
+
+    Style.plain.create(name="a")
+    Style.plain.create(name="b")
+    for name in "aaab":
+        assert NonAtomicQuerySet(Strict).get(name=name).name == name
+        assert compiled.count == 0
+    assert NonAtomicQuerySet(Strict).get(name="a").name == "a"
+    assert compiled.count == 1
 
 
 def test_parameters_that_django_does_not_send(compiled, monkeypatch):

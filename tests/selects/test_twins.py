@@ -312,6 +312,8 @@ def test_queries_that_are_more_than_a_filter(row):
         lambda q: q.exclude(char="b"),
         lambda q: q.exclude(char=None),
         lambda q: q.filter(char__in=["a"]),
+        lambda q: q.filter(small=2**40),
+        lambda q: q.filter(column="99999999999999999999"),
         lambda q: q.filter(boolean=True),
         lambda q: q.filter(boolean=False),
         lambda q: q.filter(slug=None),
