@@ -1,5 +1,6 @@
 """The contenders, by the public names of their packages."""
 
+import math
 from contextlib import nullcontext
 from itertools import count
 
@@ -12,6 +13,7 @@ from .cases import CONTENDERS, ORMS, OURS
 from .models import TABLES, make_model, rows_of
 
 BATCH = 10_000  # rows of a bulk_create()
+PATIENCE = 1_000  # reads before a process judges whether looking saves time
 CHUNK = 1_000  # rows of a batch by hand
 WARM = 100  # rows that one batch keeps, of those that are new to the cache
 ENTRIES = 100_000  # of the cache, beside those of the rows of a large table
@@ -67,6 +69,9 @@ class Contender:
 
     def get(self, model, name):
         return model.objects.get(name=name)
+
+    def begin_mix(self):
+        """Look for rows as a process of a project does."""
 
     def select(self):
         """Return the context in which each call queries the database."""
@@ -175,6 +180,9 @@ class BulkByHand(Contender):
 
 
 class Ours(Contender):
+    def begin_mix(self):
+        asking().PATIENCE = PATIENCE
+
     def bulk(self, model, rows):
         return model.objects.bulk_get_or_create(
             {"name": name, **defaults} for name, defaults in rows
@@ -285,7 +293,16 @@ def made(process, classes):
     }
 
 
+def asking():
+    from getorcreateplus.coherence import asking
+
+    return asking
+
+
 def our_contenders():
+    # A process looks for a sample of the reads alone when looking for all of
+    # them does not save time. Here each call is to look.
+    asking().PATIENCE = math.inf
     # Not in the other processes: each statement is listened to where this
     # package is imported.
     from getorcreateplus import (
