@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 PACKAGE = str(Path(getorcreateplus.__file__).parent)
-FEW, MANY = 1_000, 10_000
+FEW, MANY = 400, 3_000
 MEASURED = 20  # rows
 
 
