@@ -90,7 +90,7 @@ class Region(Entries):
         return tokens
 
     def _valid_token(self, found, key, prefix):
-        """Return a new token in place of what is none."""
+        """Return a token for a key that does not hold a valid one."""
         if found is None:
             raise Unreachable(f"{key!r} does not stay in the cache")
         # A token of another test's transaction, which has ended.

@@ -46,7 +46,7 @@ def statements_seen():
 
 
 def in_words(value):
-    """Return a text that equal values have in common; an address is none."""
+    """Return a text that is the same for equal values."""
     if isinstance(value, models.Model):
         return f"{type(value).__name__} {value.pk}"
     return str(bytes(value)) if isinstance(value, memoryview) else repr(value)

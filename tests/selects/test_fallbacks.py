@@ -133,7 +133,7 @@ def test_all_that_is_switched_off(style, compiled):
 
 @pytest.mark.parametrize("is_on", [True, False])
 def test_row_is_cached_with_either_switch(is_on):
-    """What a SELECT returns is put into the cache, whoever compiled it."""
+    """The row is put into the cache, whether or not its SQL was kept."""
     model = Report
     row = model.plain.create(name="tax", region="eu")
     with override_settings(GETORCREATEPLUS_COMPILED_SELECTS=is_on):
