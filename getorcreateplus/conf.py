@@ -17,6 +17,9 @@ DEFAULTS = {
     "LOCAL_HINTS": 10_000,
     # Rows that a process remembers for querysets with a local_timeout.
     "LOCAL_ROWS": 10_000,
+    # The transport of a cache alias, by its name: "django" for Django's cache
+    # API alone. By default the class of its backend decides.
+    "TRANSPORTS": {},
     # Whether the SQL of a lookup is kept, and not compiled for each call.
     "COMPILED_SELECTS": True,
 }

@@ -189,6 +189,14 @@ def fresh_caches(request):
 
 
 @pytest.fixture
+def cache_api():
+    """Have Django's cache API alone used, whose commands are counted."""
+    transports = dict.fromkeys(settings.CACHES, "django")
+    with override_settings(GETORCREATEPLUS_TRANSPORTS=transports):
+        yield
+
+
+@pytest.fixture
 def second_alias():
     """Make the second alias one of the first one's database."""
     database = connections["other"].settings_dict

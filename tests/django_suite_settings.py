@@ -34,6 +34,9 @@ CACHES = {
     "default": env.cache_url("CACHE_URL", default="locmemcache://")
     | {"KEY_FUNCTION": key_of_process}
 }
+if "redis" in CACHES["default"]["BACKEND"]:
+    # django-environ takes django-redis, if that is installed.
+    CACHES["default"]["BACKEND"] = "django.core.cache.backends.redis.RedisCache"
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     CACHES["default"]["OPTIONS"] = {"MAX_ENTRIES": 100_000}
 

@@ -71,6 +71,9 @@ def cache(name):
     if config["BACKEND"].endswith("LocMemCache"):
         config["LOCATION"] = name
         config.setdefault("OPTIONS", {})["MAX_ENTRIES"] = 100_000
+    elif "redis" in config["BACKEND"]:
+        # django-environ takes django-redis, if that is installed.
+        config["BACKEND"] = "django.core.cache.backends.redis.RedisCache"
     return config | {"KEY_PREFIX": f"{KEY_PREFIX}.{name}"}
 
 

@@ -74,13 +74,14 @@ class CacheClient(Attempts):
     def observe(self, fresh, timeouts):
         return self.give(self.transport.observe, fresh, timeouts, commands=len(fresh))
 
-    def vouch(self, fresh, timeout, clock_key, max_added):
-        step = self.transport.vouch
-        args = fresh, timeout, clock_key, max_added
-        return self.give(step, *args, commands=len(fresh))
+    def vouch(self, fresh, *args):
+        return self.give(self.transport.vouch, fresh, *args, commands=len(fresh))
 
-    def add(self, key, token, timeout):
-        return self.give(self.transport.add, key, token, timeout)
+    def vouch_and_fill(self, *args):
+        return self.give(self.transport.vouch_and_fill, *args)
+
+    def add(self, *args):
+        return self.give(self.transport.add, *args)
 
     def announce(self, versions, timeout):
         """Raise Unreachable if one of the versions was not set."""

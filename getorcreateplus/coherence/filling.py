@@ -4,9 +4,9 @@ import time
 from contextlib import suppress
 
 from ..lookups.rows import pack
-from . import drivers, rules
+from . import drivers, process_memory, rules
 from .faults import CacheFault
-from .fills import Fill, fill_now, remember
+from .fills import Fill, fill_now, payload_of, remember
 from .journal import MAX_SINGLE, journal
 from .tokens import is_token, new_token
 from .transactions import in_transaction, is_apart, is_autocommit
@@ -35,6 +35,8 @@ def _fill(reading, found):
         found = keep_own(reading, found)
     if reading.may_fill and found and (is_inside or is_autocommit(connection)):
         with suppress(CacheFault):
+            if not is_inside and fill_by_one_step(reading, found):
+                return
             kept = vouch(reading, found)
             if is_inside:
                 own = journal(connection)
@@ -44,6 +46,43 @@ def _fill(reading, found):
                 fill_now(reading, kept)
                 for sought, pk, values, _ in kept:
                     remember(reading, sought, pk, values)
+
+
+def fill_by_one_step(reading, found):
+    """
+    As vouch() and fill_now(), for one row whose primary key the SELECT has
+    returned. Return False if the cache cannot do that by one command, or has
+    not filled the row: then these find out why.
+    """
+    region, [(sought, pk, values), *others] = reading.region, found
+    if (
+        others
+        or not region.client.transport.is_one_step
+        or reading.clock is None
+        or (sought.version is not None and sought.pk == pk)
+        or region.asking.is_too_large(pk)
+    ):
+        return False
+    token = new_token(reading.token_prefix)
+    payload = payload_of(reading, reading.epoch, token, values)
+    entries, hints = {region.payload_key(pk): payload}, {}
+    if sought.lookup is not None and sought.pk != pk:
+        hints[reading.hint_key(sought)] = pk
+    if reading.key_client is region.client:
+        entries |= hints
+    _, _, is_filled = region.client.vouch_and_fill(
+        region.version_key(pk),
+        token,
+        region.timeout,
+        region.clock_key,
+        reading.clock,
+        entries,
+    )
+    if is_filled:
+        if hints and reading.key_client is not region.client:
+            reading.key_client.fill(hints, region.timeout)
+        remember(reading, sought, pk, values)
+    return is_filled
 
 
 def keep_own(reading, found):
@@ -74,7 +113,11 @@ def vouch(reading, found):
             late.append((sought, pk, values))
         elif not rules.is_locked(sought.version):
             kept.append((sought, pk, values, sought.version))
-    if late:
+    if late and reading.clock is None and not reading.is_batch:
+        # The primary key that the process remembered is another row's by now.
+        [(sought, _, _)] = late
+        process_memory.hints.forget((region, sought.lookup))
+    elif late:
         # Only the SELECT knew the primary keys, so the versions could not be
         # observed before it. A writer in between has moved the clock before
         # the version: look at the versions first, then at the clock again.

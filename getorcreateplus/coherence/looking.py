@@ -102,21 +102,28 @@ class Observer:
 
     def _observe(self, rows, entries):
         region, prefix = self.region, self.token_prefix
-        keys, one = [region.epoch_key], None
+        keys, known = [region.epoch_key], None
         if not self.is_batch and rows and rows[0].pk is not None:
             [one] = rows
-            keys.append(region.version_key(one.pk))
-        needs_clock = one is None or one.lookup is not None
+            # Without a version, the primary key may be outdated as well. And
+            # one command may add the version, and fill, after the statement.
+            if one.version is not None or (
+                one.lookup is None and not self.client.transport.is_one_step
+            ):
+                known = one
+                keys.append(region.version_key(one.pk))
+        # If the statement finds another row than the one that is known, the
+        # clock vouches for it: but not if that takes a command more.
+        needs_clock = known is None or entries.get(region.clock_key) is not None
         if needs_clock:
-            # The statement may find another row.
             keys.append(region.clock_key)
         if others := [key for key in keys if key not in entries]:
             entries = entries | self.client.look(others)
         tokens = region.observe(entries, keys, prefix)
         self.epoch = tokens[0]
         self.clock = tokens[-1] if needs_clock else None
-        if one is not None:
-            one.version = tokens[1]
+        if known is not None:
+            known.version = tokens[1]
         self.may_fill = not rules.is_locked(self.epoch)
         if not (self.may_fill or prefix or self.is_batch):
             region.asking.rest()
@@ -164,7 +171,12 @@ class Look(Observer):
             for row in by_pk:
                 if not self._judge(row, entries, may_hit):
                     # The process may remember a primary key that is outdated.
-                    may_be_led = row.lookup is not None and row.hint_key is None
+                    # If the row is gone from the cache, a SELECT finds out.
+                    may_be_led = (
+                        row.lookup is not None
+                        and row.hint_key is None
+                        and (self.is_batch or row.seen[0] is not None)
+                    )
                     is_useless = self._is_under_lock(row)
                     (again if may_be_led and not is_useless else missed).append(row)
             for row in by_hint:

@@ -60,6 +60,10 @@ class Memory:
             except BaseException as error:  # noqa: BLE001 - it is raised again
                 self.drop_entries(error)
 
+    def forget(self, key):
+        with self.lock, self.changing():
+            self.entries.pop(key, None)
+
     @contextmanager
     def changing(self):
         """

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
+from ..coherence.transports.choice import TRANSPORTS
 from ..conf import DEFAULTS, PREFIX, conf
 from ..environment.aliases import cache_faults, object_cache_alias
 from ..query import CachedGetOrCreateMixin
@@ -221,7 +222,7 @@ def used_aliases(known):
 
 
 def default_in_words(value):
-    return f"{value}" if type(value) is bool else f"{value:,}"
+    return f"{value:,}" if type(value) is int else f"{value}"
 
 
 def check_settings():
@@ -230,6 +231,10 @@ def check_settings():
         value, default = getattr(conf, name), DEFAULTS[name]
         if type(default) is bool:
             is_valid, wanted = type(value) is bool, "True or False"
+        elif type(default) is dict:
+            is_valid = type(value) is dict and set(value.values()) <= set(TRANSPORTS)
+            names = ", ".join(map(repr, TRANSPORTS))
+            wanted = f"a dictionary of cache aliases, each with one of {names}"
         else:
             lowest = 1 if name == "LOCK_TIMEOUT" else 0
             is_valid = type(value) is int and value >= lowest

@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from django.core.cache import caches
 
+from ..environment.cache_commands import listeners
 from ..environment.forks import renew_in_child
 
 T = TypeVar("T")
@@ -123,6 +124,7 @@ class CommandSpy:
             self.open_captures += 1
             if self.open_captures == 1:
                 self._replace(caches, "create_connection", self._create_connection)
+                listeners.append(tell)
         try:
             # Each thread has its own objects.
             objects = caches._connections  # type: ignore[attr-defined]
@@ -139,6 +141,7 @@ class CommandSpy:
             self.open_captures -= 1
             if self.open_captures:
                 return
+            listeners.remove(tell)
             while self.replaced:
                 attributes, name, ours, before = self.replaced.pop()
                 if attributes.get(name) is not ours:
@@ -233,6 +236,10 @@ def record(alias, name, parameter, args, kwargs):
             keys = place[where] = list(keys)
         many = parameter != "key" and isinstance(keys, Iterable)
         keys = list(keys) if many else [keys]
+    tell(alias, name, keys)
+    return args, kwargs
+
+
+def tell(alias, name, keys):
     for capture in capturing.get():
         capture.record_command(Command(alias, name, keys))
-    return args, kwargs

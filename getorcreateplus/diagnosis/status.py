@@ -9,6 +9,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.cache import caches
 
+from ..coherence.transports import transport_of
 from ..conf import conf
 from ..environment.aliases import usable_connections
 from ..environment.failures import error_in_words
@@ -112,14 +113,16 @@ def other_managers():
 
 
 def answer_of(alias):
-    error = None
+    error = transport = None
     try:
         caches[alias].get("getorcreateplus")
+        transport = transport_of(alias).name
     except Exception as failure:  # noqa: BLE001 - of any client
         error = error_in_words(failure, alias)
     is_known = alias in settings.CACHES
     return {
         "backend": settings.CACHES.get(alias, {}).get("BACKEND"),
+        "transport": transport,
         "error": error,
         "entries": max_entries(alias) if is_known else None,
         "flaws": [flaw.what for flaw in flaws_of(alias)] if is_known else [],
@@ -175,7 +178,8 @@ class StatusWriter:
         if cache["error"]:
             self.write("", f"does not answer: {cache['error']}", self.style.ERROR)
         else:
-            self.write("", "answers", self.style.SUCCESS)
+            said = f"answers; its transport is {cache['transport']}"
+            self.write("", said, self.style.SUCCESS)
         limit = cache["entries"]
         if limit is not None:
             rows = limit // ENTRIES_PER_ROW

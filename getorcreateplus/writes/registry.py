@@ -279,6 +279,7 @@ def queryset_class_of(manager):
 
 
 @runs_after_change_of("CACHES")
+@runs_after_change_of("GETORCREATEPLUS_TRANSPORTS")
 def clear_regions():
     clients.by_alias.clear()
     for cached_model in cached_models.values():

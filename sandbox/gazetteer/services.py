@@ -158,6 +158,9 @@ def answering_cache(url, timeout=None):
     # django-environ writes the options of Django's RedisCache in lower case,
     # TIMEOUT and KEY_PREFIX too, where Django looks for upper case.
     config = {name.upper(): value for name, value in config.items()}
+    if "redis" in config.get("BACKEND", ""):
+        # django-environ takes django-redis, if that is installed.
+        config["BACKEND"] = "django.core.cache.backends.redis.RedisCache"
     backend = config.get("BACKEND", "").rpartition(".")[2]
     unknown = Unusable(
         f"is not the URL of a cache that the demo knows. Use {CACHE_FORMS}."

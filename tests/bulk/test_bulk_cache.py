@@ -20,7 +20,7 @@ from ..support.queries import count
 from ..support.threads import elsewhere
 from .rows import INSERT, cached, exist, first_words, stored
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("cache_api")]
 
 committed = pytest.mark.django_db(transaction=True)
 CACHED = pytest.mark.parametrize("model", [CachedItem, PlusItem])

@@ -19,7 +19,7 @@ from ..support.caches import commands
 from ..support.queries import count
 from .rows import cached, exist, first_words
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("cache_api")]
 
 committed = pytest.mark.django_db(transaction=True)
 CACHED = pytest.mark.parametrize("model", [CachedItem, PlusItem])

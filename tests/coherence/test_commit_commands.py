@@ -16,6 +16,8 @@ from ..support.threads import elsewhere
 
 committed = pytest.mark.django_db(transaction=True)
 
+pytestmark = pytest.mark.usefixtures("cache_api")
+
 
 def commands_of_commit(write):
     """Return the cache commands that a commit gives, after these writes."""

@@ -17,6 +17,8 @@ from ..support.caches import commands
 from ..support.errors import Rollback
 from ..support.threads import elsewhere
 
+pytestmark = pytest.mark.usefixtures("cache_api")
+
 
 def cost(call):
     """Return what call returns, its queries and its cache commands."""
@@ -111,7 +113,7 @@ class TestCommands:
         hit = cost(lambda: Sheet.objects.get_or_create(**lookup))
         assert hit == ((obj, False), 0, ["get_many"])
 
-    @pytest.mark.parametrize(("model", "most"), [(Sheet, 3), (Paper, 4)])
+    @pytest.mark.parametrize(("model", "most"), [(Sheet, 2), (Paper, 2)])
     def test_miss_of_a_row_that_was_written(self, model, most):
         obj, _ = model.objects.get_or_create(title="a")
         obj.save()
@@ -131,8 +133,13 @@ class TestCommands:
         (obj, _), queries, commands = cost(
             lambda: Sheet.objects.get_or_create(title="a")
         )
-        assert (obj, obj.pages, queries) == (new, 2, 0)
-        assert commands == ["get_many"] * 3
+        assert (obj, obj.pages, queries) == (new, 2, 1)
+        assert commands == ["get_many"]
+        # It is what the hint leads to, and not what the process remembered.
+        assert cost(lambda: Sheet.objects.get_or_create(title="a"))[1:] == (
+            0,
+            ["get_many"] * 2,
+        )
         assert cost(lambda: Sheet.objects.get_or_create(title="a"))[1:] == (
             0,
             ["get_many"],
@@ -165,7 +172,7 @@ class TestLocalTimeout:
     pytestmark = pytest.mark.django_db(transaction=True)
 
     @pytest.fixture(autouse=True)
-    def zone(self, db):
+    def zone(self, db, cache_api):
         Zone.objects.get_or_create(name="a", defaults={"size": 1, "notes": [1]})
         zone, _ = Zone.objects.get_or_create(name="a")
         return zone

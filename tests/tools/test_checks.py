@@ -419,6 +419,12 @@ def test_memory_that_outlives_the_cache(local, kept, is_wrong):
     assert list(checks.check_timeouts(book)) == [expected] * is_wrong
 
 
+TRANSPORT = (
+    "a dictionary of cache aliases, each with one of 'django', 'locmem', 'memcached', "
+    "'redis'"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "wanted", "default"),
     [
@@ -428,6 +434,8 @@ def test_memory_that_outlives_the_cache(local, kept, is_wrong):
         ("LOCAL_HINTS", "5", "an integer from 0", "10,000"),
         ("LOCAL_ROWS", 0.5, "an integer from 0", "10,000"),
         ("COMPILED_SELECTS", "no", "True or False", "True"),
+        ("TRANSPORTS", "redis", TRANSPORT, "{}"),
+        ("TRANSPORTS", {"default": "rediss"}, TRANSPORT, "{}"),
     ],
 )
 def test_setting_of_no_sense(name, value, wanted, default):
@@ -451,7 +459,8 @@ def test_setting_that_is_misspelt():
                 "There is no setting GETORCREATEPLUS_LOCK_TIME.",
                 hint="There are GETORCREATEPLUS_LOCK_TIMEOUT, "
                 "GETORCREATEPLUS_OVERLAY_ROWS, GETORCREATEPLUS_LOCAL_HINTS, "
-                "GETORCREATEPLUS_LOCAL_ROWS, GETORCREATEPLUS_COMPILED_SELECTS.",
+                "GETORCREATEPLUS_LOCAL_ROWS, GETORCREATEPLUS_TRANSPORTS, "
+                "GETORCREATEPLUS_COMPILED_SELECTS.",
                 id="getorcreateplus.W015",
             )
         ]

@@ -12,6 +12,8 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test import override_settings
 
+from getorcreateplus.coherence.transports import transport_of
+
 from ..models import Paper, Report, Sheet, Slot, Zone
 from ..support.caches import BrokenCache, every_cache
 from ..support.queries import count
@@ -157,6 +159,7 @@ class TestStatus:
         }
         assert found["caches"]["paper"] == {
             "backend": settings.CACHES["paper"]["BACKEND"],
+            "transport": transport_of("paper").name,
             "error": None,
             "entries": 100_000 if is_local("paper") else None,
             "flaws": found["caches"]["paper"]["flaws"],
@@ -192,7 +195,8 @@ class TestStatus:
         output, _ = run("status")
         assert of_model(output, "Caches")[:2] == [
             f"  cachedmutablemodel, {settings.CACHES['default']['BACKEND']}",
-            "           answers",
+            "           answers; its transport is "
+            + transport_of("cachedmutablemodel").name,
         ]
 
     def test_cache_with_room_for_few(self):
@@ -203,7 +207,7 @@ class TestStatus:
         lines = of_model(output, "Caches")
         at = lines.index(f"  paper, {LOCMEM}")
         assert lines[at + 1 : at + 5] == [
-            "           answers",
+            "           answers; its transport is locmem",
             "           up to 300 entries, some 100 rows",
             "           keeps no more than 300 entries, which are some 100 rows: with "
             "more,",

@@ -61,7 +61,7 @@ def explained(source, /, **lookup):
     with CaptureCacheCommands() as commands:
         found, queries = count(lambda: explain(source, **lookup))
     assert queries == 0
-    assert {command.method for command in commands} <= {"get_many"}
+    assert {command.method for command in commands} <= {"get_many", "look"}
     assert remembered() == before
     assert explain(source, **lookup) == found
     assert max(map(len, str(found).splitlines())) <= 80

@@ -264,7 +264,7 @@ class TestCommands:
         with assert_cache_commands(1) as commands:
             sheet = get()
         [(alias, method, keys)] = commands
-        assert (alias, method) == ("default", "get_many")
+        assert (alias, method in {"get_many", "look"}) == ("default", True)
         assert region.payload_key(sheet.pk) in keys
 
     def test_wrong_number(self):
@@ -323,7 +323,8 @@ class TestCacheObjects:
                 (alias, name): value
                 for alias in caches
                 for name, value in vars(caches[alias]).items()
-                if name != "_cache"  # the client
+                # Not what the backend, or this package, makes for itself.
+                if name != "_cache" and not name.startswith("getorcreateplus")
             }
 
         before = methods()

@@ -27,6 +27,8 @@ from .ships import execute_sql, served, warm
 
 committed = pytest.mark.django_db(transaction=True)
 
+pytestmark = pytest.mark.usefixtures("cache_api")
+
 
 # What it costs
 

@@ -8,9 +8,6 @@ it does not handle failures: what a backend raises, a transport raises, and
 coherence/outages.py decides what that means.
 """
 
-from .django import DjangoTransport
+from .choice import transport_of
 
-
-def transport_of(alias):
-    """Return the transport for a cache alias: by the class of its backend."""
-    return DjangoTransport(alias)
+__all__ = ["transport_of"]

@@ -14,6 +14,8 @@ class Transport(ABC):
     the backend reports them.
     """
 
+    name: str  # as GETORCREATEPLUS_TRANSPORTS and the command "status" have it
+
     def __init__(self, alias):
         self.alias = alias
 
@@ -44,6 +46,18 @@ class Transport(ABC):
         At most ``max_added`` versions are added; if more are absent, none of
         these is added, and they are left out.
         """
+
+    is_one_step = False  # whether vouch_and_fill() saves a command
+
+    def vouch_and_fill(self, key, token, timeout, clock_key, clock, entries):
+        """
+        As vouch() for one row, and as fill() if the clock is the one that is
+        given and the version is no LOCK: ``entries`` have the new token, in
+        place of which they get the version that is there. Return the version,
+        the clock, and whether the entries are set.
+        """
+        versions, now = self.vouch({key: token}, timeout, clock_key, 1)
+        return versions.get(key), now, False
 
     @abstractmethod
     def fill(self, entries, timeout):

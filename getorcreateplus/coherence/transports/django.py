@@ -39,6 +39,8 @@ class DjangoTransport(Transport):
     A step takes several commands where no command of that API does it alone.
     """
 
+    name = "django"
+
     def look(self, keys):
         # As cache_of(), which is a call more for each hit.
         cache = caches[self.alias]

@@ -1,0 +1,155 @@
+"""
+memcached through pymemcache, one server: each step by as few commands as
+memcached has for it, on the client's own connection.
+
+Django's PyMemcacheCache asks a HashClient, which finds the server of each key.
+With several servers, or a pool of connections, that is needed: then the steps
+are those of Django's cache API.
+"""
+
+from django.core.cache import caches
+from django.core.cache.backends.base import memcache_key_warnings
+from django.core.cache.backends.memcached import BaseMemcachedCache
+
+from ...environment.cache_commands import listeners, tell
+from ...environment.cache_keys import cache_of, keys_of
+from ...lookups.rows import revive
+from ..entries import MAX_KEY_LENGTH
+from ..faults import UNREADABLE, LookFailed
+from .django import PROBE, DjangoTransport
+
+# A tool that replaces one of these on a cache object wants to see commands.
+METHODS = frozenset(
+    name
+    for cls in BaseMemcachedCache.__mro__[:-1]
+    for name in vars(cls)
+    if name[0] != "_"
+) - {"client_servers", "key_func", "key_prefix", "version"}
+
+
+class PyMemcacheTransport(DjangoTransport):
+    """The steps of the protocol by commands of one memcached server."""
+
+    name = "memcached"
+
+    def client(self):
+        """
+        Return the client, None if the cache's own methods are to be called.
+        """
+        cache = caches[self.alias]
+        own = vars(cache)
+        if not (listeners or METHODS.isdisjoint(own)):
+            return None
+        if "getorcreateplus_suffices" not in own:
+            cache.getorcreateplus_suffices = suffices(cache)
+        # The HashClient may make another one.
+        return (
+            next(iter(own["_cache"].clients.values()))
+            if (own["getorcreateplus_suffices"])
+            else None
+        )
+
+    def tell(self, name, keys):
+        if listeners:
+            tell(self.alias, name, keys)
+
+    def seconds(self, timeout):
+        return caches[self.alias].get_backend_timeout(timeout)
+
+    # What a reader does
+
+    def look(self, keys):
+        client = self.client()
+        if client is None:
+            return super().look(keys)
+        self.tell("look", keys)
+        return self._found(client, keys)
+
+    def _found(self, client, keys):
+        made = dict(zip(keys_of(cache_of(self.alias), keys), keys, strict=True))
+        return {
+            made[key]: revive(value) if type(value) is list else value
+            for key, value in client.get_many(made).items()
+        }
+
+    def observe(self, fresh, timeouts):
+        client = self.client()
+        if client is None:
+            return super().observe(fresh, timeouts)
+        return self._add_and_look(client, "observe", fresh, timeouts, list(fresh))
+
+    def vouch(self, fresh, timeout, clock_key, max_added):
+        client = self.client()
+        if client is None or len(fresh) > max_added:
+            return super().vouch(fresh, timeout, clock_key, max_added)
+        # The versions first, and then the clock.
+        keys, timeouts = [*fresh, clock_key], dict.fromkeys(fresh, timeout)
+        found = self._add_and_look(client, "vouch", fresh, timeouts, keys)
+        return found, found.pop(clock_key, None)
+
+    def _add_and_look(self, client, name, fresh, timeouts, keys):
+        # The server answers no add, but the look that follows.
+        self.tell(name, keys)
+        made = keys_of(cache_of(self.alias), fresh)
+        for key, (unmade, token) in zip(made, fresh.items(), strict=True):
+            client.add(key, token, self.seconds(timeouts[unmade]), noreply=True)
+        try:
+            return self._found(client, keys)
+        except UNREADABLE as error:
+            raise LookFailed from error
+
+    def fill(self, entries, timeout):
+        return self._set("fill", entries, timeout)
+
+    def delete(self, keys):
+        self.drop([keys])
+
+    # What a writer does
+
+    def add(self, key, token, timeout):
+        client = self.client()
+        if client is None:
+            return super().add(key, token, timeout)
+        self.tell("add", [key])
+        [made] = keys_of(cache_of(self.alias), [key])
+        return client.add(made, token, self.seconds(timeout), noreply=False)
+
+    def announce(self, versions, timeout):
+        return self._set("announce", versions, timeout)
+
+    def lock(self, locks, timeout):
+        return self._set("lock", locks, timeout)
+
+    def release(self, steps, timeout):
+        if self.client() is None:
+            return super().release(steps, timeout)
+        entries = {key: value for step in steps for key, value in step.items()}
+        return self._set("release", entries, timeout)
+
+    def _set(self, name, entries, timeout):
+        client = self.client()
+        if client is None:
+            return cache_of(self.alias).set_many(entries, timeout)
+        self.tell(name, entries)
+        made = dict(zip(keys_of(cache_of(self.alias), entries), entries, strict=True))
+        values = dict(zip(made, entries.values(), strict=True))
+        failed = client.set_many(values, self.seconds(timeout), noreply=False)
+        return [made[key] for key in failed]
+
+    # Whether the cache answers
+
+    def probe(self):
+        self.look([PROBE])
+
+
+def suffices(cache):
+    """Return True if a cache object has one client, with one connection."""
+    from pymemcache.client.base import Client  # an extra
+
+    clients = list(cache._cache.clients.values())
+    prefix = cache.make_key("")
+    return (
+        len(clients) == 1
+        and type(clients[0]) is Client
+        and not any(memcache_key_warnings(prefix + "x" * MAX_KEY_LENGTH))
+    )

@@ -1,0 +1,171 @@
+"""
+The orders of test_interleavings.py, on the transports that go past Django's
+cache API: a gate before each command of a packet, because other processes'
+commands may come between them, and one before a script.
+"""
+
+import pytest
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.redis import RedisCache
+
+from getorcreateplus.coherence.tokens import is_locked
+from getorcreateplus.coherence.transports import choice, redis
+from getorcreateplus.coherence.transports.locmem import LocMemTransport
+from getorcreateplus.coherence.transports.packets import Commands
+
+from ..models import FarGauge, Gauge
+from ..support.errors import Wrong
+from ..support.servers import redis_server
+from .interleavings import gate
+from .jobs import (
+    cold_read,
+    cold_read_in_bulk,
+    create,
+    create_and_roll_back,
+    create_in_transaction,
+    delete,
+    evict_clock,
+    evict_version,
+    publish,
+    rename,
+    roll_back,
+    save,
+    save_in_transaction,
+    update,
+    warm_read,
+    warm_read_in_bulk,
+)
+from .stages import explored
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.database("postgresql"),
+    pytest.mark.django_db(transaction=True, available_apps=["tests"]),
+]
+
+
+class Evicting:
+    def evict(self, key):
+        """Lose an entry, but for a LOCK: that goes by its timeout alone."""
+        gate((self.make_key(key), True))
+        if not is_locked(self.get(key)):
+            self.delete(key)
+
+
+class EvictingRedis(Evicting, RedisCache):
+    pass
+
+
+class EvictingLocMem(Evicting, LocMemCache):
+    pass
+
+
+class GatedCommands(Commands):
+    def send(self, *commands):
+        answers = []
+        for name, *args in commands:
+            changes = name in {"SET", "DEL"}
+            keys = args[:1] if name == "SET" else args
+            if name in {"MGET", "SET", "DEL"}:
+                gate(*((key, changes) for key in keys))
+            answers += super().send((name, *args))
+        return answers
+
+    def run(self, script, keys, *args):
+        gate(*((key, True) for key in keys))
+        return super().run(script, keys, *args)
+
+
+class GatedLocMem(LocMemTransport):
+    def look(self, keys):
+        gate(*((self.made(key), False) for key in keys))
+        return super().look(keys)
+
+    def add(self, key, token, timeout):
+        gate((self.made(key), True))
+        return super().add(key, token, timeout)
+
+    def _set(self, entries, timeout):
+        gate(*((self.made(key), True) for key in entries))
+        return super()._set(entries, timeout)
+
+    def made(self, key):
+        return self.store().make_key(key)
+
+
+@pytest.fixture(scope="module")
+def location():
+    with redis_server() as location:
+        yield location
+
+
+@pytest.fixture(params=["redis", "locmem"])
+def cached(request, settings, location, monkeypatch):
+    """In place of conftest.py's: caches of each transport, with gates."""
+    is_redis = request.param == "redis"
+    monkeypatch.setattr(redis, "Commands", GatedCommands)
+    monkeypatch.setitem(choice.TRANSPORTS, "gated locmem", GatedLocMem)
+    backend = EvictingRedis if is_redis else EvictingLocMem
+    far = location.replace("/0", "/1")
+    settings.CACHES = {
+        alias: {"BACKEND": f"{__name__}.{backend.__name__}", "LOCATION": at}
+        for alias, at in (("default", location), (FarGauge._meta.model_name, far))
+    }
+    name = "redis" if is_redis else "gated locmem"
+    settings.GETORCREATEPLUS_TRANSPORTS = dict.fromkeys(settings.CACHES, name)
+
+
+@pytest.mark.parametrize("start", ["warm", "evicted", "empty"])
+@pytest.mark.parametrize(
+    "writer", [save, save_in_transaction, publish, update, delete, rename, roll_back]
+)
+def test_each_order_of_a_writer_and_two_readers(stage, writer, start):
+    readers = [cold_read, cold_read] if start == "empty" else [warm_read, cold_read]
+    explored(stage, [writer, *readers], start=start)
+
+
+@pytest.mark.parametrize("writer", [save_in_transaction, publish])
+def test_each_order_where_the_rows_have_a_cache_of_their_own(far_stage, writer):
+    explored(far_stage, [writer, warm_read, cold_read], start="evicted")
+
+
+@pytest.mark.parametrize("eviction", [evict_clock, evict_version])
+def test_each_order_with_an_eviction(stage, eviction):
+    explored(stage, [save, eviction, cold_read, cold_read], start="empty")
+
+
+@pytest.mark.parametrize("writer", [create, create_in_transaction])
+def test_each_order_of_two_creators_and_a_reader(stage, writer):
+    explored(stage, [writer, create_and_roll_back, cold_read], start="absent")
+
+
+@pytest.mark.parametrize("writer", [save_in_transaction, update])
+def test_each_order_of_a_writer_and_two_batches(stage, writer):
+    explored(stage, [writer, warm_read_in_bulk, cold_read_in_bulk])
+
+
+@pytest.mark.parametrize("cached", ["redis"], indirect=True)
+def test_script_needs_the_clock(stage, monkeypatch):
+    """Rule *recheck*, in the script."""
+    broken = redis.VOUCH_AND_FILL.text.replace("if clock ~= ARGV[2]", "if false")
+    assert broken != redis.VOUCH_AND_FILL.text
+    monkeypatch.setattr(redis, "VOUCH_AND_FILL", redis.Script(broken))
+    with pytest.raises(Wrong):
+        explored(stage, [save, cold_read, cold_read], 2, start="empty")
+
+
+@pytest.mark.parametrize("cached", ["redis"], indirect=True)
+def test_script_leaves_a_lock_alone(stage, monkeypatch):
+    """Rule *lock*, in the script: the writer may die before its release."""
+    broken = redis.VOUCH_AND_FILL.text.replace(", version, 'NX')", ", version)")
+    assert broken != redis.VOUCH_AND_FILL.text
+    monkeypatch.setattr(redis, "VOUCH_AND_FILL", redis.Script(broken))
+    with pytest.raises(Wrong):
+        explored(stage, [save, cold_read], 2, start="empty", mortal={"save"})
+
+
+def test_gauge_is_cached(stage):
+    """What is explored here goes through the transport."""
+    stage.set_up("warm")
+    assert Gauge.objects.get_or_create(name="row")[1] is False
+    assert stage.served({"name": "row"}) == (1, 0)

@@ -1,0 +1,658 @@
+"""
+Transports: each does the same steps, with the entries of Django's cache API,
+and a server sees a step as few commands.
+
+The classes at the top are inherited once for each kind of cache.
+"""
+
+import logging
+import threading
+
+import pytest
+from django.core.cache import caches
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.memcached import PyMemcacheCache
+from django.core.cache.backends.redis import RedisCache
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
+from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+
+from getorcreateplus.coherence import clients
+from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence.faults import Unreadable
+from getorcreateplus.coherence.transports import transport_of
+from getorcreateplus.coherence.transports.django import DjangoTransport
+from getorcreateplus.coherence.transports.locmem import LocMemTransport
+from getorcreateplus.coherence.transports.memcached import PyMemcacheTransport
+from getorcreateplus.coherence.transports.redis import RedisTransport
+from getorcreateplus.lookups.rows import mark
+from getorcreateplus.test import CaptureCacheCommands
+
+from ..models import Sheet
+from ..support.caches import Unreadable as UnreadableValue
+from ..support.forks import in_child
+from ..support.servers import memcached, redis_server
+
+# They start servers of their own, so that one database will do.
+on_servers = [pytest.mark.shared_cache, pytest.mark.database("postgresql")]
+TOKEN, OTHER, CLOCK = "0123456789abcdef", "fedcba9876543210", "00112233445566aa"
+FRESH = {"version": TOKEN}
+
+
+def payload(token):
+    values = 1, "row", 2.5
+    return (CLOCK, token), "fingerprint", values, mark(values)
+
+
+@pytest.fixture(scope="module")
+def redis_location():
+    with redis_server() as location:
+        yield location
+
+
+@pytest.fixture(scope="module")
+def memcached_location():
+    with memcached() as location:
+        yield location
+
+
+class Steps:
+    """The steps of one transport."""
+
+    backend = options = None
+    transport = DjangoTransport
+    key_prefix = "steps"
+    forced = {}
+
+    @pytest.fixture(autouse=True)
+    def cache(self, location):
+        config = {"BACKEND": self.backend, "LOCATION": location, "TIMEOUT": 300}
+        if self.options:
+            config["OPTIONS"] = self.options
+        config["KEY_PREFIX"] = f"{self.key_prefix}{id(self)}"
+        with override_settings(
+            CACHES={"default": config}, GETORCREATEPLUS_TRANSPORTS=self.forced
+        ):
+            self.steps = transport_of("default")
+            yield caches["default"]
+            caches["default"].clear()
+            caches["default"].close()
+
+    def test_transport(self):
+        assert type(self.steps) is self.transport
+
+    # Each finds what the other has set
+
+    def test_entries_of_the_cache_api_are_seen(self, cache):
+        entries = {"a": TOKEN, "b": payload(TOKEN), "c": "LOCK"}
+        cache.set_many(entries)
+        assert self.steps.look(["a", "b", "c", "d"]) == entries
+
+    def test_cache_api_sees_entries(self, cache):
+        entries = {"a": TOKEN, "b": payload(TOKEN), "c": "LOCK"}
+        assert not self.steps.fill(entries, 60)
+        found = cache.get_many([*entries, "d"])
+        assert {k: as_tuple(v) for k, v in found.items()} == entries
+
+    def test_entry_is_overwritten(self, cache):
+        self.steps.lock({"version": "LOCK"}, 60)
+        self.steps.announce({"version": TOKEN}, 60)
+        assert cache.get("version") == TOKEN
+        cache.set("version", OTHER)
+        assert self.steps.look(["version"]) == {"version": OTHER}
+
+    def test_deleted(self, cache):
+        cache.set_many({"a": TOKEN, "b": TOKEN, "c": TOKEN})
+        self.steps.delete(["a"])
+        self.steps.drop([["b"], [], ["d"]])
+        self.steps.drop([])
+        assert self.steps.look(["a", "b", "c"]) == {"c": TOKEN}
+
+    def test_many_entries(self):
+        entries = {f"key{n}": TOKEN for n in range(2500)}
+        assert not self.steps.fill(entries, 60)
+        assert self.steps.look(list(entries)) == entries
+
+    def test_no_entries(self):
+        assert self.steps.look([]) == {}
+        assert not self.steps.fill({}, 60)
+        assert not self.steps.release([{}, {}], 60)
+
+    # What a reader does
+
+    def test_observe(self, cache):
+        cache.set_many({"locked": "LOCK", "known": OTHER})
+        fresh = {"locked": TOKEN, "known": TOKEN, "new": TOKEN}
+        found = self.steps.observe(fresh, dict.fromkeys(fresh, 60))
+        assert found == {"locked": "LOCK", "known": OTHER, "new": TOKEN}
+        assert cache.get_many(fresh) == found
+
+    def test_add(self, cache):
+        assert self.steps.add("version", TOKEN, 60)
+        assert not self.steps.add("version", OTHER, 60)
+        assert cache.get("version") == TOKEN
+
+    @pytest.mark.parametrize("clock", [None, CLOCK])
+    def test_vouch(self, cache, clock):
+        if clock:
+            cache.set("clock", clock)
+        assert self.vouch(self.steps, TOKEN) == (TOKEN, clock)
+        assert self.vouch(self.steps, OTHER) == (TOKEN, clock)
+
+    def vouch(self, steps, token):
+        versions, clock = steps.vouch({"version": token}, 60, "clock", 1)
+        return versions["version"], clock
+
+    def test_vouch_for_many(self, cache):
+        cache.set_many({"clock": CLOCK, "key1": OTHER, "key2": "LOCK"})
+        fresh = {f"key{n}": TOKEN for n in range(4)}
+        versions, clock = self.steps.vouch(fresh, 60, "clock", 100)
+        assert clock == CLOCK
+        assert versions == fresh | {"key1": OTHER, "key2": "LOCK"}
+
+    def vouch_and_fill(self):
+        entries = {"row": payload(TOKEN), "hint": "17"}
+        return self.steps.vouch_and_fill("version", TOKEN, 60, "clock", CLOCK, entries)
+
+    def row(self):
+        return self.steps.look(["row", "hint"])
+
+    def test_vouch_and_fill(self):
+        self.steps.fill({"clock": CLOCK}, 60)
+        version, clock, is_filled = self.vouch_and_fill()
+        assert (version, clock) == (TOKEN, CLOCK)
+        assert is_filled is self.steps.is_one_step
+        row = {"row": payload(TOKEN), "hint": "17"}
+        assert self.row() == (row if is_filled else {})
+
+    def test_vouch_and_fill_with_the_token_of_another(self, cache):
+        self.steps.fill({"clock": CLOCK, "version": OTHER}, 60)
+        version, clock, is_filled = self.vouch_and_fill()
+        assert (version, clock) == (OTHER, CLOCK)
+        row = {"row": payload(OTHER), "hint": "17"}
+        assert self.row() == (row if is_filled else {})
+
+    @pytest.mark.parametrize(
+        "there",
+        [
+            {"clock": CLOCK, "version": "LOCK"},
+            {"clock": OTHER},
+            {"clock": OTHER, "version": OTHER},
+            {},
+        ],
+    )
+    def test_nothing_is_filled(self, cache, there):
+        """Under a LOCK, and after a release has moved the clock."""
+        cache.set_many(there)
+        version, clock, is_filled = self.vouch_and_fill()
+        assert version == there.get("version", TOKEN)
+        assert clock == there.get("clock")
+        assert not is_filled
+        assert self.row() == {}
+
+    # What a writer does
+
+    def test_release(self, cache):
+        cache.set_many({"row": payload(OTHER), "version": "LOCK"})
+        steps = {"clock": CLOCK}, {"version": TOKEN}, {"row": None}
+        assert not self.steps.release(steps, 60)
+        assert cache.get_many(["clock", "version"]) == {
+            "clock": CLOCK,
+            "version": TOKEN,
+        }
+        assert cache.get("row") is None
+        assert self.steps.look(["row"]).get("row") is None
+
+    # Timeouts
+
+    @pytest.mark.parametrize("timeout", [None, 100, DEFAULT_TIMEOUT])
+    def test_entry_stays(self, cache, timeout):
+        for keep in self.steps.fill, self.steps.lock, self.steps.announce:
+            keep({"key": TOKEN}, timeout)
+            assert cache.get("key") == TOKEN
+            cache.delete("key")
+        self.steps.add("key", TOKEN, timeout)
+        assert cache.get("key") == TOKEN
+
+    def test_entry_goes(self, cache):
+        self.steps.fill({"filled": TOKEN}, 1)
+        self.steps.add("added", TOKEN, 1)
+        self.steps.observe({"seen": TOKEN}, {"seen": 1})
+        keys = ["filled", "added", "seen"]
+        assert len(self.steps.look(keys)) == 3
+        threading.Event().wait(2.1)  # memcached counts whole seconds
+        assert self.steps.look(keys) == {}
+        assert self.steps.add("added", OTHER, 60)
+
+    # Keys
+
+    def test_tenant(self, cache):
+        self.steps.fill({"key": TOKEN}, 60)
+        cache.key_prefix = f"another{id(self)}"
+        assert self.steps.look(["key"]) == {}
+        self.steps.fill({"key": OTHER}, 60)
+        assert cache.get("key") == OTHER
+
+    def test_key_function(self, cache):
+        cache.key_func = lambda key, prefix, version: f"{prefix}-made-of-{key}"
+        self.steps.fill({"key": TOKEN}, 60)
+        assert self.steps.look(["key"]) == {"key": TOKEN}
+        assert cache.get("key") == TOKEN
+
+    # What other code does to a cache object
+
+    def test_replaced_method_is_called(self, cache):
+        """By a tool that shows the commands, or a test that lets them fail."""
+        called = []
+        get_many = cache.get_many
+
+        def noting(keys, *args, **kwargs):
+            called.append(list(keys))
+            return get_many(keys, *args, **kwargs)
+
+        cache.get_many = noting
+        self.steps.look(["key"])
+        assert called == [["key"]]
+        del cache.get_many
+        self.steps.look(["key"])
+        assert len(called) == 1
+
+    def test_answers(self):
+        self.steps.probe()
+        assert self.steps.takes_small_entries()
+        assert not self.steps.has_several_servers()
+
+
+class Shared(Steps):
+    """Steps of a cache that threads and processes share."""
+
+    def test_threads(self, cache):
+        errors = []
+
+        def work(number):
+            try:
+                for n in range(50):
+                    key = f"{number}.{n}"
+                    self.steps.fill({key: TOKEN}, 60)
+                    assert self.steps.look([key]) == {key: TOKEN}
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                caches["default"].close()
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+
+    def test_child_of_a_fork(self, cache):
+        client = clients.by_alias["default"]
+        client.fill({"key": TOKEN}, 60)
+
+        def look():
+            assert client.look(["key"]) == {"key": TOKEN}
+
+        in_child(look)
+        assert client.look(["key"]) == {"key": TOKEN}
+
+    def test_entry_that_cannot_be_unpickled(self, cache):
+        if self.can_pickle(cache):
+            with pytest.raises(Unreadable):
+                clients.by_alias["default"].look(["key"])
+
+    def can_pickle(self, cache):
+        cache.set("key", UnreadableValue())
+        return True
+
+    def test_several_processes_of_other_transports(self, cache):
+        """As if one had an older release, with the cache API alone."""
+        older = DjangoTransport("default")
+        for reader, writer in (older, self.steps), (self.steps, older):
+            writer.release([{"clock": CLOCK}, {"version": OTHER}, {"row": None}], 60)
+            assert reader.look(["row"]).get("row") is None
+            assert self.vouch(reader, TOKEN) == (OTHER, CLOCK)
+            writer.fill({"row": payload(OTHER)}, 60)
+            assert reader.look(["row"]) == {"row": payload(OTHER)}
+            writer.lock({"version": "LOCK"}, 60)
+            assert self.vouch(reader, TOKEN) == ("LOCK", CLOCK)
+
+
+def as_tuple(value):
+    """Return what a serializer has made a list of."""
+    if type(value) is list:
+        return (tuple(value[0]), value[1], tuple(value[2]), *value[3:])
+    return value
+
+
+class TestLocMem(Steps):
+    backend = "django.core.cache.backends.locmem.LocMemCache"
+    transport = LocMemTransport
+    options = {"MAX_ENTRIES": 10_000}
+
+    @pytest.fixture
+    def location(self):
+        return "steps"
+
+    def test_cull(self, cache):
+        cache._max_entries = 3
+        self.steps.fill({f"key{n}": TOKEN for n in range(10)}, 60)
+        assert len(cache._cache) <= 3
+
+    def test_value_that_can_change_is_copied(self):
+        value = (CLOCK, TOKEN), "fingerprint", ({"a": 1},), ""
+        self.steps.fill({"row": value}, 60)
+        self.steps.look(["row"])["row"][2][0]["a"] = 2
+        assert self.steps.look(["row"]) == {"row": value}
+
+
+class TestDjango(TestLocMem):
+    transport = DjangoTransport
+    forced = {"default": "django"}
+
+
+class Redis(Shared):
+    @pytest.fixture
+    def location(self, redis_location):
+        return redis_location
+
+    def server(self):
+        return self.steps.server().commands.send
+
+    def test_script_is_lost(self, cache):
+        for _ in range(2):
+            self.server()(("SCRIPT", "FLUSH"))
+            self.test_vouch_and_fill()
+            cache.delete_many(["version", "row", "hint"])
+
+
+class TestRedis(Redis):
+    pytestmark = on_servers
+    backend = "django.core.cache.backends.redis.RedisCache"
+    transport = RedisTransport
+
+    def test_connection_is_closed_by_the_server(self):
+        """At once: a step is not repeated, and the next one connects anew."""
+        client = clients.by_alias["default"]
+        client.fill({"key": TOKEN}, 60)
+        [(kept, _)] = client.transport.server().commands.kept
+        kept._sock.shutdown(2)
+        assert client.look(["key"]) == {"key": TOKEN}
+
+    def test_connection_is_kept(self):
+        self.steps.look(["key"])
+        send = self.server()
+        [number] = send(("CLIENT", "ID"))
+        self.steps.look(["key"])
+        assert send(("CLIENT", "ID")) == [number]
+
+    def test_step_is_one_packet(self, cache):
+        """The server sees these commands, each packet at once."""
+        cache.set("clock", CLOCK)
+        with CaptureCacheCommands() as made:
+            self.steps.look(["a", "b"])
+            self.steps.observe({"a": TOKEN, "b": TOKEN}, {"a": 60, "b": None})
+            self.steps.vouch({"c": TOKEN}, 60, "clock", 1)
+            self.vouch_and_fill()
+            self.steps.fill({"a": TOKEN, "b": TOKEN}, 60)
+            self.steps.add("a", TOKEN, 60)
+            self.steps.lock({"a": "LOCK", "b": "LOCK"}, 60)
+            self.steps.release([{"clock": CLOCK}, {"a": TOKEN}, {"row": None}], 60)
+            self.steps.drop([["a"], ["b"]])
+        assert [command.method for command in made] == [
+            *("look", "observe", "vouch", "vouch_and_fill", "fill", "add", "lock"),
+            *("release", "drop"),
+        ]
+
+    def test_scripts_are_forbidden(self, cache, caplog):
+        user, password = "noscripts", "secret"
+        self.server()(
+            ("ACL", "SETUSER", user, "on", f">{password}", "~*", "+@all", "-@scripting")
+        )
+        location = cache._servers[0].replace("//", f"//{user}:{password}@")
+        config = {"BACKEND": self.backend, "LOCATION": location}
+        with override_settings(CACHES={"default": config}):
+            self.steps = transport_of("default")
+            self.steps.fill({"clock": CLOCK}, 60)
+            with caplog.at_level(logging.WARNING, "getorcreateplus"):
+                for _ in range(2):
+                    assert self.vouch_and_fill() == (TOKEN, CLOCK, False)
+            [record] = caplog.records
+            assert "does not allow scripts" in record.getMessage()
+            caches["default"].delete_many(["clock", "version"])
+
+    def test_replicas_are_not_asked(self, cache):
+        location = [cache._servers[0], "redis://127.0.0.1:1/0"]
+        config = {"BACKEND": self.backend, "LOCATION": location}
+        with override_settings(CACHES={"default": config}):
+            steps = transport_of("default")
+            steps.fill({"key": TOKEN}, 60)
+            for _ in range(20):
+                assert steps.look(["key"]) == {"key": TOKEN}
+            steps.delete(["key"])
+
+
+class TestRedisByTheCacheApi(TestRedis):
+    transport = DjangoTransport
+    forced = {"default": "django"}
+
+    test_script_is_lost = test_connection_is_closed_by_the_server = None
+    test_connection_is_kept = test_step_is_one_packet = None
+    test_scripts_are_forbidden = test_replicas_are_not_asked = None
+
+
+class TestDjangoRedis(Redis):
+    pytestmark = on_servers
+    backend = "django_redis.cache.RedisCache"
+    transport = RedisTransport
+
+    def test_pool_that_threads_share(self):
+        """A thread gives its connection back, or another would wait for it."""
+        self.steps.look(["key"])
+        assert not self.steps.server().commands.kept
+
+
+class TestDjangoRedisHerd(TestDjangoRedis):
+    options = {"CLIENT_CLASS": "django_redis.client.HerdClient"}
+
+
+class TestDjangoRedisJSON(TestDjangoRedis):
+    options = {"SERIALIZER": "django_redis.serializers.json.JSONSerializer"}
+
+    def can_pickle(self, cache):
+        return False
+
+
+class TestDjangoRedisCompressed(TestDjangoRedis):
+    options = {"COMPRESSOR": "django_redis.compressors.zlib.ZlibCompressor"}
+
+
+class TestDjangoValkey(Redis):
+    pytestmark = on_servers
+    backend = "django_valkey.cache.ValkeyCache"
+    transport = RedisTransport
+
+    @pytest.fixture
+    def location(self, redis_location):
+        return redis_location.replace("redis:", "valkey:")
+
+
+class TestDjangoValkeyHerd(TestDjangoValkey):
+    options = {"CLIENT_CLASS": "django_valkey.client.HerdClient"}
+
+
+class TestMemcached(Shared):
+    pytestmark = on_servers
+    backend = "django.core.cache.backends.memcached.PyMemcacheCache"
+    transport = PyMemcacheTransport
+
+    @pytest.fixture
+    def location(self, memcached_location):
+        return memcached_location
+
+    def can_pickle(self, cache):
+        return False  # pymemcache returns None in its place
+
+    def test_commands(self):
+        with CaptureCacheCommands() as made:
+            self.steps.vouch(FRESH, 60, "clock", 1)
+            self.steps.release([{"clock": CLOCK}, {"a": TOKEN}, {"row": None}], 60)
+        assert [command.method for command in made] == ["vouch", "release"]
+
+    def test_row_that_is_too_large(self):
+        client = clients.by_alias["default"]
+        assert client.fill({"row": "x" * 2**21}, 60)
+        assert client.look(["row"]) == {}
+
+    def test_pool_of_connections(self, cache):
+        """A command may take another connection than the one before it."""
+        config = {
+            "BACKEND": self.backend,
+            "LOCATION": cache._servers[0],
+            "OPTIONS": {"use_pooling": True},
+        }
+        with override_settings(CACHES={"default": config}):
+            assert transport_of("default").client() is None
+            caches["default"].close()
+
+
+# Which transport an alias has
+
+
+class OtherLocMem(LocMemCache):
+    """A subclass of a project's, with a method of its own."""
+
+    def size(self):
+        return len(self._cache)
+
+
+class LoudLocMem(LocMemCache):
+    def get_many(self, keys, version=None):
+        return super().get_many(keys, version)
+
+
+class OtherRedis(RedisCache):
+    pass
+
+
+class LoudMemcached(PyMemcacheCache):
+    def validate_key(self, key):
+        super().validate_key(key)
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("OtherLocMem", LocMemTransport),
+        ("LoudLocMem", DjangoTransport),
+        ("OtherRedis", RedisTransport),
+        ("LoudMemcached", DjangoTransport),
+    ],
+)
+def test_subclass_of_a_known_backend(backend, expected):
+    config = {"BACKEND": f"{__name__}.{backend}", "LOCATION": "redis://127.0.0.1:1"}
+    with override_settings(CACHES={"default": config}):
+        assert type(transport_of("default")) is expected
+
+
+def test_class_that_a_tool_has_patched(monkeypatch):
+    get_many = RedisCache.get_many
+
+    def noting(cache, keys, version=None):
+        return get_many(cache, keys, version)
+
+    monkeypatch.setattr(RedisCache, "get_many", noting)
+    config = {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": "redis://127.0.0.1:1",
+    }
+    with override_settings(CACHES={"default": config}):
+        assert type(transport_of("default")) is DjangoTransport
+
+
+def test_unknown_alias():
+    assert type(transport_of("nowhere")) is DjangoTransport
+
+
+@override_settings(GETORCREATEPLUS_TRANSPORTS={"default": "rediss"})
+def test_unknown_transport():
+    with pytest.raises(
+        ImproperlyConfigured, match=r"is 'rediss'\. Use one of 'django'"
+    ):
+        transport_of("default")
+
+
+# What a lookup costs
+
+
+@pytest.fixture
+def cost():
+    """Return a function that returns queries and round trips of a call."""
+
+    def run(call):
+        with (
+            CaptureQueriesContext(connection) as queries,
+            CaptureCacheCommands() as made,
+        ):
+            call()
+        return len(queries), [command.method for command in made]
+
+    return run
+
+
+@pytest.mark.shared_cache
+@pytest.mark.django_db(transaction=True)
+class TestRoundTrips:
+    """With one alias for lookups and rows."""
+
+    def read(self):
+        return Sheet.objects.get_or_create(title="a")
+
+    @pytest.fixture(autouse=True)
+    def is_redis(self):
+        Sheet.objects.get_or_create(title="another")
+        self.is_redis = type(transport_of("default")) is RedisTransport
+
+    def test_miss(self, cost):
+        Sheet._base_manager.create(title="a")
+        steps = ["vouch_and_fill"] if self.is_redis else ["vouch", "fill"]
+        assert cost(self.read) == (1, ["look", *steps])
+        assert cost(self.read) == (0, ["look"])
+
+    def test_miss_by_primary_key(self, cost):
+        pk = Sheet._base_manager.create(title="a").pk
+        read = lambda: Sheet.objects.get_or_create(pk=pk)  # noqa: E731
+        steps = ["vouch_and_fill"] if self.is_redis else ["observe", "fill"]
+        assert cost(read) == (1, ["look", *steps])
+        assert cost(read) == (0, ["look"])
+
+    def test_miss_after_a_write(self, cost):
+        obj, _ = self.read()
+        obj.save()
+        assert cost(self.read) == (1, ["look", "fill"])
+        assert cost(self.read) == (0, ["look"])
+
+    def test_another_lookup_of_a_row_that_is_known(self, cost):
+        obj, _ = self.read()
+        read = lambda: Sheet.objects.get_or_create(title="a", pages=obj.pages)  # noqa: E731
+        steps = ["vouch_and_fill"] if self.is_redis else ["vouch", "fill"]
+        assert cost(read) == (1, ["look", *steps])
+        assert cost(read) == (0, ["look"])
+        assert cost(self.read) == (0, ["look"])
+
+    def test_process_that_is_new(self, cost):
+        self.read()
+        memory.hints.clear()
+        assert cost(self.read) == (0, ["look", "look"])
+
+    def test_write(self, cost):
+        obj, _ = self.read()
+        assert cost(obj.save) == (1, ["lock", "release"])
+
+    def test_create(self, cost):
+        steps = ["vouch_and_fill"] if self.is_redis else ["vouch", "fill"]
+        assert cost(self.read)[1] == ["look", *steps]
+        assert cost(self.read) == (0, ["look"])
