@@ -29,6 +29,7 @@ RULES = {
     "drop": "a writer that publishes nothing deletes the payload after its release",
     "waited": "a transaction that holds locks, or has waited for some, has no hits",
     "commit": "a transaction fills nothing before its commit",
+    "answered": "a write returns after the cache has answered its release",
 }
 
 
@@ -55,7 +56,10 @@ class Broken(Exception):
 
 
 def txn_publisher(s, me, pc, local, rules):
-    """update_or_create(): locks the row, publishes before the commit."""
+    """
+    update_or_create(): locks the row, publishes before the commit. A LOCK that
+    is not waited for may arrive that late in every transaction.
+    """
     token = ("w", me)
     if pc == 0:
         return (1, local, {"holder": me}) if s.holder is None else None
@@ -64,7 +68,7 @@ def txn_publisher(s, me, pc, local, rules):
     if pc == 2:
         return 3, local, {"payload": (token, me)}
     if pc == 3:
-        return 4, local, committed(s, me)
+        return 4, local, committed(s, me, rules)
     if pc == 4:
         return 5, local, {"clock": token}
     if pc == 5:
@@ -80,7 +84,7 @@ def txn_plain(s, me, pc, local, rules):
     if pc == 1:
         return (2, local, {"holder": me}) if s.holder is None else None
     if pc == 2:
-        return 3, local, committed(s, me)
+        return 3, local, committed(s, me, rules)
     if pc == 3:
         return 4, local, {"clock": token} if "clock" in rules else {}
     if pc == 4:
@@ -93,12 +97,15 @@ def txn_plain(s, me, pc, local, rules):
 def autocommit_plain(s, me, pc, local, rules):
     """save() in autocommit: the commit is the statement itself."""
     if pc == 1:
-        return (3, local, committed(s, me)) if s.holder is None else None
+        return (3, local, committed(s, me, rules)) if s.holder is None else None
     return txn_plain(s, me, pc, local, rules)
 
 
-def committed(s, me):
-    return {"row": me, "order": (*s.order, me), "holder": None}
+def committed(s, me, rules):
+    done = {"row": me, "order": (*s.order, me), "holder": None}
+    if "answered" not in rules:
+        done |= returned(s._replace(**done), me)
+    return done
 
 
 def returned(s, me):

@@ -34,10 +34,12 @@ while it sees a LOCK.
 A **writer** sets the version to LOCK before its statement (rule *lock*). After
 the commit it moves the clock (rule *clock*), then the version, then deletes
 the payload (rule *drop*). A write by query does so with the epoch in place of
-the version. In a transaction, this release follows the commit, before any
-on_commit() hook. It follows a rollback as well, because releasing a row that
-was not written does no harm. After a failed statement the transaction may have
-ended on the server without Django knowing it: then nothing is filled.
+the version. The write returns when the cache has answered (rule *answered*):
+another writer's release may have replaced its LOCK. In a transaction, this
+release follows the commit, before any on_commit() hook. It follows a rollback
+as well, because releasing a row that was not written does no harm. After a
+failed statement the transaction may have ended on the server without Django
+knowing it: then nothing is filled.
 
 A writer that holds the row's lock in the database may **publish**: set the
 payload before its commit, with the version that its release is going to set.
@@ -98,6 +100,9 @@ These save commands:
 * The epoch and the clock that one reader of a transaction has observed serve
   for the rows that the transaction creates from then on. Tokens never come
   back, so older ones are only more careful.
+* A transport may send a fill, and the LOCKs, versions and payloads of a
+  transaction, and read the answers later. The commit waits for those of the
+  transaction. Nothing waits for a fill.
 * Under local_timeout, a process serves rows that it has seen. Each of its
   locks and releases drops the row, and a row that a thread was reading before
   one of them is not kept after it.

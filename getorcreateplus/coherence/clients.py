@@ -17,104 +17,11 @@ from .outages import Attempts
 logger = logging.getLogger("getorcreateplus")
 
 
-class CacheClient(Attempts):
+class Writers(Attempts):
     """
-    The steps of the protocol for one cache alias.
-
-    Readers' steps raise CacheFault. The writers' lock_rows() and
-    release_rows() raise nothing but what interrupts them, because a write must
-    not fail with a cache.
+    The steps of writers. lock_rows() and release_rows() raise nothing but what
+    interrupts them, because a write must not fail with a cache.
     """
-
-    # Reading
-
-    def look(self, keys):
-        """
-        Return {key: value} of the entries that are there. Raise Unreadable if
-        one cannot be unpickled.
-        """
-        if self.down_until is not None:
-            self.ensure_usable()
-        started = time.monotonic()
-        try:
-            return self.transport.look(keys)
-        except InvalidCacheBackendError as error:
-            # Tests may take an alias out of CACHES before a transaction ends
-            # that has written under it.
-            raise Unreachable from error
-        except UNREADABLE as error:
-            self.raise_limit(error)
-            raise Unreadable from error
-        except Exception as error:  # noqa: BLE001 - of any client
-            self.raise_limit(error)
-            return self.look_again(keys, error, time.monotonic() - started)
-        except BaseException:
-            self.reconnect()
-            raise
-
-    def look_again(self, keys, error, seconds):
-        self.reconnect()
-        if seconds > self.SLOW:
-            self.mark_down(error)
-            raise Unreachable from error
-        try:
-            return self.transport.look(keys)
-        except UNREADABLE as another:
-            self.raise_limit(another)
-            raise Unreadable from another
-        except Exception as another:
-            self.raise_limit(another)
-            self.reconnect()
-            self.mark_down(another)
-            raise Unreachable from another
-        except BaseException:
-            self.reconnect()
-            raise
-
-    def observe(self, fresh, timeouts):
-        return self.give(self.transport.observe, fresh, timeouts, commands=len(fresh))
-
-    def vouch(self, fresh, *args):
-        return self.give(self.transport.vouch, fresh, *args, commands=len(fresh))
-
-    def vouch_and_fill(self, *args):
-        return self.give(self.transport.vouch_and_fill, *args)
-
-    def add(self, *args):
-        return self.give(self.transport.add, *args)
-
-    def announce(self, versions, timeout):
-        """Raise Unreachable if one of the versions was not set."""
-        self.give(self.set_all, self.transport.announce, versions, timeout)
-
-    def delete(self, keys):
-        self.give(self.transport.delete, keys)
-
-    def fill(self, entries, timeout):
-        """
-        Set what only costs speed if it fails, and may be too large for the
-        cache. Return what was not stored, as the client reports it.
-        """
-        self.ensure_usable()
-        try:
-            failed = self.transport.fill(entries, timeout)
-        except Exception as error:  # noqa: BLE001 - of any client
-            self.raise_limit(error)
-            failed = [error_in_words(error, self.alias)]
-            self.reconnect()
-        except BaseException:
-            self.reconnect()
-            raise
-        if failed:
-            logger.debug("Cache %r did not take a row: %r", self.alias, failed)
-        return failed
-
-    def takes_small_entries(self):
-        with suppress(Unreachable):
-            return self.call(self.transport.takes_small_entries)
-        return False
-
-    # Writing
 
     def lock_rows(self, region, pks, has_release, prefix):
         """
@@ -217,6 +124,121 @@ class CacheClient(Attempts):
         """
         self.call(self.transport.drop, steps)
         self.log_refusal(self.failure)
+
+
+class CacheClient(Writers):
+    """
+    The steps of the protocol for one cache alias. Those of readers raise
+    CacheFault.
+    """
+
+    def look(self, keys):
+        """
+        Return {key: value} of the entries that are there. Raise Unreadable if
+        one cannot be unpickled.
+        """
+        if self.down_until is not None:
+            self.ensure_usable()
+        started = time.monotonic()
+        try:
+            return self.transport.look(keys)
+        except InvalidCacheBackendError as error:
+            # Tests may take an alias out of CACHES before a transaction ends
+            # that has written under it.
+            raise Unreachable from error
+        except UNREADABLE as error:
+            self.raise_limit(error)
+            raise Unreadable from error
+        except Exception as error:  # noqa: BLE001 - of any client
+            self.raise_limit(error)
+            return self.look_again(keys, error, time.monotonic() - started)
+        except BaseException:
+            self.reconnect()
+            raise
+
+    def look_again(self, keys, error, seconds):
+        self.reconnect()
+        if seconds > self.SLOW:
+            self.mark_down(error)
+            raise Unreachable from error
+        try:
+            return self.transport.look(keys)
+        except UNREADABLE as another:
+            self.raise_limit(another)
+            raise Unreadable from another
+        except Exception as another:
+            self.raise_limit(another)
+            self.reconnect()
+            self.mark_down(another)
+            raise Unreachable from another
+        except BaseException:
+            self.reconnect()
+            raise
+
+    def observe(self, fresh, timeouts):
+        return self.give(self.transport.observe, fresh, timeouts, commands=len(fresh))
+
+    def vouch(self, fresh, *args):
+        return self.give(self.transport.vouch, fresh, *args, commands=len(fresh))
+
+    def vouch_and_fill(self, *args):
+        return self.give(self.transport.vouch_and_fill, *args)
+
+    def waits_for_less(self):
+        return self.down_until is None and self.transport.waits_for_less()
+
+    def set_later(self, entries, timeout, *, adds=False):
+        """
+        As Transport.set_later(). Return None as well if the cache is left
+        alone, or fails.
+        """
+        if self.down_until is not None:
+            return None
+        try:
+            return self.transport.set_later(entries, timeout, adds=adds)
+        except Exception as error:  # noqa: BLE001 - of any client
+            self.raise_limit(error)
+            self.reconnect()
+            return None
+        except BaseException:
+            self.reconnect()
+            raise
+
+    def add(self, *args):
+        return self.give(self.transport.add, *args)
+
+    def announce(self, versions, timeout):
+        """Raise Unreachable if one of the versions was not set."""
+        self.give(self.set_all, self.transport.announce, versions, timeout)
+
+    def delete(self, keys):
+        self.give(self.transport.delete, keys)
+
+    def fill(self, entries, timeout, *, waits=True):
+        """
+        Set what only costs speed if it fails, and may be too large for the
+        cache. Return what was not stored, as the client reports it, if it
+        waits for that.
+        """
+        self.ensure_usable()
+        step = self.transport.fill if waits else self.transport.fill_later
+        try:
+            failed = step(entries, timeout)
+        except Exception as error:  # noqa: BLE001 - of any client
+            self.raise_limit(error)
+            failed = [error_in_words(error, self.alias)]
+            self.reconnect()
+        except BaseException:
+            self.reconnect()
+            raise
+        if failed:
+            logger.debug("Cache %r did not take a row: %r", self.alias, failed)
+        return failed
+
+    def takes_small_entries(self):
+        with suppress(Unreachable):
+            return self.call(self.transport.takes_small_entries)
+        return False
 
 
 class Clients(dict):

@@ -16,6 +16,8 @@ from .transactions import in_transaction
 def committing(connection, commit):
     own = journal(connection)
     own.waited = None
+    own.announce_rest()
+    own.wait_for_answers()
     if (
         connection.errors_occurred
         or is_aborted(connection)

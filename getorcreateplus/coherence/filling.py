@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from functools import partial
 
 from ..lookups.rows import pack
 from . import drivers, process_memory, rules
@@ -70,7 +71,7 @@ def fill_by_one_step(reading, found):
         hints[reading.hint_key(sought)] = pk
     if reading.key_client is region.client:
         entries |= hints
-    _, _, is_filled = region.client.vouch_and_fill(
+    answer = region.client.vouch_and_fill(
         region.version_key(pk),
         token,
         region.timeout,
@@ -78,11 +79,12 @@ def fill_by_one_step(reading, found):
         reading.clock,
         entries,
     )
-    if is_filled:
+    is_done = answer is None or answer[2]
+    if is_done:
         if hints and reading.key_client is not region.client:
-            reading.key_client.fill(hints, region.timeout)
+            reading.key_client.fill(hints, region.timeout, waits=False)
         remember(reading, sought, pk, values)
-    return is_filled
+    return is_done
 
 
 def keep_own(reading, found):
@@ -202,7 +204,9 @@ def fills_of_created(reading, own, rows, made_pk):
         # Not by add(): no other process knows these keys yet.
         versions = {region.version_key(pk): new_token(prefix) for pk in pks}
         region.client.announce(versions, region.timeout)
-    elif is_unknown and own.streaks.get(region, 0) > MAX_SINGLE:
+    elif is_unknown and (
+        region.client.waits_for_less() or own.streaks.get(region, 0) > MAX_SINGLE
+    ):
         [(sought, pk, values)] = rows
         new = Fill(reading, sought, pk, values, new_token(prefix))
         own.announce_later(new)
@@ -256,9 +260,19 @@ def publish(reading, sought, pk, values):
             reading.epoch, _ = own.observe(reading)
         # What the cache did not take is dropped by the release.
         if not rules.is_locked(reading.epoch) and fill_now(
-            reading, [(sought, pk, values, version)]
+            reading,
+            [(sought, pk, values, version)],
+            partial(publish_entries, own, region, pk),
         ):
             own.record_published(region, pk, version)
+
+
+def publish_entries(own, region, pk, entries, timeout):
+    sent = region.client.set_later(entries, timeout)
+    if sent is None:
+        return region.client.fill(entries, timeout)
+    own.unanswered.append((sent, partial(own.forget_published, region, pk)))
+    return ()
 
 
 def fill_updated(reading):

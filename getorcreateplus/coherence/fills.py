@@ -1,6 +1,7 @@
 """Rows on their way into the cache."""
 
 from contextlib import suppress
+from functools import partial
 
 from ..lookups.rows import mark, size_of, unpack
 from . import process_memory, rules
@@ -64,10 +65,11 @@ def remember(reading, sought, pk, values):
         process_memory.rows.keep(reading, pk, values)
 
 
-def fill_now(reading, rows):
+def fill_now(reading, rows, fill=None):
     """
     Put the rows of (sought, pk, values, version) into the cache, by one
-    command for each cache. Return True if the cache took all of them.
+    command for each cache. Return True if the cache took all of them, as far
+    as is known: ``fill`` is what sets the payloads, if it has to be known.
     """
     region = reading.region
     entries, hints, is_all = {}, {}, True
@@ -82,8 +84,11 @@ def fill_now(reading, rows):
     if reading.key_client is region.client:
         entries |= hints
     elif hints:
-        reading.key_client.fill(hints, region.timeout)
-    failed = region.client.fill(entries, region.timeout) if entries else ()
+        reading.key_client.fill(hints, region.timeout, waits=False)
+    failed = ()
+    if entries:
+        fill = fill or partial(region.client.fill, waits=False)
+        failed = fill(entries, region.timeout)
     for _, pk, values, _ in rows if failed else ():
         if len(rows) == 1 or region.payload_key(pk) in failed:
             region.record_refused(pk, values)
@@ -120,25 +125,38 @@ def fill_committed(fills):
 def set_batches(batches):
     for (client, made_keys, timeout), entries in batches.items():
         with suppress(Unreachable), made_keys.again():
-            client.fill(entries, timeout)
+            client.fill(entries, timeout, waits=False)
 
 
 def announce(fills):
     """
     Set the versions of these Fills, whose primary keys the database has just
-    made.
+    made. Return (Sent, what to do if it failed) of what is not waited for.
 
     Not by add(), which is a command per row, because no other process knows
     these keys yet.
     """
-    batches = {}
+    batches, unanswered = {}, []
     for fill in fills:
-        at = fill.region.client, fill.region.timeout
-        batches.setdefault(at, {})[fill.region.version_key(fill.pk)] = fill.version
-    for (client, timeout), versions in batches.items():
-        client.announce(versions, timeout)
+        batches.setdefault((fill.region.client, fill.region.timeout), []).append(fill)
+    for (client, timeout), some in batches.items():
+        versions = {fill.region.version_key(fill.pk): fill.version for fill in some}
+        sent = client.set_later(versions, timeout, adds=True)
+        if sent is None:
+            client.announce(versions, timeout)
+        else:
+            unanswered.append((sent, partial(doubt_versions, some, versions, sent)))
     for fill in fills:
         fill.is_announced = True
+    return unanswered
+
+
+def doubt_versions(fills, versions, sent):
+    """Have vouched() add the versions that were not."""
+    numbers = {version: number for number, version in enumerate(versions.values())}
+    for fill in fills:
+        number = numbers.get(fill.version)
+        fill.is_announced = number is not None and sent.is_done(number)
 
 
 def vouched(fills):

@@ -4,12 +4,14 @@ serves to itself, and what happens at its end.
 """
 
 import math
+from contextlib import suppress
 from enum import Enum
 
 from ..conf import conf
 from ..lookups.rows import size_of
 from . import drivers
 from .connection_methods import watch_connection
+from .faults import CacheFault
 from .fills import announce, fill_committed, vouched
 from .levels import Level
 from .locks import Locks
@@ -20,6 +22,8 @@ from .transactions import first_block, in_transaction, is_around_test
 # once. (Fewer at first, because those that are left are added at the commit.)
 MAX_SINGLE = 2
 MAX_BATCH = 16
+# The same, if nothing waits for the answer.
+MAX_LATER_BATCH = 64
 
 
 class End(Enum):
@@ -116,8 +120,12 @@ class Journal(Locks):
         After a rollback as well, or each LOCK would stay for its timeout.
         """
         owed, owed_all, [level, *_] = self.owed, self.owed_all, self.levels
-        self.clear()
         try:
+            try:
+                # Also after a rollback: no LOCK may come after its release.
+                self.wait_for_answers()
+            finally:
+                self.clear()
             # Before the release of other rows moves the clock.
             fills = vouched(list(level.fills.values()))
             for region, pks in owed.items():
@@ -214,10 +222,25 @@ class Journal(Locks):
         """
         fill.is_announced = False
         self.unannounced.append(fill)
-        most = min(math.isqrt(2 * self.streaks[fill.region]), MAX_BATCH)
-        if len(self.unannounced) >= most:
-            fills, self.unannounced = self.unannounced, []
-            announce(fills)
+        largest = MAX_LATER_BATCH if fill.region.client.waits_for_less() else MAX_BATCH
+        streak = self.streaks.get(fill.region, 0)
+        if len(self.unannounced) >= min(math.isqrt(2 * streak), largest):
+            self._announce()
+
+    def announce_rest(self):
+        """Set the versions that are left, if nothing waits for the answer."""
+        if self.unannounced and self.unannounced[0].region.client.waits_for_less():
+            with suppress(CacheFault):
+                self._announce()
+
+    def _announce(self):
+        fills, self.unannounced = self.unannounced, []
+        self.unanswered += announce(fills)
+
+    def forget_published(self, region, pk):
+        """The payload of this row was not stored: the release deletes it."""
+        for level in self.levels:
+            level.published.get(region, {}).pop(pk, None)
 
 
 def journal(connection):

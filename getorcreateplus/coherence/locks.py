@@ -1,5 +1,8 @@
 """The LOCKs that an open transaction has set in the cache."""
 
+from functools import partial
+
+from ..environment.interruptions import reraise
 from .drivers import MAX_KEPT
 from .levels import Levels
 
@@ -22,8 +25,10 @@ class Locks(Levels):
     def reset_locks(self):
         self.owed = {}  # region: {pk: None} of what was locked
         self.owed_all = set()  # regions
+        # (Sent, what to do if that failed) of what was not waited for.
+        self.unanswered = []
 
-    def lock(self, region, pks):
+    def lock(self, region, pks, *, waits=True):
         for level in self.levels:
             if region in level.published:
                 for pk in pks:
@@ -37,8 +42,25 @@ class Locks(Levels):
             self.lock_all(region)
         elif pks:
             owed.update(dict.fromkeys(pks))
-            region.lock(self.connection, pks)
+            sent = region.lock(self.connection, pks, waits=waits)
+            if sent is not None:
+                again = partial(region.lock, self.connection, pks)
+                self.unanswered.append((sent, again))
             self.levels[-1].locked.setdefault(region, set()).update(pks)
+
+    def wait_for_answers(self):
+        """
+        Wait for what was sent, because LOCKs and versions must be in place
+        before the commit, and payloads before the release.
+        """
+        while self.unanswered:
+            sent, do_without = self.unanswered[0]
+            try:
+                sent.wait()
+            except Exception as error:  # noqa: BLE001 - of any client
+                reraise(error)
+                do_without()
+            del self.unanswered[0]
 
     def holds_lock(self, region, pk):
         return any(pk in level.locked.get(region, ()) for level in self.levels)

@@ -92,6 +92,9 @@ class Outage:
                 failure,
             )
 
+    def log_late_refusal(self, error):
+        self.log_refusal(error_in_words(error, self.alias))
+
     def log_acceptance(self):
         if self.refuses:
             self.refuses = False
@@ -134,6 +137,7 @@ class Attempts(Outage):
     def __init__(self, alias):
         super().__init__(alias)
         self.transport = transport_of(alias)
+        self.transport.on_refusal = self.log_late_refusal
         renew_in_child(self)
 
     def call(self, step, *args):

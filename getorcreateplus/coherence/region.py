@@ -103,15 +103,23 @@ class Region(Entries):
 
     # Writing
 
-    def lock(self, connection, pks, has_release=True):
+    def lock(self, connection, pks, has_release=True, *, waits=True):
         """
         Have no reader trust, or fill, these rows until the release; None means
-        all rows of the model.
+        all rows of the model. Without ``waits``, this may return an object
+        whose wait() has to follow before the commit.
         """
         prefix = token_prefix_of(connection)
         process_memory.rows.drop(self, prefix, pks)
         self.remember_keys([self.epoch_key, *self.keys_of_a_write(pks)])
-        self.client.lock_rows(self, pks, has_release, prefix)
+        sent = None
+        if not waits:
+            locks = rules.entries_to_lock(self, pks, prefix)
+            with self.made_keys.again():
+                sent = self.client.set_later(locks, conf.LOCK_TIMEOUT)
+        if sent is None:
+            self.client.lock_rows(self, pks, has_release, prefix)
+        return sent
 
     def lock_now(self, pks, prefix=""):
         with self.made_keys.again():

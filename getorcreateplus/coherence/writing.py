@@ -5,10 +5,11 @@ from .journal import journal
 from .transactions import in_transaction, is_autocommit
 
 
-def before_write(connection, region, pks):
+def before_write(connection, region, pks, *, commits=True):
     """
     Lock these rows, which a statement is going to write; ``pks`` None means
-    rows of this model, and it is unknown which.
+    rows of this model, and it is unknown which. If the statement ``commits``
+    nothing, the LOCKs are not waited for.
 
     Return those that this transaction does not hold yet, in the database.
     """
@@ -21,10 +22,19 @@ def before_write(connection, region, pks):
         own.record_query(region)
         return ()
     new = set(pks) - own.held(region, pks)
-    own.lock(region, pks)
+    own.lock(region, pks, waits=commits)
     for pk in pks:
         own.record_rows(connection, region, [pk])
     return new
+
+
+def wait_for_answers(connection):
+    """
+    Wait for the LOCKs, versions and payloads that this transaction has sent,
+    because a statement may commit.
+    """
+    if in_transaction(connection):
+        journal(connection).wait_for_answers()
 
 
 def after_unmatched(connection, region, pks):

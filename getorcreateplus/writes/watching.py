@@ -30,6 +30,7 @@ from ..coherence.writing import (
     after_unmatched,
     after_writes,
     before_write,
+    wait_for_answers,
 )
 from ..environment import databases
 from . import registry
@@ -148,7 +149,9 @@ class StatementWatcher:
             self.inserted.record(connection)
             rows = rows_by_pk(index, alias, write, text, None if many else params)
         rows |= all_rows(others, alias, names_schema(write[2]))
-        result = write_rows(connection, rows, execute, sql, params, many, context)
+        # An INSERT, UPDATE or DELETE commits nothing.
+        args = sql, params, many, context
+        result = write_rows(connection, rows, execute, *args, commits=False)
         if inserts and in_transaction(connection):
             for table in inserts:
                 regions = table.cached_model.all_regions(alias)
@@ -162,6 +165,7 @@ class StatementWatcher:
         """Run a statement that does not have one of Django's forms."""
         context, text = args[-1], statement.text
         self.inserted.record(connection)
+        wait_for_answers(connection)  # because it may commit
         words = words_of(text)
         execute = wrap_for_columns(execute, connection, statement, words)
         self.relations.discard_after_commit(connection)
@@ -235,8 +239,10 @@ def wrap_for_columns(execute, connection, statement, words):
     return wrap_schema_change(execute, connection, statement.text, words)
 
 
-def write_rows(connection, rows, execute, sql, params, many, context):
-    """Run a statement that writes these {region: primary keys}."""
+def write_rows(connection, rows, execute, sql, params, many, context, *, commits=True):
+    """
+    Run a statement that writes these {region: primary keys}, and may commit.
+    """
     if not rows:
         return execute(sql, params, many, context)
     rows = {
@@ -244,7 +250,8 @@ def write_rows(connection, rows, execute, sql, params, many, context):
         for region, pks in rows.items()
     }
     locked = {
-        region: before_write(connection, region, pks) for region, pks in rows.items()
+        region: before_write(connection, region, pks, commits=commits)
+        for region, pks in rows.items()
     }
     matched = -1
     try:

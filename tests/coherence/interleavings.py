@@ -106,6 +106,7 @@ class Actor(threading.Thread):
         self.jobs = SimpleQueue()
         self.statements = 0
         self.passes = False
+        self.unsent = []  # functions that send what a job has left
         # Bare locks, which cost a tenth of an Event: held until the scheduler
         # opens the gate, or the actor is at one.
         self.opened = threading.Lock()
@@ -131,6 +132,8 @@ class Actor(threading.Thread):
                 connection.connection.execute("SET synchronous_commit TO off")
             self.backend = connection.connection.info.backend_pid
             job()
+            for send in self.unsent:
+                send()
         except (Dead, Exception) as error:
             self.error = error
         if self.dies:

@@ -34,6 +34,7 @@ NEEDED = {
     "drop": ((txn_publisher, txn_plain, warm_reader), 0),
     "waited": ((txn_plain, txn_plain, warm_reader, txn_locker), 0),
     "commit": ((txn_untold, warm_reader), 0),
+    "answered": ((txn_plain, txn_plain, warm_reader, warm_reader), 0),
 }
 
 

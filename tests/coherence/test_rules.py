@@ -5,17 +5,22 @@ Each test replaces a rule, which is a function, by one that breaks it; for
 single calls and for batches.
 """
 
+import threading
+from functools import partial
+
 import pytest
 
 from getorcreateplus.coherence import rules, situations
 from getorcreateplus.coherence.fills import fill_now
 from getorcreateplus.coherence.journal import Journal
 from getorcreateplus.coherence.looking import SoughtRow
+from getorcreateplus.coherence.region import Region
 from getorcreateplus.coherence.transports.django import DjangoTransport
 from getorcreateplus.lookups.rows import unpack
 from getorcreateplus.signals import Reason
 
 from ..support.errors import Wrong
+from .interleavings import Actor
 from .jobs import (
     cold_read,
     create_and_roll_back,
@@ -39,6 +44,7 @@ pytestmark = [
 entries_to_lock = rules.entries_to_lock
 steps_of_release = rules.steps_of_release
 verdict = rules.verdict
+release = Region.release
 vouch = DjangoTransport.vouch
 
 
@@ -96,6 +102,25 @@ def ignore_epoch(seen, reading, sought):
     payload, version, _ = seen
     is_old = reason is Reason.STAMP and payload[0][1] == version
     return None if is_old else reason
+
+
+releases = {}  # by actor, those that it has not sent
+
+
+def release_later(region, *args, **kwargs):
+    actor = threading.current_thread()
+    if not isinstance(actor, Actor):
+        release(region, *args, **kwargs)
+        return
+    if actor not in releases:
+        releases[actor] = []
+        actor.unsent.append(partial(send_releases, actor))
+    releases[actor].append(partial(release, region, *args, **kwargs))
+
+
+def send_releases(actor):
+    while releases[actor]:
+        releases[actor].pop(0)()
 
 
 def keep_no_order(transport):
@@ -167,6 +192,11 @@ RULES = {
         [(situations, "has_waited", lambda connection: False)],
         [save_in_transaction, save_in_transaction, warm_read, lock_and_read],
         {"switches": 2},
+    ),
+    "answered": (
+        [(Region, "release", release_later)],
+        [save_in_transaction, save_in_transaction, warm_read, warm_read],
+        {"switches": 3},
     ),
     "the lookup of a hit": (
         [(rules, "verdict", take_any_row)],

@@ -4,19 +4,26 @@ cache API: a gate before each command of a packet, because other processes'
 commands may come between them, and one before a script.
 """
 
+import threading
+
 import pytest
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.redis import RedisCache
 
+from getorcreateplus.coherence.locks import Locks
 from getorcreateplus.coherence.tokens import is_locked
-from getorcreateplus.coherence.transports import choice, redis
+from getorcreateplus.coherence.transports import (
+    choice,
+    redis,
+    redis_servers,
+)
 from getorcreateplus.coherence.transports.locmem import LocMemTransport
-from getorcreateplus.coherence.transports.packets import Commands
+from getorcreateplus.coherence.transports.packets import Commands, Script
 
 from ..models import FarGauge, Gauge
 from ..support.errors import Wrong
 from ..support.servers import redis_server
-from .interleavings import gate
+from .interleavings import Actor, gate
 from .jobs import (
     cold_read,
     cold_read_in_bulk,
@@ -76,6 +83,41 @@ class GatedCommands(Commands):
         return super().run(script, keys, *args)
 
 
+class LateCommands(GatedCommands):
+    """What is not waited for arrives as late as it can."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.late = []
+        actor = threading.current_thread()
+        if isinstance(actor, Actor):
+            actor.unsent.append(self.read_unread)
+
+    def send(self, *commands):
+        self.read_unread()
+        return super().send(*commands)
+
+    def run(self, *args):
+        self.read_unread()
+        return super().run(*args)
+
+    def send_later(self, take, *commands):
+        self.late.append((take, commands))
+        if not isinstance(threading.current_thread(), Actor):
+            self.read_unread()  # what the actors find when they begin
+
+    def read_unread(self):
+        late, self.late = self.late, []
+        for take, commands in late:
+            if commands[0][0] == "EVALSHA":
+                [(_, _, count, *rest)] = commands
+                keys, args = rest[:count], rest[count:]
+                answers = [super().run(redis.VOUCH_AND_FILL, keys, *args)]
+            else:
+                answers = super().send(*commands)
+            take(answers)
+
+
 class GatedLocMem(LocMemTransport):
     def look(self, keys):
         gate(*((self.made(key), False) for key in keys))
@@ -99,11 +141,14 @@ def location():
         yield location
 
 
-@pytest.fixture(params=["redis", "locmem"])
+@pytest.fixture(params=["redis", "redis late", "locmem"])
 def cached(request, settings, location, monkeypatch):
     """In place of conftest.py's: caches of each transport, with gates."""
-    is_redis = request.param == "redis"
-    monkeypatch.setattr(redis, "Commands", GatedCommands)
+    is_redis, is_late = request.param != "locmem", request.param == "redis late"
+    monkeypatch.setattr(
+        redis_servers, "Commands", LateCommands if is_late else GatedCommands
+    )
+    monkeypatch.setattr(redis, "waits", lambda: not is_late)
     monkeypatch.setitem(choice.TRANSPORTS, "gated locmem", GatedLocMem)
     backend = EvictingRedis if is_redis else EvictingLocMem
     far = location.replace("/0", "/1")
@@ -149,7 +194,7 @@ def test_script_needs_the_clock(stage, monkeypatch):
     """Rule *recheck*, in the script."""
     broken = redis.VOUCH_AND_FILL.text.replace("if clock ~= ARGV[2]", "if false")
     assert broken != redis.VOUCH_AND_FILL.text
-    monkeypatch.setattr(redis, "VOUCH_AND_FILL", redis.Script(broken))
+    monkeypatch.setattr(redis, "VOUCH_AND_FILL", Script(broken))
     with pytest.raises(Wrong):
         explored(stage, [save, cold_read, cold_read], 2, start="empty")
 
@@ -159,9 +204,22 @@ def test_script_leaves_a_lock_alone(stage, monkeypatch):
     """Rule *lock*, in the script: the writer may die before its release."""
     broken = redis.VOUCH_AND_FILL.text.replace(", version, 'NX')", ", version)")
     assert broken != redis.VOUCH_AND_FILL.text
-    monkeypatch.setattr(redis, "VOUCH_AND_FILL", redis.Script(broken))
+    monkeypatch.setattr(redis, "VOUCH_AND_FILL", Script(broken))
     with pytest.raises(Wrong):
         explored(stage, [save, cold_read], 2, start="empty", mortal={"save"})
+
+
+@pytest.mark.parametrize("cached", ["redis late"], indirect=True)
+def test_commit_waits_for_locks(stage, monkeypatch):
+    """Rule *lock*: the writer may die between its commit and its release."""
+    jobs, options = (
+        [save_in_transaction, warm_read],
+        {"mortal": {"save_in_transaction"}},
+    )
+    explored(stage, jobs, **options)
+    monkeypatch.setattr(Locks, "wait_for_answers", lambda own: None)
+    with pytest.raises(Wrong):
+        explored(stage, jobs, **options)
 
 
 def test_gauge_is_cached(stage):

@@ -378,8 +378,8 @@ class TestRedis(Redis):
         """At once: a step is not repeated, and the next one connects anew."""
         client = clients.by_alias["default"]
         client.fill({"key": TOKEN}, 60)
-        [(kept, _)] = client.transport.server().commands.kept
-        kept._sock.shutdown(2)
+        [line] = client.transport.server().commands.kept
+        line.connection._sock.shutdown(2)
         assert client.look(["key"]) == {"key": TOKEN}
 
     def test_connection_is_kept(self):

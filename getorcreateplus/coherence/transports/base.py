@@ -18,6 +18,9 @@ class Transport(ABC):
 
     def __init__(self, alias):
         self.alias = alias
+        # What is called with an error that the server answers to a step that
+        # was not waited for. The CacheClient sets it.
+        self.on_refusal = id
 
     # What a reader does
 
@@ -54,7 +57,8 @@ class Transport(ABC):
         As vouch() for one row, and as fill() if the clock is the one that is
         given and the version is no LOCK: ``entries`` have the new token, in
         place of which they get the version that is there. Return the version,
-        the clock, and whether the entries are set.
+        the clock, and whether the entries are set; None if it does not wait
+        for these.
         """
         versions, now = self.vouch({key: token}, timeout, clock_key, 1)
         return versions.get(key), now, False
@@ -62,6 +66,13 @@ class Transport(ABC):
     @abstractmethod
     def fill(self, entries, timeout):
         """Set payloads and hints. A failure costs speed only."""
+
+    def fill_later(self, entries, timeout):
+        """
+        As fill(), and need not wait for the answer, because its caller does
+        not need it.
+        """
+        return self.fill(entries, timeout)
 
     @abstractmethod
     def delete(self, keys):
@@ -82,6 +93,14 @@ class Transport(ABC):
         """Set LOCKs."""
 
     @abstractmethod
+    def set_later(self, entries, timeout, *, adds=False):
+        """
+        Set LOCKs, versions or payloads, and do not wait; or add them. Return
+        an object whose wait() does, and raises the error; None if nothing is
+        done, because each answer has to be waited for.
+        """
+
+    @abstractmethod
     def release(self, steps, timeout):
         """
         Set the entries of all steps. No reader may see an entry of one step
@@ -93,6 +112,10 @@ class Transport(ABC):
         """As release(), but delete the entries with these keys."""
 
     # Whether the cache answers
+
+    def waits_for_less(self):
+        """Return True if set_later() may do something."""
+        return False
 
     @abstractmethod
     def probe(self):

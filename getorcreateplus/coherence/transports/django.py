@@ -116,6 +116,9 @@ class DjangoTransport(Transport):
         # entry.
         return cache_of(self.alias).set_many(locks, timeout)
 
+    def set_later(self, entries, timeout, *, adds=False):
+        """Return None, because this API waits for each answer."""
+
     def release(self, steps, timeout):
         cache = cache_of(self.alias)
         if self.keeps_order():

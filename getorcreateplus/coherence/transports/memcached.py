@@ -13,10 +13,17 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from ...environment.cache_commands import listeners, tell
 from ...environment.cache_keys import cache_of, keys_of
-from ...lookups.rows import revive
+from ...environment.databases import is_testing
+from ...lookups.rows import IMMUTABLE_TYPES, revive, size_of
 from ..entries import MAX_KEY_LENGTH
 from ..faults import UNREADABLE, LookFailed
 from .django import PROBE, DjangoTransport
+
+# Whether each answer is waited for. A test may look at once for what it has
+# set, on another connection.
+waits = is_testing
+
+MAX_SMALL_ROW = 2**13  # bytes
 
 # A tool that replaces one of these on a cache object wants to see commands.
 METHODS = frozenset(
@@ -42,12 +49,11 @@ class PyMemcacheTransport(DjangoTransport):
             return None
         if "getorcreateplus_suffices" not in own:
             cache.getorcreateplus_suffices = suffices(cache)
+        if not own["getorcreateplus_suffices"]:
+            return None
         # The HashClient may make another one.
-        return (
-            next(iter(own["_cache"].clients.values()))
-            if (own["getorcreateplus_suffices"])
-            else None
-        )
+        [client] = own["_cache"].clients.values()
+        return client
 
     def tell(self, name, keys):
         if listeners:
@@ -101,6 +107,16 @@ class PyMemcacheTransport(DjangoTransport):
     def fill(self, entries, timeout):
         return self._set("fill", entries, timeout)
 
+    def fill_later(self, entries, timeout):
+        client = self.client()
+        if client is None or waits() or not all(map(is_small, entries.values())):
+            return self.fill(entries, timeout)
+        self.tell("fill", entries)
+        made = keys_of(cache_of(self.alias), entries)
+        values = dict(zip(made, entries.values(), strict=True))
+        client.set_many(values, self.seconds(timeout), noreply=True)
+        return []
+
     def delete(self, keys):
         self.drop([keys])
 
@@ -140,6 +156,17 @@ class PyMemcacheTransport(DjangoTransport):
 
     def probe(self):
         self.look([PROBE])
+
+
+def is_small(value):
+    """
+    Return True if the server does not refuse an entry as too large. That is
+    said of hints, and of rows without values that may be large.
+    """
+    return type(value) is str or (
+        IMMUTABLE_TYPES.issuperset(map(type, value[2]))
+        and size_of(value[2]) < MAX_SMALL_ROW
+    )
 
 
 def suffices(cache):

@@ -3,6 +3,8 @@
 import hashlib
 import time
 import weakref
+from collections import deque
+from contextlib import suppress
 
 IDLE = 1  # seconds; after that a connection may have been closed by the server
 
@@ -13,6 +15,73 @@ class Script:
     def __init__(self, text):
         self.text = text
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Line:
+    """A connection, and the packets on it that wait for their answers."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.unread = deque()  # (number of answers, function that takes them)
+        self.used = time.monotonic()
+
+    def write(self, commands):
+        connection = self.connection
+        if len(commands) == 1:
+            packet = connection.pack_command(*commands[0])
+        else:
+            packet = connection.pack_commands(commands)
+        connection.send_packed_command(packet)
+
+    def read(self, count):
+        return [answer_of(self.connection) for _ in range(count)]
+
+    def read_unread(self):
+        while self.unread:
+            count, take = self.unread[0]
+            answers = self.read(count)
+            self.unread.popleft()
+            take(answers)
+
+    def is_stale(self):
+        """Return True if the server has closed the connection since."""
+        if time.monotonic() - self.used <= IDLE:
+            return False
+        try:
+            return self.connection.can_read()  # but nothing is to be read
+        except Exception:  # noqa: BLE001 - of two libraries
+            return True
+
+
+class NotAdded(Exception):
+    """There was another entry."""
+
+
+class Sent:
+    """A packet whose answers are going to be waited for."""
+
+    answers = ()
+
+    def __init__(self, commands):
+        self.commands = commands
+
+    def take(self, answers):
+        self.answers = answers
+
+    def wait(self):
+        """Return when the server has done all. Otherwise raise its error."""
+        if not self.answers:
+            self.commands.read_unread()
+        for answer in self.answers or [ConnectionError("no answer")]:
+            if isinstance(answer, Exception):
+                raise answer
+        if None in self.answers:
+            raise NotAdded
+
+    def is_done(self, number):
+        """Return True if the command of this number has done something."""
+        answers = self.answers
+        return bool(answers) and type(answers[number]) is bytes
 
 
 class Commands:
@@ -28,7 +97,7 @@ class Commands:
     def __init__(self, pool, is_shared):
         self.pool = pool
         self.keeps = not is_shared or is_unbounded(pool)
-        self.kept = []  # (connection, when it was used), the last one last
+        self.kept = []  # Lines, the one that was used last at the end
         closing = weakref.finalize(self, give_back, pool, self.kept)
         closing.atexit = False
 
@@ -37,30 +106,57 @@ class Commands:
         Send these commands, each a tuple, in one packet. Return the answers.
         If one of them is an error, raise it when all are read.
         """
-        connection = self._take()
+        line = self._take()
         try:
-            if len(commands) == 1:
-                packet = connection.pack_command(*commands[0])
-            else:
-                packet = connection.pack_commands(commands)
-            connection.send_packed_command(packet)
-            answers = [answer_of(connection) for _ in commands]
+            line.write(commands)
+            answers = line.read(len(commands))
         except BaseException:
             # An answer that was not read would be that of the next command.
-            connection.disconnect()
-            self.pool.release(connection)
+            self._drop(line)
             raise
         for answer in answers:
             if isinstance(answer, Exception):
                 # Such as READONLY: the next connection may find the primary.
-                connection.disconnect()
-                self.pool.release(connection)
+                self._drop(line)
                 raise answer
-        if self.keeps:
-            self.kept.append((connection, time.monotonic()))
-        else:
-            self.pool.release(connection)
+        self._keep(line)
         return answers
+
+    def send_later(self, take, *commands):
+        """
+        Send these commands, and do not wait. The next command on the
+        connection reads the answers first, and gives them to ``take``; if the
+        connection fails before, nothing does.
+        """
+        if not self.keeps:
+            take(self.send(*commands))
+            return
+        line = self._take()
+        try:
+            line.write(commands)
+        except BaseException:
+            self._drop(line)
+            raise
+        line.unread.append((len(commands), take))
+        self._keep(line)
+
+    def read_later(self, *commands):
+        """Send these commands, and return a Sent, which waits for them."""
+        sent = Sent(self)
+        self.send_later(sent.take, *commands)
+        return sent
+
+    def read_unread(self):
+        """Read all answers, but of what other threads are sending."""
+        for line in [line for line in self.kept if line.unread]:
+            with suppress(ValueError):  # another thread has taken it
+                self.kept.remove(line)
+                try:
+                    line.read_unread()
+                except BaseException:
+                    self._drop(line)
+                    raise
+                self._keep(line)
 
     def run(self, script, keys, *args):
         """Run a script. The server may have lost it, or never had it."""
@@ -73,17 +169,32 @@ class Commands:
 
     def _take(self):
         try:
-            connection, used = self.kept.pop()
+            line = self.kept.pop()
         except IndexError:
-            return connection_of(self.pool)
-        if time.monotonic() - used > IDLE:
-            try:
-                is_stale = connection.can_read()  # nothing is to be read
-            except Exception:  # noqa: BLE001 - of two libraries
-                is_stale = True
-            if is_stale:
-                connection.disconnect()  # it connects again as it sends
-        return connection
+            return Line(connection_of(self.pool))
+        try:
+            line.read_unread()
+        except Exception:  # noqa: BLE001 - of two libraries
+            # What was sent there may be lost. The next command is not.
+            self._drop(line)
+            return Line(connection_of(self.pool))
+        except BaseException:
+            self._drop(line)
+            raise
+        if line.is_stale():
+            line.connection.disconnect()  # it connects again as it sends
+        return line
+
+    def _keep(self, line):
+        if self.keeps:
+            line.used = time.monotonic()
+            self.kept.append(line)
+        else:
+            self.pool.release(line.connection)
+
+    def _drop(self, line):
+        line.connection.disconnect()
+        self.pool.release(line.connection)
 
 
 def answer_of(connection):
@@ -109,5 +220,7 @@ def is_unbounded(pool):
 
 
 def give_back(pool, kept):
-    for connection, _ in kept:
-        pool.release(connection)
+    for line in kept:
+        if line.unread:
+            line.connection.disconnect()
+        pool.release(line.connection)

@@ -7,27 +7,29 @@ entries.
 """
 
 import logging
-import pickle
-from functools import partial
 from itertools import chain
 
 from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
-from django.core.cache.backends.redis import RedisCache, RedisSerializer
 
 from ...environment.cache_commands import listeners, tell
 from ...environment.cache_keys import cache_of, keys_of
-from ...lookups.rows import revive
+from ...environment.databases import is_testing
 from ..faults import LookFailed
 from .django import PROBE, DjangoTransport
-from .packets import Commands, Script
+from .redis_scripts import VOUCH_AND_FILL, VouchAndFill
+from .redis_servers import server_of
 
 logger = logging.getLogger("getorcreateplus")
 
+# Whether each answer is waited for. A test may look at once for what it has
+# set, on another connection.
+waits = is_testing
+
+MAX_UNFILLED = 1000  # rows
+
 # Commands, or keys of one, that a packet has at most.
 MAX_COMMANDS = 1000
-# Hexadecimal digits at the end of a token.
-DIGITS = 16
 
 # A tool that replaces one of these on a cache object wants to see commands.
 METHODS = frozenset(name for name in vars(BaseCache) if name[0] != "_") - {
@@ -36,90 +38,9 @@ METHODS = frozenset(name for name in vars(BaseCache) if name[0] != "_") - {
     "version",
 }
 
-# KEYS: the version, the clock, the entries to set. ARGV: the version to add,
-# the clock before the SELECT, where the digits begin in the version (0: the
-# payload cannot be changed), milliseconds of the timeout (0: for ever), and
-# for each entry its value and where the digits are in it (0: nowhere).
-VOUCH_AND_FILL = Script("""
-local function set(key, value, ...)
-  if ARGV[4] == '0' then return redis.call('SET', key, value, ...) end
-  return redis.call('SET', key, value, 'PX', ARGV[4], ...)
-end
-local version = ARGV[1]
-if not set(KEYS[1], version, 'NX') then version = redis.call('GET', KEYS[1]) end
-local clock = redis.call('GET', KEYS[2])
-local at = tonumber(ARGV[3])
-if clock ~= ARGV[2] then return {version, clock, 0} end
-local function around(value, place)
-  return value:sub(1, place - 1), value:sub(place + 16)
-end
-if version ~= ARGV[1] then
-  if at == 0 or #version ~= #ARGV[1] then return {version, clock, 0} end
-  local before, after = around(version, at)
-  local own_before, own_after = around(ARGV[1], at)
-  if before ~= own_before or after ~= own_after then return {version, clock, 0} end
-end
-for i = 3, #KEYS do
-  local value, place = ARGV[2 * i - 1], tonumber(ARGV[2 * i])
-  if place > 0 and version ~= ARGV[1] then
-    local before, after = around(value, place)
-    value = before .. version:sub(at, at + 15) .. after
-  end
-  set(KEYS[i], value)
-end
-return {version, clock, 1}
-""")
 
-
-class Server:
-    """What a transport needs of one cache object."""
-
-    def __init__(self, pool, is_shared, dumps, loads, keeps_bytes):
-        self.commands = Commands(pool, is_shared)
-        self.dumps, self.loads = dumps, loads
-        # A value holds the bytes of its texts as they are.
-        self.keeps_bytes = keeps_bytes
-
-
-def server_of_django(cache):
-    serializer = cache._cache._serializer
-    dumps, loads = serializer.dumps, serializer.loads
-    if is_plain := type(serializer) is RedisSerializer:
-        dumps = partial(pickle.dumps, protocol=serializer.protocol)
-        loads = partial(load_pickle, loads)
-    pool = cache._cache.get_client(write=True).connection_pool
-    return Server(pool, False, dumps, loads, is_plain)
-
-
-def server_of_client(cache):
-    """The cache is one of django-redis or django-valkey."""
-    client = cache.client
-    loads = client.decode
-    is_plain = type(client._compressor).__name__ == "IdentityCompressor"
-    if is_plain and type(client._serializer).__name__ == "PickleSerializer":
-        loads = partial(load_pickle, loads)
-    if hasattr(client, "_unpack"):
-        # A herd client wraps what its set() is given. These steps do not,
-        # because an entry of this package may be dropped at any time.
-        loads = partial(load_packed, client, loads)
-    pool = client.get_client(write=True).connection_pool
-    return Server(pool, True, client.encode, loads, is_plain)
-
-
-def load_pickle(loads, data):
-    return pickle.loads(data) if data[:1] == b"\x80" else loads(data)
-
-
-def load_packed(client, loads, data):
-    return client._unpack(loads(data))[0]
-
-
-class RedisTransport(DjangoTransport):
-    """The steps of the protocol by commands and scripts of Redis."""
-
-    name = "redis"
-    is_one_step = True  # vouch_and_fill() is
-    may_run_scripts = True
+class Packets(DjangoTransport):
+    """How a step becomes a packet, and who takes the answers."""
 
     def server(self):
         """
@@ -132,8 +53,7 @@ class RedisTransport(DjangoTransport):
         try:
             return own["getorcreateplus_server"]
         except KeyError:
-            of = server_of_django if isinstance(cache, RedisCache) else server_of_client
-            cache.getorcreateplus_server = of(cache)
+            cache.getorcreateplus_server = server_of(cache)
             return cache.getorcreateplus_server
 
     def send(self, server, name, keys, commands):
@@ -149,6 +69,24 @@ class RedisTransport(DjangoTransport):
             timeout = caches[self.alias].default_timeout
         return () if timeout is None else ("PX", max(1, int(timeout * 1000)))
 
+    def sets(self, server, entries, timeout):
+        return server.sets(self.keys(entries), entries.values(), self.expiry(timeout))
+
+    def take(self, answers):
+        """Take the answers to what this transport did not wait for."""
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self.on_refusal(answer)
+                return
+
+
+class RedisTransport(Packets):
+    """The steps of the protocol by commands and scripts of Redis."""
+
+    name = "redis"
+    is_one_step = True  # vouch_and_fill() is
+    may_run_scripts = True
+
     # What a reader does
 
     def look(self, keys):
@@ -157,15 +95,7 @@ class RedisTransport(DjangoTransport):
             return super().look(keys)
         made = self.keys(keys)
         answers = self.send(server, "look", keys, gets_of(made))
-        return self.found(server, keys, chain.from_iterable(answers))
-
-    def found(self, server, keys, answer):
-        loads, found = server.loads, {}
-        for key, data in zip(keys, answer, strict=True):
-            if data is not None:
-                value = loads(data)
-                found[key] = revive(value) if type(value) is list else value
-        return found
+        return server.found(keys, chain.from_iterable(answers))
 
     def look_in_order(self, keys):
         return self.look(keys)
@@ -193,7 +123,7 @@ class RedisTransport(DjangoTransport):
         commands = [*adds, *gets_of(made)]
         answers = self.send(server, name, keys, commands)[len(adds) :]
         try:
-            return self.found(server, keys, chain.from_iterable(answers))
+            return server.found(keys, chain.from_iterable(answers))
         except Exception as error:
             raise LookFailed from error
 
@@ -203,21 +133,23 @@ class RedisTransport(DjangoTransport):
             return super().vouch_and_fill(
                 key, token, timeout, clock_key, clock, entries
             )
-        dumps, digits = server.dumps, token[-DIGITS:].encode()
-        version, keys = dumps(token), [key, clock_key, *entries]
-        at, values = place_of(digits, version) if server.keeps_bytes else 0, []
-        for value in entries.values():
-            data = dumps(value)
-            place = place_of(digits, data) if type(value) is tuple else 0
-            if type(value) is tuple and place == 0:
-                at = 0
-            values += data, place
-        milliseconds = (*self.expiry(timeout), 0, 0)[1]
+        keys, milliseconds = [key, clock_key, *entries], 0
+        if expiry := self.expiry(timeout):
+            _, milliseconds = expiry
+        call = VouchAndFill(server, token, milliseconds, clock, entries)
         if listeners:
             tell(self.alias, "vouch_and_fill", keys)
-        args = version, dumps(clock), at, milliseconds, *values
+        if (
+            call.takes_any_token
+            and server.knows_script
+            and self.waits_for_less()
+            and key not in server.unfilled
+        ):
+            self._run_later(server, keys, call.args)
+            return None
+        server.unfilled.discard(key)
         try:
-            found = server.commands.run(VOUCH_AND_FILL, self.keys(keys), *args)
+            found = server.commands.run(VOUCH_AND_FILL, self.keys(keys), *call.args)
         except Exception as error:
             if type(error).__name__ != "NoPermissionError":
                 raise
@@ -230,14 +162,42 @@ class RedisTransport(DjangoTransport):
             return super().vouch_and_fill(
                 key, token, timeout, clock_key, clock, entries
             )
+        server.knows_script = True
         try:
-            tokens = self.found(server, keys[:2], found[:2])
+            tokens = server.found(keys[:2], found[:2])
         except Exception as error:
             raise LookFailed from error
         return tokens.get(key), tokens.get(clock_key), found[2] == 1
 
+    def _run_later(self, server, keys, args):
+        def take(answers):
+            [answer] = answers
+            if type(answer).__name__ == "NoScriptError":
+                server.knows_script = False  # the next call sends its text
+            elif isinstance(answer, Exception):
+                self.on_refusal(answer)
+            elif answer[2] == 0:
+                # The next call waits, and finds out why.
+                if len(server.unfilled) >= MAX_UNFILLED:
+                    server.unfilled.clear()
+                server.unfilled.add(keys[0])
+
+        command = "EVALSHA", VOUCH_AND_FILL.sha, len(keys), *self.keys(keys), *args
+        server.commands.send_later(take, command)
+
     def fill(self, entries, timeout):
         return self._set("fill", entries, timeout)
+
+    def fill_later(self, entries, timeout):
+        server = self.server()
+        if not self.waits_for_less():
+            return self.fill(entries, timeout)
+        if listeners:
+            tell(self.alias, "fill", entries)
+        commands = self.sets(server, entries, timeout)
+        for i in range(0, len(commands), MAX_COMMANDS):
+            server.commands.send_later(self.take, *commands[i : i + MAX_COMMANDS])
+        return []
 
     def delete(self, keys):
         self.drop([keys])
@@ -258,6 +218,21 @@ class RedisTransport(DjangoTransport):
     def lock(self, locks, timeout):
         return self._set("lock", locks, timeout)
 
+    def waits_for_less(self):
+        server = self.server()
+        return server is not None and server.commands.keeps and not waits()
+
+    def set_later(self, entries, timeout, *, adds=False):
+        server = self.server()
+        if not self.waits_for_less() or len(entries) > MAX_COMMANDS:
+            return None
+        if listeners:
+            tell(self.alias, "set_later", entries)
+        commands = self.sets(server, entries, timeout)
+        if adds:
+            commands = [(*command, "NX") for command in commands]
+        return server.commands.read_later(*commands)
+
     def release(self, steps, timeout):
         server = self.server()
         if server is None:
@@ -270,11 +245,7 @@ class RedisTransport(DjangoTransport):
         server = self.server()
         if server is None:
             return cache_of(self.alias).set_many(entries, timeout)
-        expiry, dumps = self.expiry(timeout), server.dumps
-        commands = [
-            ("DEL", key) if value is None else ("SET", key, dumps(value), *expiry)
-            for key, value in zip(self.keys(entries), entries.values(), strict=True)
-        ]
+        commands = self.sets(server, entries, timeout)
         keys = list(entries)
         for i in range(0, len(commands), MAX_COMMANDS):
             part = slice(i, i + MAX_COMMANDS)
@@ -309,8 +280,3 @@ def gets_of(keys):
     return [
         ("MGET", *keys[i : i + MAX_COMMANDS]) for i in range(0, len(keys), MAX_COMMANDS)
     ]
-
-
-def place_of(digits, data):
-    """Return where the digits begin in the data, counted from 1; or 0."""
-    return data.index(digits) + 1 if data.count(digits) == 1 else 0

@@ -1,0 +1,79 @@
+"""
+The Redis or Valkey server of a cache object: its connections, and how the
+backend writes and reads values.
+"""
+
+import pickle
+from functools import partial
+
+from django.core.cache.backends.redis import RedisCache, RedisSerializer
+
+from ...lookups.rows import revive
+from .packets import Commands
+
+
+class Server:
+    """What a transport needs of one cache object."""
+
+    def __init__(self, pool, is_shared, dumps, loads, keeps_bytes):
+        self.commands = Commands(pool, is_shared)
+        self.dumps, self.loads = dumps, loads
+        self.knows_script = False  # the server has run it
+        self.unfilled = set()  # version keys of rows that it has not filled
+        # A value holds the bytes of its texts as they are.
+        self.keeps_bytes = keeps_bytes
+
+    def found(self, keys, answer):
+        """Return {key: value} of what the server has answered for these."""
+        loads, found = self.loads, {}
+        for key, data in zip(keys, answer, strict=True):
+            if data is not None:
+                value = loads(data)
+                found[key] = revive(value) if type(value) is list else value
+        return found
+
+    def sets(self, keys, values, expiry):
+        """Return the commands that set values, and delete keys with None."""
+        dumps = self.dumps
+        return [
+            ("DEL", key) if value is None else ("SET", key, dumps(value), *expiry)
+            for key, value in zip(keys, values, strict=True)
+        ]
+
+
+def server_of(cache):
+    is_django = isinstance(cache, RedisCache)
+    return server_of_django(cache) if is_django else server_of_client(cache)
+
+
+def server_of_django(cache):
+    serializer = cache._cache._serializer
+    dumps, loads = serializer.dumps, serializer.loads
+    if is_plain := type(serializer) is RedisSerializer:
+        dumps = partial(pickle.dumps, protocol=serializer.protocol)
+        loads = partial(load_pickle, loads)
+    pool = cache._cache.get_client(write=True).connection_pool
+    return Server(pool, False, dumps, loads, is_plain)
+
+
+def server_of_client(cache):
+    """The cache is one of django-redis or django-valkey."""
+    client = cache.client
+    loads = client.decode
+    is_plain = type(client._compressor).__name__ == "IdentityCompressor"
+    if is_plain and type(client._serializer).__name__ == "PickleSerializer":
+        loads = partial(load_pickle, loads)
+    if hasattr(client, "_unpack"):
+        # A herd client wraps what its set() is given. These steps do not,
+        # because an entry of this package may be dropped at any time.
+        loads = partial(load_packed, client, loads)
+    pool = client.get_client(write=True).connection_pool
+    return Server(pool, True, client.encode, loads, is_plain)
+
+
+def load_pickle(loads, data):
+    return pickle.loads(data) if data[:1] == b"\x80" else loads(data)
+
+
+def load_packed(client, loads, data):
+    return client._unpack(loads(data))[0]
