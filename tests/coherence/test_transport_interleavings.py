@@ -141,7 +141,10 @@ def location():
         yield location
 
 
-@pytest.fixture(params=["redis", "redis late", "locmem"])
+ON_REDIS = ["redis", "redis late"]
+
+
+@pytest.fixture(params=ON_REDIS)
 def cached(request, settings, location, monkeypatch):
     """In place of conftest.py's: caches of each transport, with gates."""
     is_redis, is_late = request.param != "locmem", request.param == "redis late"
@@ -160,6 +163,7 @@ def cached(request, settings, location, monkeypatch):
     settings.GETORCREATEPLUS_TRANSPORTS = dict.fromkeys(settings.CACHES, name)
 
 
+@pytest.mark.parametrize("cached", [*ON_REDIS, "locmem"], indirect=True)
 @pytest.mark.parametrize("start", ["warm", "evicted", "empty"])
 @pytest.mark.parametrize(
     "writer", [save, save_in_transaction, publish, update, delete, rename, roll_back]

@@ -7,6 +7,7 @@ The classes at the top are inherited once for each kind of cache.
 
 import logging
 import threading
+from socket import IPPROTO_TCP, TCP_NODELAY
 
 import pytest
 from django.core.cache import caches
@@ -501,6 +502,12 @@ class TestMemcached(Shared):
             self.steps.vouch(FRESH, 60, "clock", 1)
             self.steps.release([{"clock": CLOCK}, {"a": TOKEN}, {"row": None}], 60)
         assert [command.method for command in made] == ["vouch", "release"]
+
+    def test_command_after_one_without_an_answer(self):
+        """TCP would let it wait until the other side has acknowledged that."""
+        self.steps.look(["key"])
+        option = self.steps.client().sock.getsockopt(IPPROTO_TCP, TCP_NODELAY)
+        assert option != 0
 
     def test_row_that_is_too_large(self):
         client = clients.by_alias["default"]

@@ -53,6 +53,10 @@ class PyMemcacheTransport(DjangoTransport):
             return None
         # The HashClient may make another one.
         [client] = own["_cache"].clients.values()
+        if not client.no_delay:
+            # A command after one without an answer would wait for 40 ms.
+            client.no_delay = True
+            client.close()  # it connects again with the next command
         return client
 
     def tell(self, name, keys):
