@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.db import connection, connections
 
 import getorcreateplus
@@ -22,19 +23,25 @@ pytestmark = [
 
 
 @contextmanager
-def calls_of_package(found):
-    """Add (depth, name) of each call of a function of the package."""
-    depth = 0
+def calls_of_package(found, skipped=None):
+    """
+    Add (depth, name) of each call of a function of the package, but of those
+    in one of its folders, and what these call.
+    """
+    depth = depth_in_folder = 0
 
     def note(frame, event, arg):  # pragma: no cover - runs without a tracer
-        nonlocal depth
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        nonlocal depth, depth_in_folder
+        filename = frame.f_code.co_filename
+        if not filename.startswith(PACKAGE) or event not in {"call", "return"}:
             return
+        step = 1 if event == "call" else -1
+        if depth_in_folder or (skipped and skipped in filename):
+            depth_in_folder += step
+            return
+        depth += step
         if event == "call":
-            depth += 1
             found.append((depth, frame.f_code.co_qualname))
-        elif event == "return":
-            depth -= 1
 
     before = sys.getprofile()
     sys.setprofile(note)
@@ -56,7 +63,9 @@ def test_a_hit_calls_few_functions(monkeypatch):
     Paper.objects.get_or_create(title="a")
     Paper.objects.get_or_create(title="a")
     found = []
-    with calls_of_package(found):
+    # A transport to a server makes a packet, and takes the answer apart.
+    is_local = settings.CACHES["default"]["BACKEND"].endswith("LocMemCache")
+    with calls_of_package(found, None if is_local else "/coherence/transports/"):
         _, created = Paper.objects.get_or_create(title="a")
     assert not created
     assert max(depth for depth, _ in found) <= 4, found
