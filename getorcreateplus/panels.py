@@ -20,6 +20,7 @@ from django.template.loader import render_to_string
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from .coherence import clients
 from .diagnosis.reasons import HITS, MISSES
 from .statistics import Statistics, counting
 
@@ -98,6 +99,10 @@ class GetOrCreatePanel(Panel):
                 "total": facts_of("", total, sources),
                 "lookups": recorder.lookups,
                 "left_out": recorder.left_out,
+                "transports": ", ".join(
+                    f"{alias}: {client.transport.name}"
+                    for alias, client in sorted(clients.by_alias.items())
+                ),
             }
         )
 

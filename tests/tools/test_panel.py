@@ -15,6 +15,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import bypass, panels
+from getorcreateplus.coherence import clients
 from getorcreateplus.signals import (
     Reason,
     cache_hit,
@@ -168,7 +169,7 @@ def test_models_and_lookups_are_shown():
     subtitle, page = request(view)
     assert seen == [7, 8]
     assert subtitle == "3 hits, 4 misses"
-    assert page.texts == ["Models", "Lookups"]
+    assert page.texts[:-1] == ["Models", "Lookups"]
     assert page.tables == [
         [
             [
@@ -263,6 +264,13 @@ def test_one_hit_and_one_miss():
     assert request(view)[0] == "1 hit, 1 miss"
 
 
+def test_transports_are_shown():
+    _, page = request(get_or_create)
+    name = clients.by_alias["paper"].transport.name
+    assert page.texts[-1].startswith("Transports of the caches: ")
+    assert f"paper: {name}" in page.texts[-1]
+
+
 def test_panel_is_rendered_in_the_page():
     from .panel_urls import calls
 
@@ -278,7 +286,7 @@ def test_no_script_and_no_style():
     _, page = request(get_or_create)
     assert page.tags == {
         *("h4", "table", "thead", "tbody", "tr", "th", "td", "colgroup", "col"),
-        *("div", "br", "strong"),
+        *("div", "br", "p", "strong"),
     }
 
 
@@ -316,11 +324,11 @@ def test_many_lookups_are_counted_and_left_out():
     subtitle, page = request(lambda: PlusItem.objects.bulk_get_or_create(rows))
     assert subtitle == "0 hits, 501 misses"
     assert len(lookups(page)) == 500
-    assert page.texts[-1] == "1 more lookup is counted above, and left out here."
+    assert page.texts[-2] == "1 more lookup is counted above, and left out here."
     rows.append({"code": "z"})
     subtitle, page = request(lambda: PlusItem.objects.bulk_get_or_create(rows))
     assert subtitle == "501 hits, 1 miss"
-    assert page.texts[-1] == "2 more lookups are counted above, and left out here."
+    assert page.texts[-2] == "2 more lookups are counted above, and left out here."
 
 
 class TestListening:
