@@ -113,7 +113,7 @@ class LocMemTransport(DjangoTransport):
 
 
 class Entry(bytes):
-    """A pickled value, with the ``value`` itself, which nobody can change."""
+    """A pickled value. Its attribute ``value`` is the value itself."""
 
 
 def entry_of(value, protocol):
