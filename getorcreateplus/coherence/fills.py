@@ -138,13 +138,16 @@ def announce(fills):
     """
     batches, unanswered = {}, []
     for fill in fills:
-        batches.setdefault((fill.region.client, fill.region.timeout), []).append(fill)
-    for (client, timeout), some in batches.items():
+        region = fill.region
+        at = region.client, region.made_keys, region.timeout
+        batches.setdefault(at, []).append(fill)
+    for (client, made_keys, timeout), some in batches.items():
         versions = {fill.region.version_key(fill.pk): fill.version for fill in some}
-        sent = client.set_later(versions, timeout, adds=True)
-        if sent is None:
-            client.announce(versions, timeout)
-        else:
+        with made_keys.again():  # a commit may be another tenant's
+            sent = client.set_later(versions, timeout, adds=True)
+            if sent is None:
+                client.announce(versions, timeout)
+        if sent is not None:
             unanswered.append((sent, partial(doubt_versions, some, versions, sent)))
     for fill in fills:
         fill.is_announced = True

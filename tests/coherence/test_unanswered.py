@@ -294,6 +294,20 @@ class TestLocks:
             for n in range(number):
                 Sheet.objects.get_or_create(title=f"{n}")
 
+    def test_commit_of_another_tenant(self, on_redis):
+        """The versions have the keys of the tenant that created the rows."""
+        Sheet.objects.get_or_create(title="another")
+        cache = caches["default"]
+        prefix = cache.key_prefix
+        with transaction.atomic():
+            for title in "bcde":
+                Sheet.objects.get_or_create(title=title)
+            cache.key_prefix = "another tenant"
+        cache.key_prefix = prefix
+        with assert_cache_hits(4):
+            for title in "bcde":
+                Sheet.objects.get_or_create(title=title)
+
     def test_versions_are_refused(self, on_redis):
         """They are added after the commit."""
         Sheet.objects.get_or_create(title="another")
