@@ -193,12 +193,16 @@ def test_each_order_of_a_writer_and_two_batches(stage, writer):
     explored(stage, [writer, warm_read_in_bulk, cold_read_in_bulk])
 
 
+def break_script(monkeypatch, rule, without):
+    broken = redis.VOUCH_AND_FILL.text.replace(rule, without)
+    assert broken != redis.VOUCH_AND_FILL.text
+    monkeypatch.setattr(redis, "VOUCH_AND_FILL", Script(broken))
+
+
 @pytest.mark.parametrize("cached", ["redis"], indirect=True)
 def test_script_needs_the_clock(stage, monkeypatch):
     """Rule *recheck*, in the script."""
-    broken = redis.VOUCH_AND_FILL.text.replace("if clock ~= ARGV[2]", "if false")
-    assert broken != redis.VOUCH_AND_FILL.text
-    monkeypatch.setattr(redis, "VOUCH_AND_FILL", Script(broken))
+    break_script(monkeypatch, "if clock ~= ARGV[2]", "if false")
     with pytest.raises(Wrong):
         explored(stage, [save, cold_read, cold_read], 2, start="empty")
 
@@ -206,9 +210,7 @@ def test_script_needs_the_clock(stage, monkeypatch):
 @pytest.mark.parametrize("cached", ["redis"], indirect=True)
 def test_script_leaves_a_lock_alone(stage, monkeypatch):
     """Rule *lock*, in the script: the writer may die before its release."""
-    broken = redis.VOUCH_AND_FILL.text.replace(", version, 'NX')", ", version)")
-    assert broken != redis.VOUCH_AND_FILL.text
-    monkeypatch.setattr(redis, "VOUCH_AND_FILL", Script(broken))
+    break_script(monkeypatch, ", version, 'NX')", ", version)")
     with pytest.raises(Wrong):
         explored(stage, [save, cold_read], 2, start="empty", mortal={"save"})
 

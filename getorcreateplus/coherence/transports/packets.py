@@ -126,11 +126,9 @@ class Commands:
         """
         Send these commands, and do not wait. The next command on the
         connection reads the answers first, and gives them to ``take``; if the
-        connection fails before, nothing does.
+        connection fails before, nothing does. Only connections that are kept
+        can do that.
         """
-        if not self.keeps:
-            take(self.send(*commands))
-            return
         line = self._take()
         try:
             line.write(commands)

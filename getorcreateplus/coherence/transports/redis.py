@@ -142,7 +142,7 @@ class RedisTransport(Packets):
         if (
             call.takes_any_token
             and server.knows_script
-            and self.waits_for_less()
+            and leaves_answers(server)
             and key not in server.unfilled
         ):
             self._run_later(server, keys, call.args)
@@ -190,7 +190,7 @@ class RedisTransport(Packets):
 
     def fill_later(self, entries, timeout):
         server = self.server()
-        if not self.waits_for_less():
+        if not leaves_answers(server):
             return self.fill(entries, timeout)
         if listeners:
             tell(self.alias, "fill", entries)
@@ -219,12 +219,11 @@ class RedisTransport(Packets):
         return self._set("lock", locks, timeout)
 
     def waits_for_less(self):
-        server = self.server()
-        return server is not None and server.commands.keeps and not waits()
+        return leaves_answers(self.server())
 
     def set_later(self, entries, timeout, *, adds=False):
         server = self.server()
-        if not self.waits_for_less() or len(entries) > MAX_COMMANDS:
+        if not leaves_answers(server) or len(entries) > MAX_COMMANDS:
             return None
         if listeners:
             tell(self.alias, "set_later", entries)
@@ -273,6 +272,11 @@ class RedisTransport(Packets):
 
     def has_several_servers(self):
         return False  # the others are replicas, which these steps do not ask
+
+
+def leaves_answers(server):
+    """Return True if the answers of a server may be read later."""
+    return server is not None and server.commands.keeps and not waits()
 
 
 def gets_of(keys):
