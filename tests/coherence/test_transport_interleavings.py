@@ -127,9 +127,9 @@ class GatedLocMem(LocMemTransport):
         gate((self.made(key), True))
         return super().add(key, token, timeout)
 
-    def _set(self, entries, timeout):
+    def _set(self, name, entries, timeout):
         gate(*((self.made(key), True) for key in entries))
-        return super()._set(entries, timeout)
+        return super()._set(name, entries, timeout)
 
     def made(self, key):
         return self.store().make_key(key)

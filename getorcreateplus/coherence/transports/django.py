@@ -99,7 +99,7 @@ class DjangoTransport(Transport):
             raise LookFailed from error
 
     def fill(self, entries, timeout):
-        return cache_of(self.alias).set_many(entries, timeout)
+        return self._set("fill", entries, timeout)
 
     def delete(self, keys):
         cache_of(self.alias).delete_many(keys)
@@ -108,13 +108,17 @@ class DjangoTransport(Transport):
         return cache_of(self.alias).add(key, token, timeout)
 
     def announce(self, versions, timeout):
-        return cache_of(self.alias).set_many(versions, timeout)
+        return self._set("announce", versions, timeout)
 
     def lock(self, locks, timeout):
+        return self._set("lock", locks, timeout)
+
+    def _set(self, name, entries, timeout):
+        """Set entries, in the step of this name."""
         # set_many() and not set(), which does not report a failure: when a
         # memcached server is gone, set() returns as if it had stored the
         # entry.
-        return cache_of(self.alias).set_many(locks, timeout)
+        return cache_of(self.alias).set_many(entries, timeout)
 
     def set_later(self, entries, timeout, *, adds=False):
         """Return None, because this API waits for each answer."""

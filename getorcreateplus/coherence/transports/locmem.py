@@ -86,24 +86,16 @@ class LocMemTransport(DjangoTransport):
                 cache._set(made, entry_of(token, cache.pickle_protocol), timeout)
         return is_new
 
-    def fill(self, entries, timeout):
-        return self._set(entries, timeout)
-
-    def announce(self, versions, timeout):
-        return self._set(versions, timeout)
-
-    def lock(self, locks, timeout):
-        return self._set(locks, timeout)
-
     def release(self, steps, timeout):
         if self.store() is None:
             return super().release(steps, timeout)
-        return self._set({k: v for step in steps for k, v in step.items()}, timeout)
+        entries = {key: value for step in steps for key, value in step.items()}
+        return self._set("release", entries, timeout)
 
-    def _set(self, entries, timeout):
+    def _set(self, name, entries, timeout):
         cache = self.store()
         if cache is None:
-            return cache_of(self.alias).set_many(entries, timeout)
+            return super()._set(name, entries, timeout)
         protocol = cache.pickle_protocol
         values = [entry_of(value, protocol) for value in entries.values()]
         with cache._lock:

@@ -108,9 +108,6 @@ class PyMemcacheTransport(DjangoTransport):
         except UNREADABLE as error:
             raise LookFailed from error
 
-    def fill(self, entries, timeout):
-        return self._set("fill", entries, timeout)
-
     def fill_later(self, entries, timeout):
         client = self.client()
         if client is None or waits() or not all(map(is_small, entries.values())):
@@ -120,9 +117,6 @@ class PyMemcacheTransport(DjangoTransport):
         values = dict(zip(made, entries.values(), strict=True))
         client.set_many(values, self.seconds(timeout), noreply=True)
         return []
-
-    def delete(self, keys):
-        self.drop([keys])
 
     # What a writer does
 
@@ -134,12 +128,6 @@ class PyMemcacheTransport(DjangoTransport):
         [made] = keys_of(cache_of(self.alias), [key])
         return client.add(made, token, self.seconds(timeout), noreply=False)
 
-    def announce(self, versions, timeout):
-        return self._set("announce", versions, timeout)
-
-    def lock(self, locks, timeout):
-        return self._set("lock", locks, timeout)
-
     def release(self, steps, timeout):
         if self.client() is None:
             return super().release(steps, timeout)
@@ -149,7 +137,7 @@ class PyMemcacheTransport(DjangoTransport):
     def _set(self, name, entries, timeout):
         client = self.client()
         if client is None:
-            return cache_of(self.alias).set_many(entries, timeout)
+            return super()._set(name, entries, timeout)
         self.tell(name, entries)
         made = dict(zip(keys_of(cache_of(self.alias), entries), entries, strict=True))
         values = dict(zip(made, entries.values(), strict=True))

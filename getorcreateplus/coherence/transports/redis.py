@@ -185,9 +185,6 @@ class RedisTransport(Packets):
         command = "EVALSHA", VOUCH_AND_FILL.sha, len(keys), *self.keys(keys), *args
         server.commands.send_later(take, command)
 
-    def fill(self, entries, timeout):
-        return self._set("fill", entries, timeout)
-
     def fill_later(self, entries, timeout):
         server = self.server()
         if not leaves_answers(server):
@@ -211,12 +208,6 @@ class RedisTransport(Packets):
         [made], value = self.keys([key]), server.dumps(token)
         command = "SET", made, value, "NX", *self.expiry(timeout)
         return self.send(server, "add", [key], [command])[0] is not None
-
-    def announce(self, versions, timeout):
-        return self._set("announce", versions, timeout)
-
-    def lock(self, locks, timeout):
-        return self._set("lock", locks, timeout)
 
     def waits_for_less(self):
         return leaves_answers(self.server())
@@ -243,7 +234,7 @@ class RedisTransport(Packets):
     def _set(self, name, entries, timeout):
         server = self.server()
         if server is None:
-            return cache_of(self.alias).set_many(entries, timeout)
+            return super()._set(name, entries, timeout)
         commands = self.sets(server, entries, timeout)
         keys = list(entries)
         for i in range(0, len(commands), MAX_COMMANDS):
