@@ -2,7 +2,8 @@
 An exhaustive check of the protocol that getorcreateplus/coherence/ states.
 
 One row, its three cache entries, and a few concurrent actors: every
-interleaving of their steps is explored, with evictions and crashes thrown in.
+interleaving of their steps is explored, with evictions and crashes thrown in,
+and a server that starts again from a snapshot, or whose replica takes over.
 Two properties are checked:
 
 * no read that begins after a write has returned yields an older value;
@@ -30,6 +31,8 @@ RULES = {
     "waited": "a transaction that holds locks, or has waited for some, has no hits",
     "commit": "a transaction fills nothing before its commit",
     "answered": "a write returns after the cache has answered its release",
+    "server": "a token that another server had first is none",
+    "compared": "such a token is replaced if it is still there, not what followed",
 }
 
 
@@ -38,12 +41,14 @@ class State(NamedTuple):
     order: tuple = (0,)  # committed values, oldest first
     holder: int | None = None  # the actor that holds the row lock
     version: object = None  # cache entry: a token, LOCK, or None when absent
-    payload: object = None  # cache entry: (token, value), or None when absent
+    payload: object = None  # cache entry: (stamp, value), or None when absent
     clock: object = None  # cache entry: a token, or None when absent
     returned: int = 0  # position in order that every read begun now must reach
     actors: tuple = ()  # per actor: (program counter, local variables)
     evictions: int = 0
     crashes: int = 0
+    server: int = 0  # changes when a server takes over with older entries
+    snapshot: tuple | None = None  # (version, payload, clock) of these
 
 
 class Broken(Exception):
@@ -51,8 +56,23 @@ class Broken(Exception):
 
 
 # Every actor is a function (state, me, pc, local, rules) -> new (pc, local,
-# changes), or None when it has to wait. Token of writer N: ("w", N); of reader
-# N: ("r", N).
+# changes), or None when it has to wait. A token is (kind, actor, server), such
+# as ("w", 1, 0) of a writer and ("r", 2, 0) of a reader. A stamp is (version,
+# server): the epoch stays the same here, but for its server.
+
+
+def is_valid(token, s, rules):
+    return token is not None and (
+        token == LOCK or token[2] == s.server or "server" not in rules
+    )
+
+
+def is_hit(version, s, rules):
+    """Return True if the payload is one, with this version."""
+    if version == LOCK or not is_valid(version, s, rules) or s.payload is None:
+        return False
+    (of_payload, server), _ = s.payload
+    return of_payload == version and (server == s.server or "server" not in rules)
 
 
 def txn_publisher(s, me, pc, local, rules):
@@ -60,13 +80,15 @@ def txn_publisher(s, me, pc, local, rules):
     update_or_create(): locks the row, publishes before the commit. A LOCK that
     is not waited for may arrive that late in every transaction.
     """
-    token = ("w", me)
     if pc == 0:
+        local = {"server": s.server}
         return (1, local, {"holder": me}) if s.holder is None else None
+    local = dict(local)
+    token = ("w", me, local["server"])
     if pc == 1:
         return 2, local, {"version": LOCK} if "lock" in rules else {}
     if pc == 2:
-        return 3, local, {"payload": (token, me)}
+        return 3, local, {"payload": ((token, local["server"]), me)}
     if pc == 3:
         return 4, local, committed(s, me, rules)
     if pc == 4:
@@ -78,7 +100,7 @@ def txn_publisher(s, me, pc, local, rules):
 
 def txn_plain(s, me, pc, local, rules):
     """save() inside a transaction."""
-    token = ("w", me)
+    token = ("w", me, s.server)
     if pc == 0:
         return 1, local, {"version": LOCK} if "lock" in rules else {}
     if pc == 1:
@@ -123,20 +145,30 @@ def warm_reader(s, me, pc, local, rules):
     """A reader whose hint has the pk: version and payload, then SELECT."""
     local = dict(local)
     if pc == 0:
-        return 1, {"floor": s.returned, "version": s.version}, {}
+        return (
+            1,
+            {"floor": s.returned, "version": s.version, "server": s.server},
+            {},
+        )
     if pc == 1:
-        payload, version = s.payload, local["version"]
-        if version not in (None, LOCK) and payload and payload[0] == version:
-            serve(s, local, payload[1])
+        if is_hit(local["version"], s, rules):
+            serve(s, local, s.payload[1])
             return None, local, {}
-        return (2 if version is None else 3), local, {}
+        return (3 if is_valid(local["version"], s, rules) else 2), local, {}
     if pc == 2:
-        return 3, *observe_version(s, me, local)
+        seen = local["version"]
+        if seen is not None and "compared" not in rules:
+            s = s._replace(version=seen)
+        return 3, *observe_version(s, me, local, rules)
     if pc == 3:
         local["value"] = s.row
         serve(s, local, s.row)
         return (None if local["version"] == LOCK else 4), local, {}
-    return None, local, {"payload": (local["version"], local["value"])}
+    return None, local, filled(local, local["value"])
+
+
+def filled(local, value):
+    return {"payload": ((local["version"], local["server"]), value)}
 
 
 def cold_reader(s, me, pc, local, rules):
@@ -146,25 +178,31 @@ def cold_reader(s, me, pc, local, rules):
     local = dict(local)
     if pc == 0:
         local["floor"] = s.returned
-        local["clock"] = s.clock or ("r", me)
+        local["server"] = s.server
+        observe_clock(s, me, local, rules)
         return 1, local, {"clock": local["clock"]}
     if pc == 1:
         local["value"] = s.row
         serve(s, local, s.row)
         return 2, local, {}
     if pc == 2:
-        local, changes = observe_version(s, me, local)
+        local, changes = observe_version(s, me, local, rules)
         return (None if local["version"] == LOCK else 3), local, changes
     if pc == 3:
         vouched = s.clock == local["clock"] or "recheck" not in rules
         return (4 if vouched else None), local, {}
-    return None, local, {"payload": (local["version"], local["value"])}
+    return None, local, filled(local, local["value"])
 
 
-def observe_version(s, me, local):
-    """add(): only where it is absent; and what is there then."""
-    version = s.version or ("r", me)
+def observe_version(s, me, local, rules):
+    """add(): only where it is absent, or none; and what is there then."""
+    version = s.version if is_valid(s.version, s, rules) else ("r", me, s.server)
     return local | {"version": version}, {"version": version}
+
+
+def observe_clock(s, me, local, rules):
+    is_there = is_valid(s.clock, s, rules)
+    local["clock"] = s.clock if is_there else ("r", me, s.server)
 
 
 def creator(s, me, pc, local, rules):
@@ -184,12 +222,12 @@ def txn_creator(s, me, pc, local, rules):
     """
     local = dict(local)
     if pc == 0:
-        return 1, *observe_version(s, me, local)
+        local["server"] = s.server
+        return 1, *observe_version(s, me, local, rules)
     if pc == 1:
         return 2, local, {"row": me, "order": (me,)}
     if pc == 2:
-        filled = {} if local["version"] == LOCK else {"payload": (local["version"], me)}
-        return 3, local, filled
+        return 3, local, {} if local["version"] == LOCK else filled(local, me)
     return None, local, returned(s, me)
 
 
@@ -205,7 +243,7 @@ def txn_locker(s, me, pc, local, rules):
             return None
         return 1, {"floor": len(s.order) - 1}, {"holder": me}
     if pc == 1 and "waited" not in rules:
-        if s.version not in (None, LOCK) and s.payload and s.payload[0] == s.version:
+        if is_hit(s.version, s, rules):
             serve(s, local, s.payload[1])
             return None, local, {"holder": None}
     elif pc == 2:
@@ -223,21 +261,22 @@ def txn_untold(s, me, pc, local, rules):
     if pc == 0:
         if s.holder is not None:
             return None
-        local["clock"] = s.clock or ("r", me)
+        local["server"] = s.server
+        observe_clock(s, me, local, rules)
         return 1, local, {"holder": me, "clock": local["clock"]}
     if pc == 1:
-        local, changes = observe_version(s, me, local)
+        local, changes = observe_version(s, me, local, rules)
         return (4 if local["version"] == LOCK else 2), local, changes
     if pc == 2:
         return (3 if s.clock == local["clock"] else 4), local, {}
     if pc == 3 and "commit" not in rules:
-        return 4, local, {"payload": (local["version"], me)}
+        return 4, local, filled(local, me)
     return None, local, {"holder": None}
 
 
 def txn_rolled_back(s, me, pc, local, rules):
     """save() inside a transaction that is rolled back, and released then."""
-    token = ("w", me)
+    token = ("w", me, s.server)
     if pc == 0:
         return 1, local, {"version": LOCK}
     if pc == 1:
@@ -257,7 +296,7 @@ READERS = (warm_reader, cold_reader)
 TRANSACTIONS = (txn_locker, txn_untold, txn_rolled_back)
 
 
-def successors(state, programs, rules, max_evictions, max_crashes):
+def successors(state, programs, rules, max_evictions, max_crashes, takes_over):
     for me, program in enumerate(programs, start=1):
         pc, local = state.actors[me - 1]
         if pc is None:
@@ -290,33 +329,48 @@ def successors(state, programs, rules, max_evictions, max_crashes):
             if getattr(state, entry) not in (None, LOCK):
                 lost = {entry: None, "evictions": state.evictions + 1}
                 yield f"evict {entry}", state._replace(**lost)
+    if takes_over and state.snapshot is None:
+        entries = state.version, state.payload, state.clock
+        yield "snapshot", state._replace(snapshot=entries)
+    elif takes_over and state.server == 0:
+        version, payload, clock = state.snapshot
+        yield (
+            "another server takes over",
+            state._replace(version=version, payload=payload, clock=clock, server=1),
+        )
 
 
-def check_end(state):
-    if state.version in (None, LOCK) or state.payload is None:
-        return
-    token, value = state.payload
-    if token == state.version and value != state.row:
-        raise Broken(f"at rest the cache serves {value}, the database has {state.row}")
+def check_end(state, rules):
+    if is_hit(state.version, state, rules):
+        _, value = state.payload
+        if value != state.row:
+            raise Broken(
+                f"at rest the cache serves {value}, the database has {state.row}"
+            )
 
 
-def explore(programs, rules, max_evictions, max_crashes):
+def explore(programs, rules, max_evictions, max_crashes, takes_over=False):
     """Return (number of states, what is broken and how, or None)."""
     start = State(actors=tuple((0, ()) for _ in programs))
     if set(CREATORS) & set(programs):
         seen = {start._replace(row=None, order=()): None}
     else:
-        token = ("x", 0)
-        warm = start._replace(version=token, payload=(token, 0), clock=token)
+        token = ("x", 0, 0)
+        payload = (token, 0), 0
+        warm = start._replace(version=token, payload=payload, clock=token)
         seen = {start: None, warm: None}
+        if not takes_over:
+            # Another server has taken over, which has missed the last write.
+            older = warm._replace(row=9, order=(0, 9), returned=1, server=1)
+            seen[older] = None
     queue = deque(seen)
     while queue:
         state = queue.popleft()
         try:
             if all(pc is None for pc, _ in state.actors):
-                check_end(state)
+                check_end(state, rules)
             for label, new in successors(
-                state, programs, rules, max_evictions, max_crashes
+                state, programs, rules, max_evictions, max_crashes, takes_over
             ):
                 if new not in seen:
                     seen[new] = (state, label)
@@ -332,33 +386,41 @@ def explore(programs, rules, max_evictions, max_crashes):
 
 def scenarios(writers=3):
     """
-    Yield (programs, crashes): small enough to exhaust, large enough to show
-    every race.
+    Yield (programs, crashes, whether another server takes over): small enough
+    to exhaust, large enough to show every race.
 
-    A crash is explored with one writer: a second writer of the same row may
-    release the version while the first one is dead, a double fault that only
-    the timeout heals.
+    Not both a crash and another server, which may not have the LOCK of the
+    writer that dies: only the timeout heals such a double fault. A crash is
+    explored with one writer, because a second writer of the same row may
+    release the version while the first one is dead, another double fault.
     """
     some = itertools.combinations_with_replacement
     readers = list(some(READERS, 2))
     for programs in itertools.product(some(WRITERS, 1), readers):
-        yield sum(programs, ()), 1
+        yield sum(programs, ()), 1, False
+        yield sum(programs, ()), 0, True
     for programs in itertools.product(zip(CREATORS), some(WRITERS, 1), readers):
-        yield sum(programs, ()), 0
+        yield sum(programs, ()), 0, False
+    for programs in itertools.product(
+        zip(CREATORS), some(WRITERS, 1), some(READERS, 1)
+    ):
+        yield sum(programs, ()), 0, True
     for programs in itertools.product(
         some(WRITERS, 1), some(READERS, 1), zip(TRANSACTIONS)
     ):
-        yield sum(programs, ()), 0
+        yield sum(programs, ()), 0, False
     if writers == 1:
         return
     for programs in itertools.product(
         some(WRITERS, 2), some(READERS, 1), zip(TRANSACTIONS)
     ):
-        yield sum(programs, ()), 0
+        yield sum(programs, ()), 0, False
     for programs in itertools.product(some(WRITERS, 2), readers):
-        yield sum(programs, ()), 0
+        yield sum(programs, ()), 0, False
+    for programs in itertools.product(some(WRITERS, 2), some(READERS, 1)):
+        yield sum(programs, ()), 0, True
     for programs in itertools.product(some(WRITERS, 3), some(READERS, 1)):
-        yield sum(programs, ()), 0
+        yield sum(programs, ()), 0, False
 
 
 def main(args=None):
@@ -372,9 +434,10 @@ def main(args=None):
     options = parser.parse_args(args)
     rules = set(RULES) - {options.broken}
     failures = 0
-    for programs, crashes in scenarios(options.writers):
-        states, failure = explore(programs, rules, 1, crashes)
+    for programs, crashes, takes_over in scenarios(options.writers):
+        states, failure = explore(programs, rules, 1, crashes, takes_over)
         names = " + ".join(p.__name__ for p in programs) + " + a crash" * crashes
+        names += " + another server" * takes_over
         verdict = "BROKEN" if failure else "ok"
         sys.stdout.write(f"{states:>8} states  {names}  {verdict}\n")
         if failure:

@@ -74,6 +74,11 @@ transaction, and this process does not see that this is rolled back. Until the
 commit it serves these rows from its own memory, as long as the cache holds the
 same tokens.
 
+A server may take over whose entries are older: it starts from a snapshot, or
+was a replica. A token that another server had first is none there (rule
+*server*): it names that server, where the transport can tell servers apart. A
+reader replaces it if it is still there, and no LOCK (rule *compared*).
+
 There are hits and fills only where a SELECT sees the latest commits. The
 transaction around a TestCase counts as autocommit, with tokens of its own. In
 a transaction that is managed by hand, or begun by SQL or the driver, there are

@@ -178,6 +178,9 @@ class CacheClient(Writers):
     def observe(self, fresh, timeouts):
         return self.give(self.transport.observe, fresh, timeouts, commands=len(fresh))
 
+    def replace(self, *args):
+        return self.give(self.transport.replace, *args)
+
     def vouch(self, fresh, *args):
         return self.give(self.transport.vouch, fresh, *args, commands=len(fresh))
 

@@ -81,6 +81,10 @@ class Entries:
         return [self.clock_key, *self.version_keys(pks), *self.payload_keys(pks)]
 
 
+def is_hint_key(key):
+    return key[13:14] == "#" and len(key) == 34 and key.startswith("goc")
+
+
 def safe_key(name):
     """Return a key that every cache takes: the name itself if it will do."""
     size = len(name.encode("utf-8", "surrogatepass"))

@@ -9,7 +9,7 @@ from . import drivers, process_memory, rules
 from .faults import CacheFault
 from .fills import Fill, fill_now, payload_of, remember
 from .journal import MAX_SINGLE, journal
-from .tokens import is_token, new_token
+from .tokens import is_token
 from .transactions import in_transaction, is_apart, is_autocommit
 
 # Versions that one batch adds; 5,000 took Redis 4 s under load. Each costs a
@@ -64,7 +64,7 @@ def fill_by_one_step(reading, found):
         or region.asking.is_too_large(pk)
     ):
         return False
-    token = new_token(reading.token_prefix)
+    token = region.new_token(reading.token_prefix)
     payload = payload_of(reading, reading.epoch, token, values)
     entries, hints = {region.payload_key(pk): payload}, {}
     if sought.lookup is not None and sought.pk != pk:
@@ -138,7 +138,7 @@ def versions_of(reading, pks):
     and the clock as it was after that.
     """
     region, prefix = reading.region, reading.token_prefix
-    fresh = {region.version_key(pk): new_token(prefix) for pk in pks}
+    fresh = {region.version_key(pk): region.new_token(prefix) for pk in pks}
     versions, clock = region.client.vouch(
         fresh, region.timeout, region.clock_key, MAX_ADDED
     )
@@ -146,10 +146,12 @@ def versions_of(reading, pks):
         return versions, clock  # most calls
     versions = {key: versions[key] for key in fresh if versions.get(key) is not None}
     invalid = [key for key in versions if not is_token(versions[key], prefix)]
+    for key in invalid[MAX_ADDED:]:
+        del versions[key]
     missing = [key for key in fresh if key not in versions] if len(fresh) == 1 else []
     if invalid or missing:
-        # They were evicted since, or belong to another test.
-        again = [*invalid, *missing]
+        # They were evicted since, or belong to another server or test.
+        again = [*invalid[:MAX_ADDED], *missing]
         tokens = region.observe(versions, again, prefix)
         versions |= zip(again, tokens, strict=True)
         clock = region.client.look([region.clock_key]).get(region.clock_key)
@@ -202,13 +204,13 @@ def fills_of_created(reading, own, rows, made_pk):
     is_unknown = made_pk and region.version_per_row
     if is_unknown and reading.is_batch:
         # Not by add(): no other process knows these keys yet.
-        versions = {region.version_key(pk): new_token(prefix) for pk in pks}
+        versions = {region.version_key(pk): region.new_token(prefix) for pk in pks}
         region.client.announce(versions, region.timeout)
     elif is_unknown and (
         region.client.waits_for_less() or own.streaks.get(region, 0) > MAX_SINGLE
     ):
         [(sought, pk, values)] = rows
-        new = Fill(reading, sought, pk, values, new_token(prefix))
+        new = Fill(reading, sought, pk, values, region.new_token(prefix))
         own.announce_later(new)
         return [new]
     else:
@@ -254,7 +256,7 @@ def publish(reading, sought, pk, values):
         or drivers.has_savepoint(connection)
     ):
         return
-    version = new_token(reading.token_prefix)
+    version = region.new_token(reading.token_prefix)
     with suppress(CacheFault):
         if reading.epoch is None:
             reading.epoch, _ = own.observe(reading)

@@ -72,6 +72,9 @@ class Region(Entries):
 
     # Reading
 
+    def new_token(self, prefix):
+        return new_token(prefix, self.client.transport.server_id())
+
     def observe(self, entries, keys, prefix):
         """
         Return the tokens under these keys. Add those that are absent.
@@ -80,7 +83,7 @@ class Region(Entries):
         """
         absent = [key for key in keys if entries.get(key) is None]
         if absent:
-            fresh = {key: new_token(prefix) for key in absent}
+            fresh = {key: self.new_token(prefix) for key in absent}
             timeouts = {key: self.timeout_of(key) for key in absent}
             entries = entries | self.client.observe(fresh, timeouts)
         tokens = [entries.get(key) for key in keys]
@@ -93,9 +96,11 @@ class Region(Entries):
         """Return a token for a key that does not hold a valid one."""
         if found is None:
             raise Unreachable(f"{key!r} does not stay in the cache")
-        # A token of another test's transaction, which has ended.
-        token = new_token(prefix)
-        self.client.announce({key: token}, self.timeout_of(key))
+        # A token of another server, or of another test, which has ended.
+        token = self.new_token(prefix)
+        token = self.client.replace(key, found, token, self.timeout_of(key))
+        if not is_token(token, prefix):
+            raise Unreachable(f"{key!r} has changed meanwhile")
         return token
 
     def timeout_of(self, key):

@@ -10,7 +10,7 @@ and "commit" is Journal.fill_later().
 
 from ..lookups.rows import PARTS
 from ..signals import Reason
-from .tokens import LOCK, is_locked, new_token
+from .tokens import LOCK, is_locked
 
 __all__ = [
     "entries_to_lock",
@@ -75,20 +75,20 @@ def steps_of_release(region, pks, published, all_rows, prefix):
     payload must find that the version has moved. The payload itself must be
     gone, because the version may be evicted.
     """
-    clock = {region.clock_key: new_token(prefix)}
+    clock = {region.clock_key: region.new_token(prefix)}
     versions, dropped = {}, {}
     if pks is not None:
         versions = {
             region.version_key(pk): published[pk]
             if pk in published
-            else new_token(prefix)
+            else region.new_token(prefix)
             for pk in pks
         }
         # None is no payload, so it is a miss. delete_many() would be a command
         # of its own.
         dropped = {region.payload_key(pk): None for pk in pks if pk not in published}
     if pks is None or all_rows or not region.made_keys.are_known([*versions, *dropped]):
-        versions[region.epoch_key] = new_token(prefix)
+        versions[region.epoch_key] = region.new_token(prefix)
     return clock, versions, dropped
 
 

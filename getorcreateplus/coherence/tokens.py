@@ -3,11 +3,16 @@
 import secrets
 
 LOCK = "LOCK"
+DIGITS = 16  # at the end of a token, hexadecimal
+FOREIGN = "other."  # no token, because of its dot
 
 
-def new_token(prefix):
-    """Return a token that was never used before, by any process."""
-    return prefix + secrets.token_hex(8)
+def new_token(prefix, server_id=""):
+    """
+    Return a token that was never used before, by any process; ``server_id``
+    is that of the server that is going to have it, if it is known.
+    """
+    return prefix + server_id + secrets.token_hex(DIGITS // 2)
 
 
 def is_token(value, prefix):

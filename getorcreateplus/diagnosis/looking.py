@@ -165,7 +165,7 @@ def hint_of(reading, sought):
 def token_of(reading, kind, key):
     def in_words(value):
         if not is_token(value, reading.token_prefix):
-            return f"{value!r}, which is no token of this database's"
+            return f"{value!r}, which is no token of this server and database"
         return LOCK if is_locked(value) else f"token {value}"
 
     client = reading.client

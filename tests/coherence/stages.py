@@ -8,6 +8,7 @@ from django.core.cache import caches
 from django.db import IntegrityError, OperationalError, connection
 
 from getorcreateplus.coherence import process_memory as memory
+from getorcreateplus.coherence.tokens import DIGITS
 from getorcreateplus.writes import registry
 
 from ..models import History
@@ -82,10 +83,24 @@ class Stage:
             )
         with connection.connection.cursor() as cursor:
             cursor.execute(sql)
-        if start in {"warm", "evicted"}:
+        if start in {"warm", "evicted", "restored"}:
             self.model.objects.get_or_create(**WARM)
+        if start == "restored":
+            self.restore()
         if start == "evicted":
             self.evict(self.region.payload_key("1"))
+
+    def restore(self):
+        """Have the entries of another server, which are older than the row."""
+        region, cache = self.region, caches[self.region.client.alias]
+        payload_key, *keys = region.keys_of_row("1")
+        keys.append(region.clock_key)
+        tokens = {key: f"another-{cache.get(key)[-DIGITS:]}" for key in keys}
+        version, epoch, _ = tokens.values()
+        _, fingerprint, values, mark = cache.get(payload_key)
+        older = (*values[:-1], -1)
+        payload = (epoch, version), fingerprint, older, mark
+        cache.set_many({**tokens, payload_key: payload})
 
     def read(self, number, lookup, *, in_bulk):
         before = list(self.returned)

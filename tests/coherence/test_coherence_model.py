@@ -22,8 +22,9 @@ from ..coherence_model import (
 @pytest.mark.slow
 @pytest.mark.database("sqlite")  # It needs no database: once is enough.
 def test_no_interleaving_of_one_writer_is_wrong():
-    for programs, crashes in scenarios(writers=1):
-        _, failure = explore(programs, set(RULES), 1, crashes)
+    for programs, crashes, takes_over in scenarios(writers=1):
+        evictions = int(not takes_over)  # both at once take minutes
+        _, failure = explore(programs, set(RULES), evictions, crashes, takes_over)
         assert failure is None
 
 
@@ -34,6 +35,8 @@ NEEDED = {
     "drop": ((txn_publisher, txn_plain, warm_reader), 0),
     "waited": ((txn_plain, txn_plain, warm_reader, txn_locker), 0),
     "commit": ((txn_untold, warm_reader), 0),
+    "server": ((txn_plain, warm_reader), 0),
+    "compared": ((txn_plain, warm_reader), 1),
     "answered": ((txn_plain, txn_plain, warm_reader, warm_reader), 0),
 }
 

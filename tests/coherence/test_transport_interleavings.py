@@ -17,8 +17,9 @@ from getorcreateplus.coherence.transports import (
     redis,
     redis_servers,
 )
+from getorcreateplus.coherence.transports.django import DjangoTransport
 from getorcreateplus.coherence.transports.locmem import LocMemTransport
-from getorcreateplus.coherence.transports.packets import Commands, Script
+from getorcreateplus.coherence.transports.packets import Answers, Commands, Script
 
 from ..models import FarGauge, Gauge
 from ..support.errors import Wrong
@@ -69,18 +70,24 @@ class EvictingLocMem(Evicting, LocMemCache):
 
 class GatedCommands(Commands):
     def send(self, *commands):
-        answers = []
+        answers = Answers()
         for name, *args in commands:
             changes = name in {"SET", "DEL"}
             keys = args[:1] if name == "SET" else args
             if name in {"MGET", "SET", "DEL"}:
                 gate(*((key, changes) for key in keys))
-            answers += super().send((name, *args))
+            part = super().send((name, *args))
+            answers += part
+            answers.server_id = part.server_id
         return answers
 
     def run(self, script, keys, *args):
         gate(*((key, True) for key in keys))
         return super().run(script, keys, *args)
+
+    def replace(self, key, *args):
+        gate((key, True))
+        return super().replace(key, *args)
 
 
 class LateCommands(GatedCommands):
@@ -101,6 +108,10 @@ class LateCommands(GatedCommands):
         self.read_unread()
         return super().run(*args)
 
+    def replace(self, *args):
+        self.read_unread()
+        return super().replace(*args)
+
     def send_later(self, take, *commands):
         self.late.append((take, commands))
         if not isinstance(threading.current_thread(), Actor):
@@ -112,7 +123,7 @@ class LateCommands(GatedCommands):
             if commands[0][0] == "EVALSHA":
                 [(_, _, count, *rest)] = commands
                 keys, args = rest[:count], rest[count:]
-                answers = [super().run(redis.VOUCH_AND_FILL, keys, *args)]
+                answers = super().run(redis.VOUCH_AND_FILL, keys, *args)
             else:
                 answers = super().send(*commands)
             take(answers)
@@ -173,6 +184,11 @@ def test_each_order_of_a_writer_and_two_readers(stage, writer, start):
     explored(stage, [writer, *readers], start=start)
 
 
+@pytest.mark.parametrize("writer", [save, publish, update])
+def test_each_order_after_another_server_has_taken_over(stage, writer):
+    explored(stage, [writer, warm_read, cold_read], start="restored")
+
+
 @pytest.mark.parametrize("writer", [save_in_transaction, publish])
 def test_each_order_where_the_rows_have_a_cache_of_their_own(far_stage, writer):
     explored(far_stage, [writer, warm_read, cold_read], start="evicted")
@@ -213,6 +229,25 @@ def test_script_leaves_a_lock_alone(stage, monkeypatch):
     break_script(monkeypatch, ", version, 'NX')", ", version)")
     with pytest.raises(Wrong):
         explored(stage, [save, cold_read], 2, start="empty", mortal={"save"})
+
+
+@pytest.mark.parametrize("cached", ["redis"], indirect=True)
+def test_token_has_to_be_of_the_server(stage, monkeypatch):
+    """Rule *server*."""
+    monkeypatch.setattr(redis_servers, "marked", lambda key, value: value)
+    with pytest.raises(Wrong):
+        explored(stage, [save, warm_read], start="restored")
+
+
+@pytest.mark.parametrize("cached", ["redis"], indirect=True)
+def test_token_is_replaced_if_it_is_still_there(stage, monkeypatch):
+    """Rule *compared*: the writer may die before its release."""
+    jobs = [save, warm_read, warm_read]
+    options = {"start": "restored", "mortal": {"save"}}
+    explored(stage, jobs, **options)
+    monkeypatch.setattr(redis.RedisTransport, "replace", DjangoTransport.replace)
+    with pytest.raises(Wrong):
+        explored(stage, jobs, **options)
 
 
 @pytest.mark.parametrize("cached", ["redis late"], indirect=True)

@@ -39,6 +39,7 @@ from ..support.servers import memcached, redis_server
 # They start servers of their own, so that one database will do.
 on_servers = [pytest.mark.shared_cache, pytest.mark.database("postgresql")]
 TOKEN, OTHER, CLOCK = "0123456789abcdef", "fedcba9876543210", "00112233445566aa"
+HINT = f"goc{0:010}#{0:020}"
 FRESH = {"version": TOKEN}
 
 
@@ -76,10 +77,17 @@ class Steps:
         with override_settings(
             CACHES={"default": config}, GETORCREATEPLUS_TRANSPORTS=self.forced
         ):
-            self.steps = transport_of("default")
+            self.use(transport_of("default"))
             yield caches["default"]
             caches["default"].clear()
             caches["default"].close()
+
+    def use(self, steps):
+        self.steps = steps
+        steps.probe()
+        server_id = steps.server_id()
+        self.token, self.other = server_id + TOKEN, server_id + OTHER
+        self.clock = server_id + CLOCK
 
     def test_transport(self):
         assert type(self.steps) is self.transport
@@ -87,32 +95,32 @@ class Steps:
     # Each finds what the other has set
 
     def test_entries_of_the_cache_api_are_seen(self, cache):
-        entries = {"a": TOKEN, "b": payload(TOKEN), "c": "LOCK"}
+        entries = {"a": self.token, "b": payload(self.token), "c": "LOCK"}
         cache.set_many(entries)
         assert self.steps.look(["a", "b", "c", "d"]) == entries
 
     def test_cache_api_sees_entries(self, cache):
-        entries = {"a": TOKEN, "b": payload(TOKEN), "c": "LOCK"}
+        entries = {"a": self.token, "b": payload(self.token), "c": "LOCK"}
         assert not self.steps.fill(entries, 60)
         found = cache.get_many([*entries, "d"])
         assert {k: as_tuple(v) for k, v in found.items()} == entries
 
     def test_entry_is_overwritten(self, cache):
         self.steps.lock({"version": "LOCK"}, 60)
-        self.steps.announce({"version": TOKEN}, 60)
-        assert cache.get("version") == TOKEN
-        cache.set("version", OTHER)
-        assert self.steps.look(["version"]) == {"version": OTHER}
+        self.steps.announce({"version": self.token}, 60)
+        assert cache.get("version") == self.token
+        cache.set("version", self.other)
+        assert self.steps.look(["version"]) == {"version": self.other}
 
     def test_deleted(self, cache):
-        cache.set_many({"a": TOKEN, "b": TOKEN, "c": TOKEN})
+        cache.set_many({"a": self.token, "b": self.token, "c": self.token})
         self.steps.delete(["a"])
         self.steps.drop([["b"], [], ["d"]])
         self.steps.drop([])
-        assert self.steps.look(["a", "b", "c"]) == {"c": TOKEN}
+        assert self.steps.look(["a", "b", "c"]) == {"c": self.token}
 
     def test_many_entries(self):
-        entries = {f"key{n}": TOKEN for n in range(2500)}
+        entries = {f"key{n}": self.token for n in range(2500)}
         assert not self.steps.fill(entries, 60)
         assert self.steps.look(list(entries)) == entries
 
@@ -124,71 +132,75 @@ class Steps:
     # What a reader does
 
     def test_observe(self, cache):
-        cache.set_many({"locked": "LOCK", "known": OTHER})
-        fresh = {"locked": TOKEN, "known": TOKEN, "new": TOKEN}
+        cache.set_many({"locked": "LOCK", "known": self.other})
+        fresh = {"locked": self.token, "known": self.token, "new": self.token}
         found = self.steps.observe(fresh, dict.fromkeys(fresh, 60))
-        assert found == {"locked": "LOCK", "known": OTHER, "new": TOKEN}
+        assert found == {"locked": "LOCK", "known": self.other, "new": self.token}
         assert cache.get_many(fresh) == found
 
     def test_add(self, cache):
-        assert self.steps.add("version", TOKEN, 60)
-        assert not self.steps.add("version", OTHER, 60)
-        assert cache.get("version") == TOKEN
+        assert self.steps.add("version", self.token, 60)
+        assert not self.steps.add("version", self.other, 60)
+        assert cache.get("version") == self.token
 
-    @pytest.mark.parametrize("clock", [None, CLOCK])
-    def test_vouch(self, cache, clock):
-        if clock:
+    @pytest.mark.parametrize("has_clock", [False, True])
+    def test_vouch(self, cache, has_clock):
+        clock = self.clock if has_clock else None
+        if has_clock:
             cache.set("clock", clock)
-        assert self.vouch(self.steps, TOKEN) == (TOKEN, clock)
-        assert self.vouch(self.steps, OTHER) == (TOKEN, clock)
+        assert self.vouch(self.steps, self.token) == (self.token, clock)
+        assert self.vouch(self.steps, self.other) == (self.token, clock)
 
     def vouch(self, steps, token):
         versions, clock = steps.vouch({"version": token}, 60, "clock", 1)
         return versions["version"], clock
 
     def test_vouch_for_many(self, cache):
-        cache.set_many({"clock": CLOCK, "key1": OTHER, "key2": "LOCK"})
-        fresh = {f"key{n}": TOKEN for n in range(4)}
+        cache.set_many({"clock": self.clock, "key1": self.other, "key2": "LOCK"})
+        fresh = {f"key{n}": self.token for n in range(4)}
         versions, clock = self.steps.vouch(fresh, 60, "clock", 100)
-        assert clock == CLOCK
-        assert versions == fresh | {"key1": OTHER, "key2": "LOCK"}
+        assert clock == self.clock
+        assert versions == fresh | {"key1": self.other, "key2": "LOCK"}
 
     def vouch_and_fill(self):
-        entries = {"row": payload(TOKEN), "hint": "17"}
-        return self.steps.vouch_and_fill("version", TOKEN, 60, "clock", CLOCK, entries)
+        entries = {"row": payload(self.token), HINT: "17"}
+        return self.steps.vouch_and_fill(
+            "version", self.token, 60, "clock", self.clock, entries
+        )
 
     def row(self):
-        return self.steps.look(["row", "hint"])
+        return self.steps.look(["row", HINT])
 
     def test_vouch_and_fill(self):
-        self.steps.fill({"clock": CLOCK}, 60)
+        self.steps.fill({"clock": self.clock}, 60)
         version, clock, is_filled = self.vouch_and_fill()
-        assert (version, clock) == (TOKEN, CLOCK)
+        assert (version, clock) == (self.token, self.clock)
         assert is_filled is self.steps.is_one_step
-        row = {"row": payload(TOKEN), "hint": "17"}
+        row = {"row": payload(self.token), HINT: "17"}
         assert self.row() == (row if is_filled else {})
 
     def test_vouch_and_fill_with_the_token_of_another(self, cache):
-        self.steps.fill({"clock": CLOCK, "version": OTHER}, 60)
+        self.steps.fill({"clock": self.clock, "version": self.other}, 60)
         version, clock, is_filled = self.vouch_and_fill()
-        assert (version, clock) == (OTHER, CLOCK)
-        row = {"row": payload(OTHER), "hint": "17"}
+        assert (version, clock) == (self.other, self.clock)
+        row = {"row": payload(self.other), HINT: "17"}
         assert self.row() == (row if is_filled else {})
 
     @pytest.mark.parametrize(
         "there",
         [
-            {"clock": CLOCK, "version": "LOCK"},
-            {"clock": OTHER},
-            {"clock": OTHER, "version": OTHER},
+            {"clock": "clock", "version": "LOCK"},
+            {"clock": "other"},
+            {"clock": "other", "version": "other"},
             {},
         ],
     )
     def test_nothing_is_filled(self, cache, there):
         """Under a LOCK, and after a release has moved the clock."""
+        there = {key: getattr(self, token, token) for key, token in there.items()}
         cache.set_many(there)
         version, clock, is_filled = self.vouch_and_fill()
-        assert version == there.get("version", TOKEN)
+        assert version == there.get("version", self.token)
         assert clock == there.get("clock")
         assert not is_filled
         assert self.row() == {}
@@ -196,12 +208,12 @@ class Steps:
     # What a writer does
 
     def test_release(self, cache):
-        cache.set_many({"row": payload(OTHER), "version": "LOCK"})
-        steps = {"clock": CLOCK}, {"version": TOKEN}, {"row": None}
+        cache.set_many({"row": payload(self.other), "version": "LOCK"})
+        steps = {"clock": self.clock}, {"version": self.token}, {"row": None}
         assert not self.steps.release(steps, 60)
         assert cache.get_many(["clock", "version"]) == {
-            "clock": CLOCK,
-            "version": TOKEN,
+            "clock": self.clock,
+            "version": self.token,
         }
         assert cache.get("row") is None
         assert self.steps.look(["row"]).get("row") is None
@@ -211,36 +223,36 @@ class Steps:
     @pytest.mark.parametrize("timeout", [None, 100, DEFAULT_TIMEOUT])
     def test_entry_stays(self, cache, timeout):
         for keep in self.steps.fill, self.steps.lock, self.steps.announce:
-            keep({"key": TOKEN}, timeout)
-            assert cache.get("key") == TOKEN
+            keep({"key": self.token}, timeout)
+            assert cache.get("key") == self.token
             cache.delete("key")
-        self.steps.add("key", TOKEN, timeout)
-        assert cache.get("key") == TOKEN
+        self.steps.add("key", self.token, timeout)
+        assert cache.get("key") == self.token
 
     def test_entry_goes(self, cache):
-        self.steps.fill({"filled": TOKEN}, 1)
-        self.steps.add("added", TOKEN, 1)
-        self.steps.observe({"seen": TOKEN}, {"seen": 1})
+        self.steps.fill({"filled": self.token}, 1)
+        self.steps.add("added", self.token, 1)
+        self.steps.observe({"seen": self.token}, {"seen": 1})
         keys = ["filled", "added", "seen"]
         assert len(self.steps.look(keys)) == 3
         threading.Event().wait(2.1)  # memcached counts whole seconds
         assert self.steps.look(keys) == {}
-        assert self.steps.add("added", OTHER, 60)
+        assert self.steps.add("added", self.other, 60)
 
     # Keys
 
     def test_tenant(self, cache):
-        self.steps.fill({"key": TOKEN}, 60)
+        self.steps.fill({"key": self.token}, 60)
         cache.key_prefix = f"another{id(self)}"
         assert self.steps.look(["key"]) == {}
-        self.steps.fill({"key": OTHER}, 60)
-        assert cache.get("key") == OTHER
+        self.steps.fill({"key": self.other}, 60)
+        assert cache.get("key") == self.other
 
     def test_key_function(self, cache):
         cache.key_func = lambda key, prefix, version: f"{prefix}-made-of-{key}"
-        self.steps.fill({"key": TOKEN}, 60)
-        assert self.steps.look(["key"]) == {"key": TOKEN}
-        assert cache.get("key") == TOKEN
+        self.steps.fill({"key": self.token}, 60)
+        assert self.steps.look(["key"]) == {"key": self.token}
+        assert cache.get("key") == self.token
 
     # What other code does to a cache object
 
@@ -277,7 +289,7 @@ class Steps:
         ):
             test(cache)
             cache.clear()
-        self.test_nothing_is_filled(cache, {"clock": CLOCK, "version": "LOCK"})
+        self.test_nothing_is_filled(cache, {"clock": "clock", "version": "LOCK"})
 
     def test_answers(self):
         self.steps.probe()
@@ -295,8 +307,8 @@ class Shared(Steps):
             try:
                 for n in range(50):
                     key = f"{number}.{n}"
-                    self.steps.fill({key: TOKEN}, 60)
-                    assert self.steps.look([key]) == {key: TOKEN}
+                    self.steps.fill({key: self.token}, 60)
+                    assert self.steps.look([key]) == {key: self.token}
             except BaseException as error:
                 errors.append(error)
             finally:
@@ -311,13 +323,13 @@ class Shared(Steps):
 
     def test_child_of_a_fork(self, cache):
         client = clients.by_alias["default"]
-        client.fill({"key": TOKEN}, 60)
+        client.fill({"key": self.token}, 60)
 
         def look():
-            assert client.look(["key"]) == {"key": TOKEN}
+            assert client.look(["key"]) == {"key": self.token}
 
         in_child(look)
-        assert client.look(["key"]) == {"key": TOKEN}
+        assert client.look(["key"]) == {"key": self.token}
 
     def test_entry_that_cannot_be_unpickled(self, cache):
         if self.can_pickle(cache):
@@ -332,13 +344,15 @@ class Shared(Steps):
         """As if one had an older release, with the cache API alone."""
         older = DjangoTransport("default")
         for reader, writer in (older, self.steps), (self.steps, older):
-            writer.release([{"clock": CLOCK}, {"version": OTHER}, {"row": None}], 60)
+            writer.release(
+                [{"clock": self.clock}, {"version": self.other}, {"row": None}], 60
+            )
             assert reader.look(["row"]).get("row") is None
-            assert self.vouch(reader, TOKEN) == (OTHER, CLOCK)
-            writer.fill({"row": payload(OTHER)}, 60)
-            assert reader.look(["row"]) == {"row": payload(OTHER)}
+            assert self.vouch(reader, self.token) == (self.other, self.clock)
+            writer.fill({"row": payload(self.other)}, 60)
+            assert reader.look(["row"]) == {"row": payload(self.other)}
             writer.lock({"version": "LOCK"}, 60)
-            assert self.vouch(reader, TOKEN) == ("LOCK", CLOCK)
+            assert self.vouch(reader, self.token) == ("LOCK", self.clock)
 
 
 def as_tuple(value):
@@ -359,11 +373,11 @@ class TestLocMem(Steps):
 
     def test_cull(self, cache):
         cache._max_entries = 3
-        self.steps.fill({f"key{n}": TOKEN for n in range(10)}, 60)
+        self.steps.fill({f"key{n}": self.token for n in range(10)}, 60)
         assert len(cache._cache) <= 3
 
     def test_value_that_can_change_is_copied(self):
-        value = (CLOCK, TOKEN), "fingerprint", ({"a": 1},), ""
+        value = (self.clock, self.token), "fingerprint", ({"a": 1},), ""
         self.steps.fill({"row": value}, 60)
         self.steps.look(["row"])["row"][2][0]["a"] = 2
         assert self.steps.look(["row"]) == {"row": value}
@@ -386,7 +400,7 @@ class Redis(Shared):
         for _ in range(2):
             self.server()(("SCRIPT", "FLUSH"))
             self.test_vouch_and_fill()
-            cache.delete_many(["version", "row", "hint"])
+            cache.delete_many(["version", "row", HINT])
 
 
 class TestRedis(Redis):
@@ -397,10 +411,10 @@ class TestRedis(Redis):
     def test_connection_is_closed_by_the_server(self):
         """At once: a step is not repeated, and the next one connects anew."""
         client = clients.by_alias["default"]
-        client.fill({"key": TOKEN}, 60)
+        client.fill({"key": self.token}, 60)
         [line] = client.transport.server().commands.kept
         line.connection._sock.shutdown(2)
-        assert client.look(["key"]) == {"key": TOKEN}
+        assert client.look(["key"]) == {"key": self.token}
 
     def test_connection_is_kept(self):
         self.steps.look(["key"])
@@ -411,16 +425,18 @@ class TestRedis(Redis):
 
     def test_step_is_one_packet(self, cache):
         """The server sees these commands, each packet at once."""
-        cache.set("clock", CLOCK)
+        cache.set("clock", self.clock)
         with CaptureCacheCommands() as made:
             self.steps.look(["a", "b"])
-            self.steps.observe({"a": TOKEN, "b": TOKEN}, {"a": 60, "b": None})
-            self.steps.vouch({"c": TOKEN}, 60, "clock", 1)
+            self.steps.observe({"a": self.token, "b": self.token}, {"a": 60, "b": None})
+            self.steps.vouch({"c": self.token}, 60, "clock", 1)
             self.vouch_and_fill()
-            self.steps.fill({"a": TOKEN, "b": TOKEN}, 60)
-            self.steps.add("a", TOKEN, 60)
+            self.steps.fill({"a": self.token, "b": self.token}, 60)
+            self.steps.add("a", self.token, 60)
             self.steps.lock({"a": "LOCK", "b": "LOCK"}, 60)
-            self.steps.release([{"clock": CLOCK}, {"a": TOKEN}, {"row": None}], 60)
+            self.steps.release(
+                [{"clock": self.clock}, {"a": self.token}, {"row": None}], 60
+            )
             self.steps.drop([["a"], ["b"]])
         assert [command.method for command in made] == [
             *("look", "observe", "vouch", "vouch_and_fill", "fill", "add", "lock"),
@@ -435,11 +451,11 @@ class TestRedis(Redis):
         location = cache._servers[0].replace("//", f"//{user}:{password}@")
         config = {"BACKEND": self.backend, "LOCATION": location}
         with override_settings(CACHES={"default": config}):
-            self.steps = transport_of("default")
-            self.steps.fill({"clock": CLOCK}, 60)
+            self.use(transport_of("default"))
+            self.steps.fill({"clock": self.clock}, 60)
             with caplog.at_level(logging.WARNING, "getorcreateplus"):
                 for _ in range(2):
-                    assert self.vouch_and_fill() == (TOKEN, CLOCK, False)
+                    assert self.vouch_and_fill() == (self.token, self.clock, False)
             [record] = caplog.records
             assert "does not allow scripts" in record.getMessage()
             caches["default"].delete_many(["clock", "version"])
@@ -449,9 +465,9 @@ class TestRedis(Redis):
         config = {"BACKEND": self.backend, "LOCATION": location}
         with override_settings(CACHES={"default": config}):
             steps = transport_of("default")
-            steps.fill({"key": TOKEN}, 60)
+            steps.fill({"key": self.token}, 60)
             for _ in range(20):
-                assert steps.look(["key"]) == {"key": TOKEN}
+                assert steps.look(["key"]) == {"key": self.token}
             steps.delete(["key"])
 
 
@@ -519,7 +535,9 @@ class TestMemcached(Shared):
     def test_commands(self):
         with CaptureCacheCommands() as made:
             self.steps.vouch(FRESH, 60, "clock", 1)
-            self.steps.release([{"clock": CLOCK}, {"a": TOKEN}, {"row": None}], 60)
+            self.steps.release(
+                [{"clock": self.clock}, {"a": self.token}, {"row": None}], 60
+            )
         assert [command.method for command in made] == ["vouch", "release"]
 
     def test_command_after_one_without_an_answer(self):

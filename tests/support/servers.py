@@ -75,11 +75,11 @@ class Gateway:
     which closes those that are idle, or drops them silently.
     """
 
-    def __init__(self):
-        location = settings.CACHES["default"]["LOCATION"]
+    def __init__(self, location=None):
+        location = location or settings.CACHES["default"]["LOCATION"]
         location = location if isinstance(location, str) else location[0]
         parts = urlsplit(location if "://" in location else f"tcp://{location}")
-        self.target = parts.hostname, parts.port
+        self.lead_to(location)
         self.listener = socket.create_server(("127.0.0.1", 0))
         address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.location = location.replace(parts.netloc, address)
@@ -88,6 +88,11 @@ class Gateway:
         self.delay = 0  # seconds, of each answer
         self.lock = threading.Lock()
         threading.Thread(target=self.accept, daemon=True).start()
+
+    def lead_to(self, location):
+        """Forward the connections that follow to this server."""
+        parts = urlsplit(location if "://" in location else f"tcp://{location}")
+        self.target = parts.hostname, parts.port
 
     def accept(self):
         with suppress(OSError):

@@ -41,6 +41,17 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    def replace(self, key, found, token, timeout):
+        """
+        Put a token in place of an entry that is none, as it was found. Return
+        what is there then: another one if it has changed meanwhile.
+        """
+
+    def server_id(self):
+        """Return what new tokens name the server by, "" if they do not."""
+        return ""
+
+    @abstractmethod
     def vouch(self, fresh, timeout, clock_key, max_added):
         """
         As observe() for the versions of rows whose primary keys only the

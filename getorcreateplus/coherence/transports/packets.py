@@ -6,6 +6,8 @@ import weakref
 from collections import deque
 from contextlib import suppress
 
+from .redis_identity import QUESTION, identity_of
+
 IDLE = 1  # seconds; after that a connection may have been closed by the server
 
 
@@ -24,17 +26,27 @@ class Line:
         self.connection = connection
         self.unread = deque()  # (number of answers, function that takes them)
         self.used = time.monotonic()
+        self.identity = identity_of(connection)
 
     def write(self, commands):
-        connection = self.connection
+        connection, identity = self.connection, self.identity
+        connection.connect()  # or the identity may be that of another server
+        if asks := identity.is_outdated():
+            commands = [*QUESTION, *commands]
+            self.unread.append((len(QUESTION), identity.take))
+        number = identity.connects
         if len(commands) == 1:
             packet = connection.pack_command(*commands[0])
         else:
             packet = connection.pack_commands(commands)
         connection.send_packed_command(packet)
+        if not asks and identity.connects != number:
+            raise ConnectionError("the connection was lost before the command")
 
     def read(self, count):
-        return [answer_of(self.connection) for _ in range(count)]
+        answers = Answers(answer_of(self.connection) for _ in range(count))
+        answers.server_id = self.identity.server_id
+        return answers
 
     def read_unread(self):
         while self.unread:
@@ -51,6 +63,12 @@ class Line:
             return self.connection.can_read()  # but nothing is to be read
         except Exception:  # noqa: BLE001 - of two libraries
             return True
+
+
+class Answers(list):
+    """The answers to one packet, and the server_id of who gave them."""
+
+    server_id = ""
 
 
 class NotAdded(Exception):
@@ -94,6 +112,8 @@ class Commands:
     would keep what another waits for.
     """
 
+    server_id = ""  # of the last answers
+
     def __init__(self, pool, is_shared):
         self.pool = pool
         self.keeps = not is_shared or is_unbounded(pool)
@@ -109,16 +129,18 @@ class Commands:
         line = self._take()
         try:
             line.write(commands)
+            line.read_unread()
             answers = line.read(len(commands))
         except BaseException:
             # An answer that was not read would be that of the next command.
             self._drop(line)
             raise
-        for answer in answers:
-            if isinstance(answer, Exception):
-                # Such as READONLY: the next connection may find the primary.
-                self._drop(line)
-                raise answer
+        try:
+            raise_error(answers)
+        except Exception:
+            # Such as READONLY: the next connection may find the primary.
+            self._drop(line)
+            raise
         self._keep(line)
         return answers
 
@@ -159,11 +181,38 @@ class Commands:
     def run(self, script, keys, *args):
         """Run a script. The server may have lost it, or never had it."""
         try:
-            return self.send(("EVALSHA", script.sha, len(keys), *keys, *args))[0]
+            return self.send(("EVALSHA", script.sha, len(keys), *keys, *args))
         except Exception as error:
             if type(error).__name__ != "NoScriptError":
                 raise
-        return self.send(("EVAL", script.text, len(keys), *keys, *args))[0]
+        return self.send(("EVAL", script.text, len(keys), *keys, *args))
+
+    def replace(self, key, successor_of, expiry):
+        """
+        Replace a value by what a function returns for it and the server_id,
+        unless another client changes it meanwhile. Return what the server has
+        then, and the server_id.
+        """
+        line = self._take()
+        try:
+            line.write([("WATCH", key), ("GET", key)])
+            line.read_unread()
+            answers = line.read(2)
+            raise_error(answers)
+            found, server_id = answers[1], answers.server_id
+            value = successor_of(found, server_id)
+            commands = [("UNWATCH",)]
+            if value is not found:
+                commands = [("MULTI",), ("SET", key, value, *expiry), ("EXEC",)]
+            line.write([*commands, ("GET", key)])
+            line.read_unread()
+            answers = line.read(len(commands) + 1)
+            raise_error(answers)
+        except BaseException:
+            self._drop(line)
+            raise
+        self._keep(line)
+        return answers[-1], answers.server_id
 
     def _take(self):
         try:
@@ -184,6 +233,7 @@ class Commands:
         return line
 
     def _keep(self, line):
+        self.server_id = line.identity.server_id
         if self.keeps:
             line.used = time.monotonic()
             self.kept.append(line)
@@ -203,6 +253,13 @@ def answer_of(connection):
         if any(cls.__name__ == "ResponseError" for cls in type(error).__mro__):
             return error
         raise
+
+
+def raise_error(answers):
+    """Raise the first error that the server has answered."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
 
 
 def connection_of(pool):

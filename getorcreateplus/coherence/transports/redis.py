@@ -9,7 +9,7 @@ entries.
 import logging
 from itertools import chain
 
-from django.core.cache import caches
+from django.core.cache import InvalidCacheBackendError, caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from ...environment.cache_commands import listeners, tell
@@ -95,7 +95,7 @@ class RedisTransport(Packets):
             return super().look(keys)
         made = self.keys(keys)
         answers = self.send(server, "look", keys, gets_of(made))
-        return server.found(keys, chain.from_iterable(answers))
+        return server.found(keys, chain.from_iterable(answers), answers.server_id)
 
     def look_in_order(self, keys):
         return self.look(keys)
@@ -121,9 +121,10 @@ class RedisTransport(Packets):
             for key, (unmade, token) in zip(made, fresh.items(), strict=False)
         ]
         commands = [*adds, *gets_of(made)]
-        answers = self.send(server, name, keys, commands)[len(adds) :]
+        answers = self.send(server, name, keys, commands)
+        tokens = chain.from_iterable(answers[len(adds) :])
         try:
-            return server.found(keys, chain.from_iterable(answers))
+            return server.found(keys, tokens, answers.server_id)
         except Exception as error:
             raise LookFailed from error
 
@@ -149,7 +150,7 @@ class RedisTransport(Packets):
             return None
         server.unfilled.discard(key)
         try:
-            found = server.commands.run(VOUCH_AND_FILL, self.keys(keys), *call.args)
+            answers = server.commands.run(VOUCH_AND_FILL, self.keys(keys), *call.args)
         except Exception as error:
             if type(error).__name__ != "NoPermissionError":
                 raise
@@ -162,9 +163,9 @@ class RedisTransport(Packets):
             return super().vouch_and_fill(
                 key, token, timeout, clock_key, clock, entries
             )
-        server.knows_script = True
+        server.knows_script, [found] = True, answers
         try:
-            tokens = server.found(keys[:2], found[:2])
+            tokens = server.found(keys[:2], found[:2], answers.server_id)
         except Exception as error:
             raise LookFailed from error
         return tokens.get(key), tokens.get(clock_key), found[2] == 1
@@ -222,6 +223,29 @@ class RedisTransport(Packets):
         if adds:
             commands = [(*command, "NX") for command in commands]
         return server.commands.read_later(*commands)
+
+    def server_id(self):
+        try:
+            server = self.server()
+        except InvalidCacheBackendError:
+            server = None  # a test has taken the alias out of CACHES
+        return "" if server is None else server.commands.server_id
+
+    def replace(self, key, found, token, timeout):
+        server = self.server()
+        if server is None:
+            return super().replace(key, found, token, timeout)
+
+        def successor_of(data, server_id):
+            value = server.found([key], [data], server_id).get(key)
+            return server.dumps(token) if value in {found, None} else data
+
+        if listeners:
+            tell(self.alias, "replace", [key])
+        [made] = self.keys([key])
+        expiry = self.expiry(timeout)
+        data, server_id = server.commands.replace(made, successor_of, expiry)
+        return server.found([key], [data], server_id).get(key)
 
     def release(self, steps, timeout):
         server = self.server()

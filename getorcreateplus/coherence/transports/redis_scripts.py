@@ -1,8 +1,7 @@
 """The scripts that Redis and Valkey run, and their arguments."""
 
+from ..tokens import DIGITS
 from .packets import Script
-
-DIGITS = 16  # at the end of a token, hexadecimal
 
 # KEYS: the version, the clock, the entries to set. ARGV: the version to add,
 # the clock before the SELECT, where the digits begin in the version (0: the

@@ -9,7 +9,9 @@ from functools import partial
 from django.core.cache.backends.redis import RedisCache, RedisSerializer
 
 from ...lookups.rows import revive
+from ..tokens import DIGITS
 from .packets import Commands
+from .redis_identity import marked
 
 
 class Server:
@@ -23,13 +25,20 @@ class Server:
         # A value holds the bytes of its texts as they are.
         self.keeps_bytes = keeps_bytes
 
-    def found(self, keys, answer):
-        """Return {key: value} of what the server has answered for these."""
+    def found(self, keys, answer, server_id):
+        """Return {key: value} of what this server has answered for these."""
         loads, found = self.loads, {}
+        start = -DIGITS - len(server_id)
         for key, data in zip(keys, answer, strict=True):
-            if data is not None:
-                value = loads(data)
-                found[key] = revive(value) if type(value) is list else value
+            if data is None:
+                continue
+            value = loads(data)
+            if type(value) is str:
+                if value[start:-DIGITS] != server_id:
+                    value = marked(key, value)
+            elif type(value) is list:
+                value = revive(value)
+            found[key] = value
         return found
 
     def sets(self, keys, values, expiry):
