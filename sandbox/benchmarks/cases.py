@@ -37,6 +37,9 @@ OPERATIONS = {
         "update_or_create() of a row that exists, 50 rows in a transaction", 50
     ),
     "save": Operation("save() of a row that the cache knows", 50),
+    "save-atomic": Operation(
+        "save() of a row that the cache knows, 50 rows in a transaction", 50
+    ),
     "update": Operation("update() of 10,000 rows", 1),
     "bulk": Operation("10,000 rows in a transaction, half of them there", 1),
     "bulk-hit": Operation("10,000 rows that the cache knows, plain: in_bulk()", 1),

@@ -154,14 +154,14 @@ def update_or_create(contender, meter, calls, random, atomic=False):
     ask(contender, model, rows, nullcontext(), created=False)
 
 
-def save(contender, meter, calls, random):
+def save(contender, meter, calls, random, atomic=False):
     model = contender.model("written")
     rows = some_rows("written", calls, random, next(contender.values))
     contender.warm(model, rows)
     objs = [contender.get_or_create(model, *row)[0] for row in rows]
     for obj, (_, defaults) in zip(objs, rows, strict=True):
         obj.count = defaults["count"]
-    with meter:
+    with meter, transaction.atomic() if atomic else nullcontext():
         for obj in objs:
             obj.save()
     ask(contender, model, rows, nullcontext(), created=False)
@@ -242,6 +242,7 @@ MEASURES = {
     "update_or_create": update_or_create,
     "update-atomic": partial(update_or_create, atomic=True),
     "save": save,
+    "save-atomic": partial(save, atomic=True),
     "update": update,
     "bulk": bulk,
     "bulk-hit": bulk_hit,

@@ -147,6 +147,11 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
             "NonAtomicManager": 1,
             "PlusManager": 1,
         },
+        "save() of a row that the cache knows, 50 rows in a transaction": {
+            "plain Django": 1,
+            "NonAtomicManager": 1,
+            "PlusManager": 1,
+        },
         "update() of 10,000 rows": {
             "plain Django": 1,
             "NonAtomicManager": 1,
