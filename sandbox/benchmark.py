@@ -8,6 +8,7 @@ round. Each package has a process of its own, for some patch Django.
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -140,6 +141,25 @@ def make_parser():
         "nothing is cleared, and rows expire within an hour",
     )
     parser.add_argument(
+        "--latency",
+        metavar="MS",
+        type=positive_number,
+        help="have a proxy delay all bytes to and from the database and the cache, by "
+        "so many milliseconds in each direction; both must be servers",
+    )
+    parser.add_argument(
+        "--database-latency",
+        metavar="MS",
+        type=positive_number,
+        help="the same for the database alone, or other than --latency",
+    )
+    parser.add_argument(
+        "--cache-latency",
+        metavar="MS",
+        type=positive_number,
+        help="the same for the cache alone, or other than --latency",
+    )
+    parser.add_argument(
         "--rounds",
         metavar="N",
         type=positive_integer,
@@ -171,12 +191,20 @@ def positive_integer(value):
     return int(value)
 
 
+def positive_number(value):
+    with suppress(ValueError):
+        if 0 < float(value) < math.inf:
+            return float(value)
+    raise argparse.ArgumentTypeError(f"{value!r} is not a number above 0")
+
+
 def benchmark(options):
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     seed = random.randrange(10_000) if options.seed is None else options.seed
     with ExitStack() as stack:
         directory = stack.enter_context(TemporaryDirectory())
         services = use_services(options, directory)
+        services += add_latency(options, stack)
         cases = chosen_cases(options.only, quick=options.quick)
         workers, cases = start_workers(options, directory, cases, stack)
         results = report.Results(cases)
@@ -304,6 +332,36 @@ def use_services(options, directory):
     number = ".".join(map(str, connection.get_database_version()))
     connection.close()
     return f"{connection.display_name} {number}, {cache_server(cache)}"
+
+
+def add_latency(options, stack):
+    """
+    Delay the database and the cache by what the options say, until the stack
+    is closed. Print how much longer a round trip takes, and return the end of
+    what describes the services.
+    """
+    from benchmarks import latency
+
+    described = ""
+    for name, delay in [
+        ("database", latency.delay_database),
+        ("cache", latency.delay_cache),
+    ]:
+        option, milliseconds = f"--{name}-latency", getattr(options, f"{name}_latency")
+        if milliseconds is None:
+            option, milliseconds = "--latency", options.latency
+        if milliseconds is None:
+            continue
+        try:
+            longer = delay(milliseconds, f"{option} {milliseconds:g}", stack)
+        except latency.CannotDelay as error:
+            raise Failure(str(error)) from None
+        print(
+            f"The {name} is {milliseconds:g} ms away in each direction: a round trip "
+            f"takes {longer:.2f} ms longer."
+        )
+        described += f", {name} {milliseconds:g} ms away"
+    return described
 
 
 def cache_server(cache):

@@ -225,6 +225,9 @@ def test_package_that_fails_is_left_out(benchmark, tmp_path):
     [
         (["--rounds", "0"], "argument --rounds: '0' is not a number from 1"),
         (["--rounds", "many"], "argument --rounds: 'many' is not a number from 1"),
+        (["--latency", "0"], "argument --latency: '0' is not a number above 0"),
+        (["--cache-latency", "inf"], "argument --cache-latency: 'inf' is not a number"),
+        (["--database-latency", "x"], "argument --database-latency: 'x' is not a numb"),
         (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["--only", "hits"], "argument --only: invalid choice: 'hits'"),
         (["--svg", "no/such/file.svg"], "argument --svg: [Errno 2] No such file"),
@@ -252,6 +255,63 @@ def test_bad_url(benchmark, option, url, message):
     assert result.stderr.startswith(
         f"benchmark.py: error: {option} {url!r} {message}"
     ), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--latency", "1"],
+            "--latency 1 cannot delay SQLite, which is a file. Use --database "
+            "postgresql://user:password@host:5432/name, or --cache-latency alone.",
+        ),
+        (
+            ["--database-latency", "0.5", "--cache-latency", "2"],
+            "--database-latency 0.5 cannot delay SQLite, which is a file. Use "
+            "--database postgresql://user:password@host:5432/name, or --cache-latency "
+            "alone.",
+        ),
+        (
+            ["--cache-latency", "2.0"],
+            "--cache-latency 2 cannot delay LocMemCache, which is in the memory of a "
+            "process. Use --cache redis://host:6379/0, or --database-latency alone.",
+        ),
+    ],
+)
+def test_what_is_no_server_cannot_be_delayed(benchmark, arguments, message):
+    result = benchmark(*arguments)
+    assert (result.returncode, result.stdout, result.stderr) == (
+        *(1, ""),
+        f"benchmark.py: error: {message}\n",
+    )
+
+
+@pytest.mark.database("postgresql", "mysql")
+@pytest.mark.shared_cache
+@pytest.mark.parametrize(
+    ("arguments", "delayed"),
+    [
+        (["--latency", "1", "--cache-latency", "2"], {"database": 1, "cache": 2}),
+        (["--database-latency", "2"], {"database": 2}),
+    ],
+)
+def test_servers_that_are_further_away(benchmark, services, arguments, delayed):
+    """Plain Django waits for the database, and a hit for the cache alone."""
+    names = ["hit", "plain", "plus"]
+    result = benchmark("--rounds", "1", *services, *arguments, "--only", *names)
+    assert (result.returncode, result.stderr) == (0, "")
+    header, _, table = result.stdout.partition("\n=")
+    lines = header.splitlines()
+    assert len(lines) == len(delayed)
+    for line, (name, milliseconds) in zip(lines, delayed.items(), strict=True):
+        beginning = f"The {name} is {milliseconds} ms away in each direction: a round"
+        longer = re.fullmatch(rf"{beginning} trip takes (\S+) ms longer\.", line)[1]
+        assert 1.9 * milliseconds < float(longer) < 20 * milliseconds
+        assert f", {name} {milliseconds} ms away" in table
+    hits = sections(f"={table}")["get_or_create() of a row that the cache knows"]
+    for label, name in [("plain Django", "database"), ("PlusManager", "cache")]:
+        milliseconds = number(hits[label][0]) / 1000
+        assert milliseconds >= 2 * delayed.get(name, 0)
 
 
 @pytest.mark.database("postgresql", "mysql")

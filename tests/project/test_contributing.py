@@ -88,7 +88,9 @@ def test_options_of_the_sandbox_are_described():
         ("The benchmark", "benchmark.py"),
     ]:
         source = (ROOT / "sandbox" / program).read_text()
-        options = set(re.findall(r'add_argument\(\s*"(--\w+)"', source)) - {"--worker"}
+        options = set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source)) - {
+            "--worker"
+        }
         section = SANDBOX.partition(f"\n{title}\n---")[2].partition("\n---")[0]
-        described = set(re.findall(r"^``(--\w+)``", section, re.MULTILINE))
+        described = set(re.findall(r"^``(--[\w-]+)``", section, re.MULTILINE))
         assert described == options, title
