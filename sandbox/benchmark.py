@@ -219,7 +219,7 @@ def benchmark(options):
     processes = {CONTENDERS[case.contender].process for case in results.cases}
     others = [name for name in OTHERS if name in processes]
     machine = describe_machine(services, others)
-    print(*report.table(results), sep="\n")
+    print(*report.table(results), *report.break_evens(results), sep="\n")
     print(f"\n{machine}; rounds: {rounds}, seed: {seed}")
     if options.svg:
         options.svg.write_text(report.picture(results, machine), encoding="utf-8")

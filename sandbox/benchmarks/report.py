@@ -120,6 +120,42 @@ def name_of(other, case):
     return CONTENDERS[other.contender].label
 
 
+# The break-even
+
+
+def break_evens(results):
+    """Yield a line for each contender whose hits save a query."""
+    for hit in results.cases:
+        miss = Case("miss", hit.contender)
+        needed = {miss, plain(hit), plain(miss)}
+        if hit.operation != "hit" or not needed <= {*results.cases}:
+            continue
+        if results.counts[hit][0] >= results.counts[plain(hit)][0]:
+            continue
+        costs = [median(results.ratios(case, plain(case))) for case in (hit, miss)]
+        share = break_even(*costs)
+        verdict = "never pays"
+        if share is not None:
+            verdict = f"pays above {share * 100:.0f} % of hits"
+        yield (
+            f"{CONTENDERS[hit.contender].label}: hit {costs[0]:.2f}, miss "
+            f"{costs[1]:.2f}; the cache {verdict}"
+        )
+
+
+def break_even(hit, miss):
+    """
+    Return the share of hits above which the cache pays, or None if it never
+    does. What a hit and a miss cost are multiples of a get_or_create() of
+    plain Django's that finds the row.
+    """
+    if hit >= 1:
+        return None
+    if miss <= 1:
+        return 0
+    return (miss - 1) / (miss - hit)
+
+
 # The picture
 
 STYLE = """

@@ -297,7 +297,7 @@ def test_what_is_no_server_cannot_be_delayed(benchmark, arguments, message):
 )
 def test_servers_that_are_further_away(benchmark, services, arguments, delayed):
     """Plain Django waits for the database, and a hit for the cache alone."""
-    names = ["hit", "plain", "plus"]
+    names = ["hit", "miss", "plain", "plus"]
     result = benchmark("--rounds", "1", *services, *arguments, "--only", *names)
     assert (result.returncode, result.stderr) == (0, "")
     header, _, table = result.stdout.partition("\n=")
@@ -312,6 +312,10 @@ def test_servers_that_are_further_away(benchmark, services, arguments, delayed):
     for label, name in [("plain Django", "database"), ("PlusManager", "cache")]:
         milliseconds = number(hits[label][0]) / 1000
         assert milliseconds >= 2 * delayed.get(name, 0)
+    verdict = r"the cache (never pays|pays above \d+ % of hits)"
+    assert re.search(
+        rf"^PlusManager: hit \S+, miss \S+; {verdict}$", table, re.MULTILINE
+    )
 
 
 @pytest.mark.database("postgresql", "mysql")

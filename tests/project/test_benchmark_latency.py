@@ -1,4 +1,7 @@
-"""What the benchmark does to have servers further away."""
+"""
+What the benchmark does to have servers further away, and the share of hits
+above which a cache pays.
+"""
 
 import random
 import socket
@@ -9,7 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from sandbox.benchmarks.cases import Case
 from sandbox.benchmarks.proxy import HOST, proxy
+from sandbox.benchmarks.report import Results, break_even, break_evens
 
 from ..support.repository import ROOT
 from ..support.servers import can_connect, free_port
@@ -221,3 +226,71 @@ def test_unix_socket_of_a_cache_is_refused(latency, config):
         "--cache-latency 0.5 cannot delay the Unix socket of the cache. Give --cache a "
         "host that is reached by TCP, such as 127.0.0.1."
     )
+
+
+# The break-even
+
+
+@pytest.mark.parametrize(
+    ("hit", "miss", "share"),
+    [
+        (0.5, 1.5, 0.5),
+        (0.25, 1.25, 0.25),
+        (0.5, 3, 0.8),
+        (0, 2, 0.5),
+        (0.5, 1, 0),
+        (0.3, 0.8, 0),
+        (1, 2, None),
+        (1.2, 2, None),
+        (1.2, 0.9, None),
+    ],
+)
+def test_break_even(hit, miss, share):
+    assert break_even(hit, miss) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("hit", "miss"), [(0.1, 1.1), (0.58, 2.98), (0.9, 4)])
+def test_at_the_break_even_a_call_costs_what_plain_django_costs(hit, miss):
+    share = break_even(hit, miss)
+    assert share * hit + (1 - share) * miss == pytest.approx(1)
+
+
+def results(rounds, queries=None):
+    """Return results of {(operation, contender): microseconds by round}."""
+    rounds = {Case(*names): times for names, times in rounds.items()}
+    found = Results([*rounds])
+    found.rounds = rounds
+    found.counts = dict.fromkeys(rounds, (1, 0))
+    for contender, number in (queries or {}).items():
+        found.counts[Case("hit", contender)] = number, 1
+    return found
+
+
+def test_break_even_is_that_of_the_ratios_within_a_round():
+    found = results(
+        {
+            ("hit", "plain"): [100, 200, 300],
+            ("hit", "plus"): [50, 100, 30],
+            ("hit", "cached"): [100, 200, 600],
+            ("miss", "plain"): [100, 100, 200],
+            ("miss", "plus"): [150, 150, 600],
+            ("miss", "cached"): [90, 90, 90],
+        },
+        queries={"plus": 0, "cached": 0},
+    )
+    assert [*break_evens(found)] == [
+        "PlusManager: hit 0.50, miss 1.50; the cache pays above 50 % of hits",
+        "CachedManager: hit 1.00, miss 0.90; the cache never pays",
+    ]
+
+
+def test_break_even_needs_a_hit_and_a_miss_of_a_cache_and_of_plain_django():
+    hits = {("hit", "plain"): [100], ("hit", "plus"): [50], ("hit", "nonatomic"): [40]}
+    misses = {("miss", "plus"): [150], ("miss", "nonatomic"): [40]}
+    queries = {"plus": 0}
+    assert [*break_evens(results(hits, queries))] == []
+    assert [*break_evens(results(misses))] == []
+    assert [*break_evens(results(hits | misses, queries))] == []
+    misses |= {("miss", "plain"): [100]}
+    [line] = break_evens(results(hits | misses, queries))
+    assert line.startswith("PlusManager: ")
