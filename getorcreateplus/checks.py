@@ -19,6 +19,7 @@ from .diagnosis.cache_checks import (
     check_forever,
     check_kept,
     check_locmem,
+    check_own_cluster,
     check_settings,
     check_shared_alias,
     check_shared_app,
@@ -69,6 +70,7 @@ __all__ = [
     "check_lookups",
     "check_models",
     "check_on_delete",
+    "check_own_cluster",
     "check_settings",
     "check_shared_alias",
     "check_shared_app",
@@ -131,6 +133,7 @@ def check_caches(app_configs=None, **kwargs):
         ),
         *check_shared_alias(known),
         *check_shared_store(known),
+        *check_own_cluster(known),
         *check_alone(known),
         *check_settings(),
     ]

@@ -1,6 +1,8 @@
 """
 Processes that read and write hot rows on real servers, while entries of the
 cache are evicted, the cache is flushed and restarted, and writers are killed.
+Of a cluster, or with a Sentinel, the primary is killed, and a replica takes
+over; and a cluster moves the rows to another server meanwhile.
 
 Every write that has returned raises the floor of its row, in memory that the
 processes share; a read that began after that and yields less is a wrong
@@ -23,6 +25,8 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+
+from .support.clusters import redis_cluster, redis_sentinel
 
 LOCK_TIMEOUT = 5  # seconds; longer than any transaction here
 
@@ -55,7 +59,7 @@ def parse(args):
     )
     add(
         "--cache",
-        choices=["redis", "memcached"],
+        choices=["redis", "memcached", "cluster", "sentinel"],
         default="memcached"
         if "memcache" in os.environ.get("CACHE_URL", "")
         else "redis",
@@ -66,12 +70,12 @@ def parse(args):
     add("--writers", type=int, default=2, help="processes (2)")
     add("--rows", type=int, default=8, help="hot rows (8)")
     add("--seed", type=int, default=None, help="of all random choices")
-    for name in "kill", "flush", "restart", "evict":
+    for name in "kill", "flush", "restart", "evict", "move":
         add(f"--no-{name}", dest=name, action="store_false", help="leave it alone")
     options = parser.parse_args(args)
     if not options.database or options.database.startswith("sqlite"):
         parser.error("--database or DATABASE_URL: PostgreSQL or MariaDB is needed.")
-    if options.servers > 1 and options.cache == "redis":
+    if options.servers > 1 and options.cache != "memcached":
         parser.error("--servers: several are for memcached.")
     if options.seed is None:
         options.seed = random.randrange(2**32)
@@ -113,13 +117,18 @@ class Server:
             client.sendall(command)
             client.recv(100)
 
-    def stop(self):
+    def stop(self, keys):
         self.process.kill()
         self.process.wait()
 
 
 @contextmanager
 def servers(options):
+    if options.cache in {"cluster", "sentinel"}:
+        kind = {"cluster": redis_cluster, "sentinel": redis_sentinel}[options.cache]
+        with kind() as group:
+            yield [group]
+        return
     started = []
     try:
         for _ in range(options.servers):
@@ -127,7 +136,7 @@ def servers(options):
         yield started
     finally:
         for server in started:
-            server.stop()
+            server.stop(())
 
 
 def configure(options, running):
@@ -140,16 +149,17 @@ def configure(options, running):
     default["TEST"] = {"NAME": f"stress_{os.getpid()}"}
     settings.DATABASES = {"default": default}
     settings.GETORCREATEPLUS_LOCK_TIMEOUT = LOCK_TIMEOUT
-    ports = [server.port for server in running]
-    if options.cache == "redis":
+    if options.cache in {"cluster", "sentinel"}:
+        cache = running[0].config()
+    elif options.cache == "redis":
         cache = {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
-            "LOCATION": f"redis://127.0.0.1:{ports[0]}",
+            "LOCATION": f"redis://127.0.0.1:{running[0].port}",
         }
     else:
         cache = {
             "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
-            "LOCATION": [f"127.0.0.1:{port}" for port in ports],
+            "LOCATION": [f"127.0.0.1:{server.port}" for server in running],
             # A server that does not answer keeps its keys. Given to another
             # server, by each process at its own time, they would be two
             # entries, one of them old.

@@ -50,7 +50,7 @@ class Run:
         self.reached = context.RawArray("d", workers)  # all servers, last
         self.outages = context.RawValue("q", 0)  # odd while there is one
         self.stopped = context.RawValue("b", 0)
-        self.kills = self.flushes = self.restarts = 0
+        self.kills = self.flushes = self.restarts = self.moves = 0
 
     def go(self):
         Gauge.objects.bulk_create(
@@ -94,9 +94,10 @@ class Run:
     def probe(self):
         """Note that this process reaches all servers, and owes nothing."""
         began = time.monotonic()
+        client = by_alias["default"]
         try:
-            failed = caches["default"].set_many(PROBES)
-            by_alias["default"].ensure_usable()
+            failed = client.transport.fill(PROBES, 60)
+            client.ensure_usable()
         except Exception:
             return
         if not failed:
@@ -259,6 +260,8 @@ class Run:
         disturbances = [self.kill] * 9 * options.kill
         disturbances += [self.flush] * 2 * options.flush
         disturbances += [self.restart] * options.restart
+        if options.cache == "cluster":
+            disturbances += [self.move] * 2 * options.move
         first = [*dict.fromkeys(disturbances)]  # each of them once
         while time.monotonic() < end:
             time.sleep(0.2)
@@ -290,7 +293,7 @@ class Run:
     def restart(self):
         self.outages.value += 1
         server = self.random.choice(self.servers)
-        server.stop()
+        server.stop(self.keys())
         time.sleep(self.random.random())
         server.start()
         began = time.monotonic()
@@ -300,6 +303,18 @@ class Run:
             time.sleep(0.05)
         self.outages.value += 1
         self.restarts += 1
+
+    def keys(self):
+        """Return a key of each model, as the servers have it."""
+        return [
+            caches["default"].make_key(region_of(model.objects.all()).epoch_key)
+            for model in (Gauge, FarGauge)
+        ]
+
+    def move(self):
+        [cluster] = self.servers
+        cluster.move_anywhere(self.random.choice(self.keys()), self.random)
+        self.moves += 1
 
     # The end
 
@@ -324,7 +339,7 @@ class Run:
             f"seed {self.options.seed}: {reads} reads, {hits} hits"
             f" ({hits / max(reads, 1):.0%}), {sum(self.writes)} writes,"
             f" {self.kills} kills, {self.flushes} flushes,"
-            f" {self.restarts} restarts, {wrong} wrong answers"
+            f" {self.restarts} restarts, {self.moves} moves, {wrong} wrong answers"
         )
         if failed:
             say(f"{failed} processes failed")

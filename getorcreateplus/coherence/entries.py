@@ -1,6 +1,7 @@
 """The names of a model's entries in a cache. Pure: no cache is used here."""
 
 import re
+from functools import partial
 
 from django.core.cache.backends.base import memcache_key_warnings
 
@@ -8,6 +9,7 @@ from ..lookups.canonical import canonical_text, digest
 
 # memcached takes 250 bytes: this leaves room for KEY_PREFIX and VERSION.
 MAX_KEY_LENGTH = 150
+is_hint_key = re.compile(r"\{?goc[0-9a-f]{10}\}?#[0-9a-f]{20}").fullmatch
 is_short_ascii = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}").fullmatch
 
 
@@ -19,7 +21,9 @@ class Entries:
     key alone, so that ``caches[model_name].delete(pk)`` invalidates a row.
     """
 
-    def __init__(self, model, database, *, has_own_cache, version_per_row):
+    def __init__(
+        self, model, database, *, has_own_cache, version_per_row, has_hash_tag=False
+    ):
         """
         ``database`` are the parts that name the database in keys. Without
         ``version_per_row``, all rows share one version.
@@ -30,6 +34,10 @@ class Entries:
         # hashes each key. (Two models with one name miss on each other's
         # rows.)
         self.name = f"goc{digest(model._meta.label_lower, *database)[:10]}"
+        self.safe_key = safe_key
+        if has_hash_tag:
+            self.name = f"{{{self.name}}}"
+            self.safe_key = partial(safe_key, start=f"{self.name}:")
         self.epoch_key = f"{self.name}@epoch"
         self.clock_key = f"{self.name}@clock"
         self.shared_version_key = f"{self.name}@version"
@@ -43,20 +51,20 @@ class Entries:
         if self.version_per_row:
             version = f"{self.name}!{pk}"
         return (
-            payload if is_short_ascii(payload) else safe_key(payload),
-            version if is_short_ascii(version) else safe_key(version),
+            payload if is_short_ascii(payload) else self.safe_key(payload),
+            version if is_short_ascii(version) else self.safe_key(version),
             self.epoch_key,
         )
 
     def payload_key(self, pk):
         payload = pk if self.has_own_cache else f"{self.name}:{pk}"
-        return payload if is_short_ascii(payload) else safe_key(payload)
+        return payload if is_short_ascii(payload) else self.safe_key(payload)
 
     def version_key(self, pk):
         version = self.shared_version_key
         if self.version_per_row:
             version = f"{self.name}!{pk}"
-        return version if is_short_ascii(version) else safe_key(version)
+        return version if is_short_ascii(version) else self.safe_key(version)
 
     def hint_key(self, lookup):
         """Return the key for a lookup: a tuple of (attname, value)."""
@@ -81,13 +89,9 @@ class Entries:
         return [self.clock_key, *self.version_keys(pks), *self.payload_keys(pks)]
 
 
-def is_hint_key(key):
-    return key[13:14] == "#" and len(key) == 34 and key.startswith("goc")
-
-
-def safe_key(name):
+def safe_key(name, start="goc:"):
     """Return a key that every cache takes: the name itself if it will do."""
     size = len(name.encode("utf-8", "surrogatepass"))
     if size > MAX_KEY_LENGTH or any(memcache_key_warnings(name)):
-        return "goc:" + digest(name)
+        return start + digest(name)
     return name

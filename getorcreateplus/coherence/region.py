@@ -39,13 +39,17 @@ class Region(Entries):
         ``database`` are the parts that name the database in keys. ``timeout``
         is that of payloads, versions and hints, in seconds.
         """
+        self.client = clients.by_alias[alias]
         super().__init__(
-            model, database, has_own_cache=own_cache, version_per_row=version_per_row
+            model,
+            database,
+            has_own_cache=own_cache,
+            version_per_row=version_per_row,
+            has_hash_tag=self.client.transport.has_hash_tags,
         )
         self.model = model  # the sender of signals
         self.using = using
         self.made_keys = KeyMaker(alias)
-        self.client = clients.by_alias[alias]
         self.timeout = timeout
         # Whether a lock on a row of its table is one on the whole row.
         self.one_table = one_table
@@ -73,7 +77,8 @@ class Region(Entries):
     # Reading
 
     def new_token(self, prefix):
-        return new_token(prefix, self.client.transport.server_id())
+        server_id = self.client.transport.server_id(self.epoch_key)
+        return new_token(prefix, server_id)
 
     def observe(self, entries, keys, prefix):
         """

@@ -12,7 +12,7 @@ from ..conf import DEFAULTS, PREFIX, conf
 from ..environment.aliases import cache_faults, object_cache_alias
 from ..query import CachedGetOrCreateMixin
 from .managers import caches_of, queryset_classes
-from .suitability import flaws_of, keeping_flaw
+from .suitability import flaws_of, is_cluster, keeping_flaw
 
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
@@ -73,11 +73,7 @@ def check_shared_alias(known):
 
 def check_shared_store(known):
     """W003: two aliases of one store, with the same keys."""
-    owned = {
-        model._meta.concrete_model._meta.model_name: model
-        for model in known
-        if model._meta.concrete_model._meta.model_name in caches_of(model)
-    }
+    owned = models_of_own_caches(known)
     for alias, model in owned.items():
         others = [
             other
@@ -94,6 +90,30 @@ def check_shared_store(known):
                 hint="Give one of them another LOCATION, or a KEY_PREFIX.",
                 obj=model,
                 id="getorcreateplus.W003",
+            )
+
+
+def models_of_own_caches(known):
+    """Return {alias: model} of the caches that are named after a model."""
+    return {
+        model._meta.concrete_model._meta.model_name: model
+        for model in known
+        if model._meta.concrete_model._meta.model_name in caches_of(model)
+    }
+
+
+def check_own_cluster(known):
+    """W025: rows under their primary keys alone, spread over a cluster."""
+    for alias, model in models_of_own_caches(known).items():
+        if is_cluster(alias):
+            yield checks.Warning(
+                f"Rows of {model._meta.label} are in the cache {alias!r}, a cluster, "
+                "under their primary keys alone: a row and its version may be on two "
+                "servers, and each step takes a packet for each of them.",
+                hint="Call the alias otherwise and name it as object_cache_alias, for "
+                "the keys of a model to be on one server.",
+                obj=model,
+                id="getorcreateplus.W025",
             )
 
 

@@ -16,7 +16,7 @@ from ..coherence import clients, process_memory, rules
 from ..coherence.clients import CacheClient
 from ..coherence.faults import CacheFault, Unreachable, Unreadable
 from ..coherence.reading import Reading, SoughtRow
-from ..coherence.tokens import LOCK, is_locked, is_token
+from ..coherence.tokens import FOREIGN, LOCK, is_locked, is_token
 from ..environment.failures import error_in_words
 from ..lookups.canonical import pk_text
 from ..lookups.rows import PARTS, layout
@@ -165,16 +165,21 @@ def hint_of(reading, sought):
 def token_of(reading, kind, key):
     def in_words(value):
         if not is_token(value, reading.token_prefix):
-            return f"{value!r}, which is no token of this server and database"
+            return f"{as_kept(value)!r}, which is no token of this server and database"
         return LOCK if is_locked(value) else f"token {value}"
 
     client = reading.client
     return Entry(kind, client.alias, key, client.holds(key, in_words))
 
 
+def as_kept(value):
+    """Return what the cache holds where a transport has marked a text."""
+    return value.removeprefix(FOREIGN) if type(value) is str else value
+
+
 def payload_in_words(payload):
     if type(payload) is not tuple or len(payload) != PARTS:
-        return f"no row, but {payload!r}"
+        return f"no row, but {as_kept(payload)!r}"
     (epoch, version), *_ = payload
     return f"a row, stamped {version} in {epoch}"
 

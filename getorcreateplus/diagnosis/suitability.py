@@ -55,6 +55,14 @@ def is_from(backend, *packages):
     return any(c.__module__.partition(".")[0] in packages for c in backend.__mro__)
 
 
+def is_cluster(alias):
+    """Return True if a cache is a cluster of servers, each with its keys."""
+    backend = backend_of(alias)
+    return is_from(backend, "django_valkey") and any(
+        cls.__name__ == "ClusterValkeyCache" for cls in backend.__mro__
+    )
+
+
 def locations_of(alias):
     found = settings.CACHES[alias].get("LOCATION") or ()
     return [found] if isinstance(found, str) else list(map(str, found))
@@ -70,6 +78,10 @@ def waiting_flaw(alias):
     if issubclass(backend, RedisCache):
         if waits_without_limit(alias, "redis", options):
             missing = ["socket_timeout"]
+    elif is_cluster(alias):  # which SOCKET_TIMEOUT does not reach
+        own = options.get("BASE_CLIENT_KWARGS") or {}
+        if waits_without_limit(alias, "valkey", own):
+            missing = ["socket_timeout in BASE_CLIENT_KWARGS"]
     elif is_from(backend, "django_redis", "django_valkey"):
         library = "redis" if is_from(backend, "django_redis") else "valkey"
         pool = options.get("CONNECTION_POOL_KWARGS") or {}

@@ -252,7 +252,7 @@ def test_server_that_does_not_say_who_it_is():
     with redis_server() as location, cache_at(location) as client:
         client.execute_command("ACL", "SETUSER", "default", "-info")
         paper = warm()
-        assert transport_of("default").server_id() == ""
+        assert transport_of("default").server_id("version") == ""
         save(paper)
         assert is_fresh()
 
@@ -269,7 +269,7 @@ def steps():
 
 
 def test_token_is_replaced(steps):
-    token, other = steps.server_id() + "0" * 16, "f" * 16
+    token, other = steps.server_id("version") + "0" * 16, "f" * 16
     caches["default"].set("version", other)
     found = steps.look(["version"])["version"]
     assert steps.replace("version", found, token, 60) == token
@@ -279,15 +279,15 @@ def test_token_is_replaced(steps):
 @pytest.mark.parametrize("there", [LOCK, "another token"])
 def test_entry_that_has_changed_meanwhile_stays(steps, there):
     if there != LOCK:
-        there = steps.server_id() + "1" * 16
+        there = steps.server_id("version") + "1" * 16
     caches["default"].set("version", there)
-    token = steps.server_id() + "0" * 16
+    token = steps.server_id("version") + "0" * 16
     assert steps.replace("version", "other.ffff", token, 60) == there
     assert caches["default"].get("version") == there
 
 
 def test_entry_that_was_evicted_meanwhile(steps):
-    token = steps.server_id() + "0" * 16
+    token = steps.server_id("version") + "0" * 16
     assert steps.replace("version", "other.ffff", token, 60) == token
 
 

@@ -85,7 +85,7 @@ class Steps:
     def use(self, steps):
         self.steps = steps
         steps.probe()
-        server_id = steps.server_id()
+        server_id = steps.server_id("version")
         self.token, self.other = server_id + TOKEN, server_id + OTHER
         self.clock = server_id + CLOCK
 

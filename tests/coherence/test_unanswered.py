@@ -4,6 +4,7 @@ transaction. A test waits for everything else, so these tests turn that off.
 """
 
 import logging
+import threading
 from collections import Counter
 
 import pytest
@@ -17,7 +18,7 @@ from getorcreateplus.coherence import process_memory as memory
 from getorcreateplus.coherence.journal import journal
 from getorcreateplus.coherence.tokens import LOCK
 from getorcreateplus.coherence.transports import memcached as of_memcached
-from getorcreateplus.coherence.transports import redis
+from getorcreateplus.coherence.transports import packets, redis
 from getorcreateplus.coherence.transports.packets import Commands
 from getorcreateplus.test import (
     CaptureCacheCommands,
@@ -60,6 +61,11 @@ def on_redis(redis_location):
 
 def sender():
     return clients.by_alias["default"].transport.server().commands
+
+
+def pool_of(max_connections):
+    pool = sender().pool
+    return type(pool)(**pool.connection_kwargs, max_connections=max_connections)
 
 
 def send(*command):
@@ -170,14 +176,33 @@ class TestFills:
 
     def test_connections_are_given_back(self, on_redis):
         """One whose answers are unread is closed."""
-        read()
-        pool = sender().pool
-        closing = Commands(pool, is_shared=False)
-        closing.send_later(len, ("PING",))
-        [line] = closing.kept
-        del closing
+        pool = pool_of(100)
+        leaving = Commands(pool, is_shared=True)
+        leaving.send_later(len, ("PING",))
+        [line] = leaving.kept
+        del leaving
+        packets.give_back()
         assert line.connection._sock is None
         assert line.connection in pool._available_connections
+
+    def test_half_of_a_shared_pool_is_not_kept(self, on_redis):
+        pool = pool_of(16)
+        several = [Commands(pool, is_shared=True) for _ in range(6)]
+        for commands in several:
+            assert commands.send(("PING",)) == [b"PONG"]
+        assert [len(commands.kept) for commands in several] == [1] * 4 + [0] * 2
+        del several, commands
+        assert Commands(pool, is_shared=True).keeps
+
+    def test_garbage_is_collected_while_the_pool_is_locked(self, on_redis):
+        """A thread cannot take the lock of valkey-py's pool twice."""
+        pool = pool_of(100)
+        pool._lock = threading.Lock()
+        leaving = Commands(pool, is_shared=True)
+        leaving.send(("PING",))
+        with pool._lock:
+            del leaving
+        assert Commands(pool, is_shared=True).send(("PING",)) == [b"PONG"]
 
     def test_memcached(self):
         with memcached() as location, override_settings(CACHES=caches_at(location)):

@@ -40,13 +40,13 @@ def can_connect(port):
     return False
 
 
-def wait_for(is_done):
+def wait_for(is_done, patience=PATIENCE):
     event = threading.Event()
-    for _ in range(PATIENCE * 50):
+    for _ in range(patience * 50):
         if is_done():
             return
         event.wait(0.02)
-    raise AssertionError(f"It was not so within {PATIENCE} s.")
+    raise AssertionError(f"It was not so within {patience} s.")
 
 
 @contextmanager

@@ -421,7 +421,7 @@ def test_memory_that_outlives_the_cache(local, kept, is_wrong):
 
 TRANSPORT = (
     "a dictionary of cache aliases, each with one of 'django', 'locmem', 'memcached', "
-    "'redis'"
+    "'redis', 'redis-cluster'"
 )
 
 
@@ -535,7 +535,7 @@ def test_each_check_has_a_section():
     )
     assert all(anchor == each for anchor, each in sections)
     assert sorted(each for _, each in sections) == sorted(ids)
-    assert len(ids) == 24
+    assert len(ids) == 25
 
 
 def test_all_are_registered():

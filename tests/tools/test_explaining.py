@@ -91,7 +91,9 @@ def held(found):
 
 def set_version(obj, value):
     region, _, version = entries(obj)
-    region.client.announce({version: transactions.token_prefix("default") + value}, 60)
+    prefix = transactions.token_prefix("default")
+    token = prefix + value if value == "LOCK" else region.new_token(prefix)
+    region.client.announce({version: token}, 60)
 
 
 class TestOutcome:
@@ -196,7 +198,7 @@ class TestOutcome:
         assert "`getorcreateplus invalidate tests.Paper --all`" in found.remedy
 
     def test_stamp(self):
-        set_version(warm_row(), "0123")
+        set_version(warm_row(), "another token")
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.STAMP
 

@@ -85,7 +85,7 @@ class TestReasons:
 
     def test_stamp(self):
         region, _, version = entries(warm_row())
-        token = tokens.new_token(transactions.token_prefix("default"))
+        token = region.new_token(transactions.token_prefix("default"))
         region.client.announce({version: token}, 60)
         assert what_is_told(row_of) == [miss(Reason.STAMP)]
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import redis
+import valkey
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.redis import RedisCache
@@ -25,6 +26,7 @@ DJANGO = "django.core.cache.backends"
 REDIS, MEMCACHED = f"{DJANGO}.redis.RedisCache", f"{DJANGO}.memcached.PyMemcacheCache"
 LOCMEM, DATABASE = f"{DJANGO}.locmem.LocMemCache", f"{DJANGO}.db.DatabaseCache"
 FILES = f"{DJANGO}.filebased.FileBasedCache"
+CLUSTER = "django_valkey.cluster_cache.cache.ClusterValkeyCache"
 PYLIBMC = f"{DJANGO}.memcached.PyLibMCCache"
 URL = "redis://127.0.0.1:1/0"
 
@@ -79,6 +81,9 @@ def before_8(self, socket_timeout=None):
             {"CONNECTION_POOL_KWARGS": {"socket_timeout": 1}},
             None,
         ),
+        (CLUSTER, URL, {}, "socket_timeout in BASE_CLIENT_KWARGS"),
+        (CLUSTER, URL, {"SOCKET_TIMEOUT": 1}, "socket_timeout in BASE_CLIENT_KWARGS"),
+        (CLUSTER, URL, {"BASE_CLIENT_KWARGS": {"socket_timeout": 1}}, None),
         (MEMCACHED, "127.0.0.1:1", {}, "timeout and no connect_timeout"),
         (MEMCACHED, "127.0.0.1:1", {"timeout": 1}, "connect_timeout"),
         (MEMCACHED, "127.0.0.1:1", {"timeout": 1, "connect_timeout": 1}, None),
@@ -87,7 +92,9 @@ def before_8(self, socket_timeout=None):
     ],
 )
 def test_client_without_a_timeout(name, location, options, missing, monkeypatch):
-    monkeypatch.setattr(redis.connection.AbstractConnection, "__init__", before_8)
+    for library in redis, valkey:
+        owner = library.connection.AbstractConnection
+        monkeypatch.setattr(owner, "__init__", before_8)
     with cache(name, location, **options):
         found = list(checks.check_alone([Paper]))
     if missing is None:

@@ -47,8 +47,13 @@ class Transport(ABC):
         what is there then: another one if it has changed meanwhile.
         """
 
-    def server_id(self):
-        """Return what new tokens name the server by, "" if they do not."""
+    has_hash_tags = False  # a model's keys name one, for one server to have them
+
+    def server_id(self, key):
+        """
+        Return what new tokens name the server by that has a key; "" if they do
+        not.
+        """
         return ""
 
     @abstractmethod

@@ -13,6 +13,7 @@ from .django import DjangoTransport
 from .locmem import LocMemTransport
 from .memcached import PyMemcacheTransport
 from .redis import RedisTransport
+from .redis_cluster import RedisClusterTransport
 
 TRANSPORTS = {
     transport.name: transport
@@ -21,6 +22,7 @@ TRANSPORTS = {
         LocMemTransport,
         PyMemcacheTransport,
         RedisTransport,
+        RedisClusterTransport,
     )
 }
 
@@ -54,6 +56,10 @@ def transport_by_class(alias):
     if has_methods(cache, RedisCache):
         is_known = cache._class is RedisCacheClient
         return RedisTransport if is_known else DjangoTransport
+    cluster = getattr(sys.modules.get(CLUSTER[0]), CLUSTER[1], None)
+    if cluster is not None and isinstance(cache, cluster):
+        # Also if it overrides methods: its set_many() has no timeout.
+        return RedisClusterTransport
     for module, name in CLIENT_BACKENDS:
         backend = getattr(sys.modules.get(module), name, None)
         if backend is not None and has_methods(cache, backend):
@@ -68,6 +74,7 @@ CLIENT_BACKENDS = (
     ("django_redis.cache", "RedisCache"),
     ("django_valkey.cache", "ValkeyCache"),
 )
+CLUSTER = "django_valkey.cluster_cache.cache", "ClusterValkeyCache"
 CLIENT_MODULES = {
     f"{package}.client.{name}"
     for package in ("django_redis", "django_valkey")

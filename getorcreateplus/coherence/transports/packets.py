@@ -9,6 +9,8 @@ from contextlib import suppress
 from .redis_identity import QUESTION, identity_of
 
 IDLE = 1  # seconds; after that a connection may have been closed by the server
+MAX_UNREAD = 16  # packets
+MAX_KEPT = 2  # connections, for the threads of an ASGI server that share them
 
 
 class Script:
@@ -55,10 +57,11 @@ class Line:
             self.unread.popleft()
             take(answers)
 
-    def is_stale(self):
+    def is_idle(self):
+        return time.monotonic() - self.used > IDLE
+
+    def is_closed(self):
         """Return True if the server has closed the connection since."""
-        if time.monotonic() - self.used <= IDLE:
-            return False
         try:
             return self.connection.can_read()  # but nothing is to be read
         except Exception:  # noqa: BLE001 - of two libraries
@@ -108,18 +111,19 @@ class Commands:
 
     redis-py and valkey-py take a connection from the pool for each command,
     which costs more than the command. These connections are kept between
-    commands, unless threads share a pool that is bounded: then one thread
-    would keep what another waits for.
+    commands. If cache objects share a pool that is bounded, they keep half of
+    its connections at most, because others wait for one.
     """
 
     server_id = ""  # of the last answers
 
     def __init__(self, pool, is_shared):
         self.pool = pool
-        self.keeps = not is_shared or is_unbounded(pool)
+        self.keeps = not is_shared or may_keep(self, pool)
         self.kept = []  # Lines, the one that was used last at the end
-        closing = weakref.finalize(self, give_back, pool, self.kept)
-        closing.atexit = False
+        if is_shared:
+            leaving = weakref.finalize(self, left.append, (pool, self.kept))
+            leaving.atexit = False
 
     def send(self, *commands):
         """
@@ -127,14 +131,7 @@ class Commands:
         If one of them is an error, raise it when all are read.
         """
         line = self._take()
-        try:
-            line.write(commands)
-            line.read_unread()
-            answers = line.read(len(commands))
-        except BaseException:
-            # An answer that was not read would be that of the next command.
-            self._drop(line)
-            raise
+        answers = self._exchange(line, commands)
         try:
             raise_error(answers)
         except Exception:
@@ -144,12 +141,28 @@ class Commands:
         self._keep(line)
         return answers
 
+    def exchange(self, *commands):
+        """As send(), but errors are among the answers."""
+        line = self._take()
+        answers = self._exchange(line, commands)
+        self._keep(line)
+        return answers
+
+    def _exchange(self, line, commands):
+        try:
+            line.write(commands)
+            line.read_unread()
+            return line.read(len(commands))
+        except BaseException:
+            # An answer that was not read would be that of the next command.
+            self._drop(line)
+            raise
+
     def send_later(self, take, *commands):
         """
-        Send these commands, and do not wait. The next command on the
-        connection reads the answers first, and gives them to ``take``; if the
-        connection fails before, nothing does. Only connections that are kept
-        can do that.
+        Send these commands, and do not wait. Who reads on the connection next
+        reads these answers first, and gives them to ``take``; nothing does if
+        the connection fails before. Only connections that are kept can do that.
         """
         line = self._take()
         try:
@@ -219,6 +232,8 @@ class Commands:
             line = self.kept.pop()
         except IndexError:
             return Line(connection_of(self.pool))
+        if not (line.is_idle() or len(line.unread) > MAX_UNREAD):
+            return line  # whose answers are read after the next command
         try:
             line.read_unread()
         except Exception:  # noqa: BLE001 - of two libraries
@@ -228,13 +243,13 @@ class Commands:
         except BaseException:
             self._drop(line)
             raise
-        if line.is_stale():
+        if line.is_idle() and line.is_closed():
             line.connection.disconnect()  # it connects again as it sends
         return line
 
     def _keep(self, line):
         self.server_id = line.identity.server_id
-        if self.keeps:
+        if self.keeps and (line.unread or len(self.kept) < MAX_KEPT):
             line.used = time.monotonic()
             self.kept.append(line)
         else:
@@ -263,19 +278,39 @@ def raise_error(answers):
 
 
 def connection_of(pool):
+    give_back()
     try:
         return pool.get_connection()
     except TypeError:  # before redis-py 5.3, and in valkey-py
         return pool.get_connection("EVALSHA")
 
 
-def is_unbounded(pool):
-    """Return True if each thread may have a connection of its own."""
-    return getattr(pool, "max_connections", 0) >= 2**20
+keepers = weakref.WeakKeyDictionary()  # pool: Commands that keep connections
 
 
-def give_back(pool, kept):
-    for line in kept:
-        if line.unread:
-            line.connection.disconnect()
-        pool.release(line.connection)
+def may_keep(commands, pool):
+    """Return True if Commands may keep connections of a shared pool."""
+    those = keepers.setdefault(pool, weakref.WeakSet())
+    if (len(those) + 1) * MAX_KEPT * 2 > getattr(pool, "max_connections", 0):
+        return False
+    those.add(commands)
+    return True
+
+
+# The lists of Lines that Commands have left, each with its pool. They are not
+# given back when the Commands are garbage, because the garbage collector may
+# run while this thread holds the pool's lock.
+left = deque()
+
+
+def give_back():
+    """Give the connections back that Commands have left."""
+    while left:
+        try:
+            pool, kept = left.popleft()
+        except IndexError:  # another thread has it
+            return
+        for line in kept:
+            if line.unread:
+                line.connection.disconnect()
+            pool.release(line.connection)

@@ -69,6 +69,18 @@ class Packets(DjangoTransport):
             timeout = caches[self.alias].default_timeout
         return () if timeout is None else ("PX", max(1, int(timeout * 1000)))
 
+    def gets(self, keys):
+        """Return the keys in the order of the answers, and what gets them."""
+        return keys, gets_of(self.keys(keys))
+
+    def dels(self, keys):
+        return [("DEL", *self.keys(keys))]
+
+    def found(self, server, keys, answers, first=0):
+        """Return {key: value}, from the answers since the first that gets."""
+        values = chain.from_iterable(answers[first:])
+        return server.found(keys, values, answers.server_id)
+
     def sets(self, server, entries, timeout):
         return server.sets(self.keys(entries), entries.values(), self.expiry(timeout))
 
@@ -80,22 +92,19 @@ class Packets(DjangoTransport):
                 return
 
 
-class RedisTransport(Packets):
-    """The steps of the protocol by commands and scripts of Redis."""
+class Reading(Packets):
+    """What a reader does."""
 
-    name = "redis"
     is_one_step = True  # vouch_and_fill() is
     may_run_scripts = True
-
-    # What a reader does
 
     def look(self, keys):
         server = self.server()
         if server is None:
             return super().look(keys)
-        made = self.keys(keys)
-        answers = self.send(server, "look", keys, gets_of(made))
-        return server.found(keys, chain.from_iterable(answers), answers.server_id)
+        keys, commands = self.gets(keys)
+        answers = self.send(server, "look", keys, commands)
+        return self.found(server, keys, answers)
 
     def look_in_order(self, keys):
         return self.look(keys)
@@ -120,11 +129,9 @@ class RedisTransport(Packets):
             ("SET", key, server.dumps(token), "NX", *self.expiry(timeouts[unmade]))
             for key, (unmade, token) in zip(made, fresh.items(), strict=False)
         ]
-        commands = [*adds, *gets_of(made)]
-        answers = self.send(server, name, keys, commands)
-        tokens = chain.from_iterable(answers[len(adds) :])
+        answers = self.send(server, name, keys, [*adds, *gets_of(made)])
         try:
-            return server.found(keys, tokens, answers.server_id)
+            return self.found(server, keys, answers, len(adds))
         except Exception as error:
             raise LookFailed from error
 
@@ -176,7 +183,7 @@ class RedisTransport(Packets):
             if type(answer).__name__ == "NoScriptError":
                 server.knows_script = False  # the next call sends its text
             elif isinstance(answer, Exception):
-                self.on_refusal(answer)
+                self.take(answers)
             elif answer[2] == 0:
                 # The next call waits, and finds out why.
                 if len(server.unfilled) >= MAX_UNFILLED:
@@ -199,6 +206,35 @@ class RedisTransport(Packets):
 
     def delete(self, keys):
         self.drop([keys])
+
+    def server_id(self, key):
+        try:
+            server = self.server()
+        except InvalidCacheBackendError:
+            server = None  # a test has taken the alias out of CACHES
+        return "" if server is None else server.commands.server_id
+
+    def replace(self, key, found, token, timeout):
+        server = self.server()
+        if server is None:
+            return super().replace(key, found, token, timeout)
+
+        def successor_of(data, server_id):
+            value = server.found([key], [data], server_id).get(key)
+            return server.dumps(token) if value in {found, None} else data
+
+        if listeners:
+            tell(self.alias, "replace", [key])
+        [made] = self.keys([key])
+        expiry = self.expiry(timeout)
+        data, server_id = server.commands.replace(made, successor_of, expiry)
+        return server.found([key], [data], server_id).get(key)
+
+
+class RedisTransport(Reading):
+    """The steps of the protocol by commands and scripts of Redis."""
+
+    name = "redis"
 
     # What a writer does
 
@@ -223,29 +259,6 @@ class RedisTransport(Packets):
         if adds:
             commands = [(*command, "NX") for command in commands]
         return server.commands.read_later(*commands)
-
-    def server_id(self):
-        try:
-            server = self.server()
-        except InvalidCacheBackendError:
-            server = None  # a test has taken the alias out of CACHES
-        return "" if server is None else server.commands.server_id
-
-    def replace(self, key, found, token, timeout):
-        server = self.server()
-        if server is None:
-            return super().replace(key, found, token, timeout)
-
-        def successor_of(data, server_id):
-            value = server.found([key], [data], server_id).get(key)
-            return server.dumps(token) if value in {found, None} else data
-
-        if listeners:
-            tell(self.alias, "replace", [key])
-        [made] = self.keys([key])
-        expiry = self.expiry(timeout)
-        data, server_id = server.commands.replace(made, successor_of, expiry)
-        return server.found([key], [data], server_id).get(key)
 
     def release(self, steps, timeout):
         server = self.server()
@@ -273,7 +286,7 @@ class RedisTransport(Packets):
             return
         keys = [list(step) for step in steps if step]
         if keys:
-            commands = [("DEL", *self.keys(step)) for step in keys]
+            commands = [each for step in keys for each in self.dels(step)]
             self.send(server, "drop", list(chain.from_iterable(keys)), commands)
 
     # Whether the cache answers

@@ -17,8 +17,8 @@ from .redis_identity import marked
 class Server:
     """What a transport needs of one cache object."""
 
-    def __init__(self, pool, is_shared, dumps, loads, keeps_bytes):
-        self.commands = Commands(pool, is_shared)
+    def __init__(self, commands, dumps, loads, keeps_bytes):
+        self.commands = commands
         self.dumps, self.loads = dumps, loads
         self.knows_script = False  # the server has run it
         self.unfilled = set()  # version keys of rows that it has not filled
@@ -62,11 +62,14 @@ def server_of_django(cache):
         dumps = partial(pickle.dumps, protocol=serializer.protocol)
         loads = partial(load_pickle, loads)
     pool = cache._cache.get_client(write=True).connection_pool
-    return Server(pool, False, dumps, loads, is_plain)
+    return Server(Commands(pool, is_shared=False), dumps, loads, is_plain)
 
 
-def server_of_client(cache):
-    """The cache is one of django-redis or django-valkey."""
+def server_of_client(cache, commands=None):
+    """
+    The cache is one of django-redis or django-valkey. ``commands`` sends them;
+    without it, they go to the one server of the backend's client.
+    """
     client = cache.client
     loads = client.decode
     is_plain = type(client._compressor).__name__ == "IdentityCompressor"
@@ -76,8 +79,10 @@ def server_of_client(cache):
         # A herd client wraps what its set() is given. These steps do not,
         # because an entry of this package may be dropped at any time.
         loads = partial(load_packed, client, loads)
-    pool = client.get_client(write=True).connection_pool
-    return Server(pool, True, client.encode, loads, is_plain)
+    if commands is None:
+        pool = client.get_client(write=True).connection_pool
+        commands = Commands(pool, is_shared=True)
+    return Server(commands, client.encode, loads, is_plain)
 
 
 def load_pickle(loads, data):

@@ -1,0 +1,345 @@
+"""
+A cluster of Redis or Valkey servers: the steps are those of one server.
+
+The keys of a model have a hash tag in common, so that one server has all of
+them. Only a payload whose key is the bare primary key may be on another one.
+"""
+
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+
+from django.core.cache import caches
+
+from ...environment.forks import renew_in_child
+from ..faults import LookFailed
+from .base import Transport
+from .packets import Answers, Commands, raise_error
+from .redis import RedisTransport, gets_of
+from .redis_servers import server_of_client
+
+MAX_REDIRECTS = 5  # of one command
+
+# Seconds between two questions which server has which keys, and for which the
+# commands for a slot that is being moved are sent one by one.
+PAUSE, CARE = 0.2, 1
+
+# Errors in place of an answer. The command was not done.
+REDIRECTS = {"MovedError", "AskError", "TryAgainError"}
+
+inherited = []  # clients of the parent of a fork: never closed here
+
+
+class Cluster:
+    """Which server has which keys, for one alias and all threads."""
+
+    def __init__(self, alias):
+        self.alias = alias
+        self.begin_anew()
+        renew_in_child(self)
+
+    def begin_anew(self):
+        inherited.append(vars(self).get("connected"))
+        self.lock = threading.RLock()
+        self.connected = None
+        self.asked = 0.0  # as time.monotonic() counts
+        self.moving = {}  # slot: until when it is taken to be moved
+
+    @property
+    def client(self):
+        """The backend's client, which knows the servers even if one fails."""
+        if self.connected is None:
+            with self.lock:
+                if self.connected is None:
+                    self.connected = connect(caches[self.alias].client)
+        return self.connected
+
+    def slot(self, key):
+        return self.client.keyslot(key)
+
+    def pool_of(self, key):
+        return self.pool(self.client.nodes_manager.get_node_from_slot(self.slot(key)))
+
+    def pool_at(self, error):
+        """Return the connections to the server that an AskError names."""
+        node = self.client.get_node(host=error.host, port=error.port)
+        if node is None:
+            self.ask()
+            node = self.client.get_node(host=error.host, port=error.port)
+        return self.pool(node)
+
+    def pool(self, node):
+        return node, self.client.get_valkey_connection(node).connection_pool
+
+    def is_moving(self, key):
+        return bool(self.moving) and self.moving.get(self.slot(key), 0) > (
+            time.monotonic()
+        )
+
+    def note(self, error):
+        """Learn from an error which server has which keys."""
+        name = type(error).__name__
+        if name == "MovedError":
+            self.client.nodes_manager.update_moved_exception(error)
+        elif name == "AskError":
+            self.moving[error.slot_id] = time.monotonic() + CARE
+        elif name != "TryAgainError":
+            self.ask()
+
+    def note_moving(self, key):
+        self.moving[self.slot(key)] = time.monotonic() + CARE
+
+    def ask(self):
+        """Ask the servers again, unless that was just done."""
+        with self.lock:
+            if time.monotonic() - self.asked > PAUSE:
+                self.asked = time.monotonic()
+                with suppress(Exception):  # the error that led here is raised
+                    self.client.nodes_manager.initialize()
+
+
+def connect(client):
+    """Connect to the first server of LOCATION that answers."""
+    index, first = 0, None
+    while True:
+        try:
+            return client.connect(index)
+        except IndexError:
+            raise first from None
+        except Exception as error:  # noqa: BLE001 - of any client
+            first = first or error
+        index += 1
+
+
+class ClusterCommands:
+    """As Commands, each packet to the server that has its keys."""
+
+    keeps = True
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.by_server = {}
+
+    def server_id(self, key):
+        return self._of(key).server_id
+
+    def _of(self, key):
+        return self._at(*self.cluster.pool_of(key))
+
+    def _at(self, node, pool):
+        commands = self.by_server.get(node.name)
+        if commands is None or commands.pool is not pool:
+            commands = self.by_server[node.name] = Commands(pool, True)
+        return commands
+
+    def packets(self, commands):
+        """
+        Return [Commands, list of commands] for each packet: those for one
+        server that follow each other, or all of them if they only read.
+        """
+        packets, may_wait = [], all(command[0] == "MGET" for command in commands)
+        for command in commands:
+            to = self._of(key_of(command))
+            before = packets if may_wait else packets[-1:]
+            packet = next((each for each in before if each[0] is to), None)
+            if packet is None:
+                packets.append(packet := (to, []))
+            packet[1].append(command)
+        return packets
+
+    def send(self, *commands):
+        for _ in range(MAX_REDIRECTS):
+            if any(self.cluster.is_moving(key_of(command)) for command in commands):
+                return self._send_one_by_one(commands)
+            done = self._send(commands)
+            if done is not None:
+                return done
+        raise ConnectionError("the cluster moves its keys")
+
+    def _send(self, commands):
+        """Return the answers; None if nothing was done, and may be now."""
+        answers = dict.fromkeys(commands)
+        server_ids = {}
+        packets = self.packets(commands)
+        for to, part in packets:
+            found = self._exchange(to, part)
+            redirects = [e for e in found if type(e).__name__ in REDIRECTS]
+            for command, answer in zip(part, found, strict=True):
+                if type(answer).__name__ in REDIRECTS:
+                    self.cluster.note(answer)
+                    if type(answer).__name__ == "TryAgainError":
+                        self.cluster.note_moving(key_of(command))
+            is_read = all(command[0] == "MGET" for command in commands)
+            if redirects and (
+                is_read or (to is packets[0][0] and len(redirects) == len(part))
+            ):
+                return None
+            if redirects:
+                raise LookFailed from redirects[0]
+            raise_error(found)
+            answers |= zip(part, found, strict=True)
+            server_ids |= dict.fromkeys(part, found.server_id)
+        return in_order(commands, answers, server_ids)
+
+    def _exchange(self, to, part):
+        try:
+            return to.exchange(*part)
+        except Exception as error:
+            self.cluster.note(error)
+            raise
+
+    def _send_one_by_one(self, commands):
+        """As send(), where keys may be on two servers: one key at a time."""
+        answers, server_ids = {}, {}
+        for command in commands:
+            name, *keys = command
+            if name in {"MGET", "DEL"}:
+                single = "GET" if name == "MGET" else "DEL"
+                parts = [self._send_alone((single, key)) for key in keys]
+                answers[command] = [answer for answer, _ in parts]
+                server_ids[command] = parts[-1][1]
+            else:
+                answers[command], server_ids[command] = self._send_alone(command)
+        return in_order(commands, answers, server_ids)
+
+    def _send_alone(self, command):
+        """Return the answer to a command for one key, and the server_id."""
+        for _ in range(MAX_REDIRECTS):
+            to = self._of(key_of(command))
+            [answer] = answers = self._exchange(to, [command])
+            if type(answer).__name__ == "AskError":
+                to = self._at(*self.cluster.pool_at(answer))
+                answers = self._exchange(to, [("ASKING",), command])
+                answer = answers[-1]
+            if type(answer).__name__ not in REDIRECTS:
+                raise_error(answers)
+                return answer, answers.server_id
+            self.cluster.note(answer)
+        raise LookFailed from answer
+
+    def send_later(self, take, *commands):
+        if any(self.cluster.is_moving(key_of(command)) for command in commands):
+            take(self.send(*commands))
+            return
+        for to, part in self.packets(commands):
+            to.send_later(partial(self._take, take), *part)
+
+    def _take(self, take, answers):
+        for answer in answers:
+            if type(answer).__name__ in REDIRECTS:
+                self.cluster.note(answer)
+        take(answers)
+
+    def read_later(self, *commands):
+        """Return None if the keys are on several servers, or are moved."""
+        if any(self.cluster.is_moving(key_of(command)) for command in commands):
+            return None
+        [(to, _), *others] = self.packets(commands)
+        return None if others else to.read_later(*commands)
+
+    def run(self, script, keys, *args):
+        try:
+            return self._of(keys[0]).run(script, keys, *args)
+        except Exception as error:  # noqa: BLE001 - of any client
+            self._raise(error, keys[0])
+
+    def replace(self, key, *args):
+        try:
+            return self._of(key).replace(key, *args)
+        except Exception as error:  # noqa: BLE001 - of any client
+            self._raise(error, key)
+
+    def _raise(self, error, key):
+        """Raise an error; LookFailed from a redirect, as nothing was done."""
+        self.cluster.note(error)
+        name = type(error).__name__
+        if name not in REDIRECTS:
+            raise error
+        if name != "MovedError":
+            self.cluster.note_moving(key)
+        raise LookFailed from error
+
+
+def key_of(command):
+    return command[3] if command[0] in {"EVALSHA", "EVAL"} else command[1]
+
+
+def in_order(commands, answers, server_ids):
+    found = Answers(answers[command] for command in commands)
+    found.server_ids = [server_ids[command] for command in commands]
+    return found
+
+
+class RedisClusterTransport(RedisTransport):
+    """The steps of the protocol in a cluster, through django-valkey."""
+
+    name = "redis-cluster"
+    has_hash_tags = True
+
+    def __init__(self, alias):
+        super().__init__(alias)
+        self.cluster = Cluster(alias)
+
+    def server(self):
+        # Never None: set_many() of this backend takes the timeout for the
+        # version of the keys.
+        cache = caches[self.alias]
+        try:
+            return vars(cache)["getorcreateplus_server"]
+        except KeyError:
+            server = server_of_client(cache, ClusterCommands(self.cluster))
+            cache.getorcreateplus_server = server
+            return server
+
+    def by_slot(self, keys):
+        """Return [keys, keys as the server has them] for each slot."""
+        slots = {}
+        for key, made in zip(keys, self.keys(keys), strict=True):
+            some = slots.setdefault(self.cluster.slot(made), ([], []))
+            some[0].append(key)
+            some[1].append(made)
+        return slots.values()
+
+    def gets(self, keys):
+        order, commands = [], []
+        for some, made in self.by_slot(keys):
+            order += some
+            commands += gets_of(made)
+        return order, commands
+
+    def dels(self, keys):
+        return [("DEL", *made) for _, made in self.by_slot(keys)]
+
+    def found(self, server, keys, answers, first=0):
+        found, keys = {}, iter(keys)
+        pairs = zip(answers[first:], answers.server_ids[first:], strict=True)
+        for values, server_id in pairs:
+            # Not strict: the other keys are those of the answers that follow.
+            some = [key for _, key in zip(values, keys, strict=False)]
+            found |= server.found(some, values, server_id)
+        return found
+
+    def vouch_and_fill(self, key, token, timeout, clock_key, clock, entries):
+        args = key, token, timeout, clock_key, clock, entries
+        made = self.keys([key, clock_key, *entries])
+        if len(set(map(self.cluster.slot, made))) > 1 or self.cluster.is_moving(
+            made[0]
+        ):
+            return Transport.vouch_and_fill(self, *args)
+        try:
+            return super().vouch_and_fill(*args)
+        except LookFailed as failed:
+            if type(failed.__cause__).__name__ not in REDIRECTS:
+                raise
+            return Transport.vouch_and_fill(self, *args)
+
+    def take(self, answers):
+        super().take([a for a in answers if type(a).__name__ not in REDIRECTS])
+
+    def server_id(self, key):
+        [made] = self.keys([key])
+        return self.server().commands.server_id(made)
+
+    def has_several_servers(self):
+        return True

@@ -1,0 +1,249 @@
+"""
+A cluster of three primaries with a replica each, and a Sentinel: what calls
+return while a primary dies, and while keys are moved to another one.
+tests.stress does so under load.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+from django.core import checks
+from django.core.cache import caches
+from django.db import connection
+from django.test import override_settings
+
+from getorcreateplus.checks import check_caches
+from getorcreateplus.coherence import clients
+from getorcreateplus.coherence.transports import transport_of
+from getorcreateplus.coherence.transports.redis import RedisTransport
+from getorcreateplus.coherence.transports.redis_cluster import RedisClusterTransport
+from getorcreateplus.test import CaptureCacheCommands
+from getorcreateplus.writes.registry import region_of
+
+from ..models import Paper, Sheet
+from ..support.clusters import redis_cluster, redis_sentinel
+from ..support.papers import (
+    pages,
+    save,
+    save_in_transaction,
+    update,
+    update_or_create_in_transaction,
+    warm,
+)
+from ..support.servers import another_process, wait_for
+from .test_transports import Redis, on_servers
+
+pytestmark = [
+    pytest.mark.shared_cache,
+    pytest.mark.database("postgresql"),
+    pytest.mark.django_db(transaction=True),
+]
+WRITES = [save, save_in_transaction, update, update_or_create_in_transaction]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with redis_cluster() as cluster:
+        yield cluster
+
+
+class TestSteps(Redis):
+    pytestmark = on_servers
+    backend = "django_valkey.cluster_cache.cache.ClusterValkeyCache"
+    transport = RedisClusterTransport
+    key_prefix = "{tag}"  # as a model's keys have one
+
+    # Of this backend's API, set_many() sets other keys than get_many() gets.
+    test_several_processes_of_other_transports = None
+    # So the transport does not call it, whoever has replaced it.
+    test_replaced_method_is_called = test_each_step_by_replaced_methods = None
+
+    @pytest.fixture
+    def location(self, cluster):
+        return cluster.config()["LOCATION"]
+
+    def server(self):
+        [made] = self.steps.keys(["version"])
+        return self.steps.server().commands._of(made).send
+
+    def test_answers(self):
+        self.steps.probe()
+        assert self.steps.takes_small_entries()
+        assert self.steps.has_several_servers()
+
+
+# The rows of a model
+
+
+@contextmanager
+def using(**configs):
+    with another_process(), override_settings(CACHES=configs):
+        yield
+        caches.close_all()
+
+
+@pytest.fixture
+def rows(cluster, monkeypatch):
+    """The rows of Paper are in the cluster; no pause follows a failure."""
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 0)
+    with using(default=cluster.config(KEY_PREFIX=connection.settings_dict["NAME"])):
+        yield cluster
+        cluster.flush()
+
+
+@pytest.fixture
+def own_cache(cluster):
+    config = cluster.config()
+    with using(default=config, paper=config | {"KEY_PREFIX": "papers"}):
+        yield cluster
+        cluster.flush()
+
+
+def is_fresh(number):
+    """Return True if all processes read this, and another one has a hit."""
+    assert pages()[0] == number
+    with another_process():
+        assert pages()[0] == number
+        assert pages() == (number, 0)
+    return True
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_write(rows, write):
+    paper = warm()
+    with another_process():
+        assert pages() == (1, 0)
+    write(paper)
+    assert is_fresh(2)
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_payload_on_another_server(own_cache, write):
+    for number in range(10):
+        Sheet.objects.get_or_create(title=f"sheet {number}")
+    paper = warm()
+    with another_process():
+        assert pages() == (1, 0)
+    caches["paper"].delete(paper.pk)
+    assert pages() == (1, 1)
+    write(paper)
+    assert is_fresh(2)
+
+
+def test_packets(rows):
+    obj = warm()
+    with CaptureCacheCommands() as made:
+        pages()
+        obj.save()
+        pages()
+    assert [command.method for command in made] == [
+        *("look", "lock", "release"),
+        *("look", "fill"),
+    ]
+
+
+def test_keys_of_a_model_have_one_slot(rows):
+    warm()
+    region = region_of(Paper.objects.all())
+    long = "x" * 300
+    keys = [region.epoch_key, region.clock_key, region.hint_key((("title", "a"),))]
+    keys += [*region.keys_of_row("1"), *region.keys_of_row(long)]
+    made = map(caches["default"].make_key, keys)
+    assert len({rows.slot(key) for key in made}) == 1
+
+
+# Keys on their way to another server
+
+
+def slot_of_papers(cluster):
+    key = region_of(Paper.objects.all()).epoch_key
+    return cluster.slot(caches["default"].make_key(key))
+
+
+def other_port(cluster, slot):
+    source, _ = cluster.primary_of(slot)
+    return next(
+        port
+        for port, _, flags, _, _ in cluster.nodes()
+        if "master" in flags and port != source.port
+    )
+
+
+def update_to(paper, number):
+    Paper.objects.update(pages=number)
+
+
+@pytest.mark.parametrize("write", [save, update_to])
+def test_keys_are_moved(rows, write):
+    """A write is seen after each of them, and at last there are hits."""
+    paper = warm()
+    slot = slot_of_papers(rows)
+    for number, _ in enumerate(rows.move(slot, other_port(rows, slot), 1), start=2):
+        write(paper, number)
+        for _ in range(2):
+            assert pages()[0] == number
+            with another_process():
+                assert pages()[0] == number
+    assert is_fresh(number)
+    assert pages() == (number, 0)
+
+
+def test_transaction_while_keys_are_moved(rows):
+    paper = warm()
+    slot = slot_of_papers(rows)
+    for number, _ in enumerate(rows.move(slot, other_port(rows, slot), 1), start=2):
+        save_in_transaction(paper)
+        Paper.objects.get_or_create(title=f"new {number}")
+        with another_process():
+            assert pages()[0] == 2
+    assert is_fresh(2)
+
+
+# A primary that dies
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_primary_dies(rows, write):
+    paper = warm()
+    slot = slot_of_papers(rows)
+    rows.stop([caches["default"].make_key(region_of(Paper.objects.all()).epoch_key)])
+    assert slot == rows.stopped_slot
+    assert pages()[0] == 1
+    write(paper)
+    assert pages()[0] == 2
+    rows.start()
+    wait_for(lambda: pages() == (2, 0))
+    assert is_fresh(2)
+
+
+# A Sentinel
+
+
+@pytest.fixture(scope="module")
+def sentinel():
+    with redis_sentinel() as sentinel:
+        yield sentinel
+
+
+@pytest.mark.parametrize("package", ["django_redis", "django_valkey"])
+def test_sentinel(sentinel, package, monkeypatch):
+    monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 0)
+    prefix = f"{package} {connection.settings_dict['NAME']}"
+    with using(default=sentinel.config(package, KEY_PREFIX=prefix)):
+        assert type(transport_of("default")) is RedisTransport
+        paper = warm()
+        sentinel.stop(())
+        save(paper)
+        assert pages()[0] == 2
+        sentinel.start()
+        wait_for(lambda: pages() == (2, 0))
+        assert is_fresh(2)
+
+
+# Which alias is in a cluster
+
+
+def test_check_of_an_own_cache_in_a_cluster(own_cache):
+    [warning] = [each for each in check_caches(None) if each.id.endswith("W025")]
+    assert isinstance(warning, checks.Warning)
+    assert warning.obj is Paper
