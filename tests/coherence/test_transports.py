@@ -6,7 +6,9 @@ The classes at the top are inherited once for each kind of cache.
 """
 
 import logging
+import re
 import threading
+from contextlib import contextmanager
 from socket import IPPROTO_TCP, TCP_NODELAY
 
 import pytest
@@ -34,7 +36,7 @@ from getorcreateplus.test import CaptureCacheCommands
 from ..models import Sheet
 from ..support.caches import Unreadable as UnreadableValue
 from ..support.forks import in_child
-from ..support.servers import memcached, redis_server
+from ..support.servers import Gateway, memcached, redis_server
 
 # They start servers of their own, so that one database will do.
 on_servers = [pytest.mark.shared_cache, pytest.mark.database("postgresql")]
@@ -64,6 +66,7 @@ class Steps:
     """The steps of one transport."""
 
     backend = options = None
+    parameters = {}  # of the backend, beside OPTIONS
     transport = DjangoTransport
     key_prefix = "steps"
     forced = {}
@@ -71,6 +74,7 @@ class Steps:
     @pytest.fixture(autouse=True)
     def cache(self, location):
         config = {"BACKEND": self.backend, "LOCATION": location, "TIMEOUT": 300}
+        config |= self.parameters
         if self.options:
             config["OPTIONS"] = self.options
         config["KEY_PREFIX"] = f"{self.key_prefix}{id(self)}"
@@ -506,6 +510,10 @@ class TestDjangoRedisCompressed(TestDjangoRedis):
     options = {"COMPRESSOR": "django_redis.compressors.zlib.ZlibCompressor"}
 
 
+class TestDjangoRedisMessagePack(TestDjangoRedisJSON):
+    options = {"SERIALIZER": "django_redis.serializers.msgpack.MSGPackSerializer"}
+
+
 class TestDjangoValkey(Redis):
     pytestmark = on_servers
     backend = "django_valkey.cache.ValkeyCache"
@@ -516,18 +524,74 @@ class TestDjangoValkey(Redis):
         return redis_location.replace("redis:", "valkey:")
 
 
+class TestDjangoValkeyJSON(TestDjangoValkey):
+    options = {"SERIALIZER": "django_valkey.serializers.json.JSONSerializer"}
+
+    def can_pickle(self, cache):
+        return False
+
+
+class TestDjangoValkeyMessagePack(TestDjangoValkeyJSON):
+    options = {"SERIALIZER": "django_valkey.serializers.msgpack.MSGPackSerializer"}
+
+
+class TestDjangoValkeyCompressed(TestDjangoValkey):
+    options = {"COMPRESSOR": "django_valkey.compressors.zlib.ZlibCompressor"}
+
+
 class TestDjangoValkeyHerd(TestDjangoValkey):
     options = {"CLIENT_CLASS": "django_valkey.client.HerdClient"}
 
 
-class TestMemcached(Shared):
-    pytestmark = on_servers
-    backend = "django.core.cache.backends.memcached.PyMemcacheCache"
-    transport = PyMemcacheTransport
-
+class Memcached(Shared):
     @pytest.fixture
     def location(self, memcached_location):
         return memcached_location
+
+    @contextmanager
+    def at(self, location):
+        config = {"BACKEND": self.backend, "LOCATION": location}
+        if self.options:
+            config["OPTIONS"] = self.options
+        with override_settings(CACHES={"default": config}):
+            yield transport_of("default")
+            caches["default"].close()
+
+    def test_keys_are_sent_in_order(self):
+        """The server looks for one after the other."""
+        gateway = Gateway()
+        with self.at(gateway.location) as steps:
+            steps.look(["connected"])
+            gateway.sent.clear()
+            steps.look_in_order(["key3", "key1", "key2"])
+            sent = b"".join(gateway.sent)
+        gateway.close()
+        assert re.findall(rb"key\d", sent) == [b"key3", b"key1", b"key2"]
+
+    def test_release_fails_as_the_server_is_gone(self):
+        with memcached() as location, self.at(location) as steps:
+            steps.fill({"row": payload(TOKEN)}, 60)
+        with self.at(location) as steps:
+            for step in (
+                lambda: steps.release([{"clock": CLOCK}, {"version": TOKEN}], 60),
+                lambda: steps.lock({"version": "LOCK"}, 60),
+                lambda: steps.add("version", TOKEN, 60),
+                lambda: steps.drop([["version"]]),
+                steps.probe,
+            ):
+                with pytest.raises(Exception, match=r"(?i)refused|has failed"):
+                    step()
+
+    def test_row_that_is_too_large(self):
+        client = clients.by_alias["default"]
+        assert client.fill({"row": "x" * 2**21}, 60)
+        assert client.look(["row"]) == {}
+
+
+class TestMemcached(Memcached):
+    pytestmark = on_servers
+    backend = "django.core.cache.backends.memcached.PyMemcacheCache"
+    transport = PyMemcacheTransport
 
     def can_pickle(self, cache):
         return False  # pymemcache returns None in its place
@@ -546,11 +610,6 @@ class TestMemcached(Shared):
         option = self.steps.client().sock.getsockopt(IPPROTO_TCP, TCP_NODELAY)
         assert option != 0
 
-    def test_row_that_is_too_large(self):
-        client = clients.by_alias["default"]
-        assert client.fill({"row": "x" * 2**21}, 60)
-        assert client.look(["row"]) == {}
-
     def test_pool_of_connections(self, cache):
         """A command may take another connection than the one before it."""
         config = {
@@ -561,6 +620,18 @@ class TestMemcached(Shared):
         with override_settings(CACHES={"default": config}):
             assert transport_of("default").client() is None
             caches["default"].close()
+
+
+class TestPyLibMC(Memcached):
+    pytestmark = on_servers
+    backend = "django.core.cache.backends.memcached.PyLibMCCache"
+    # Without any, pylibmc prints a TypeError for each: Python 3.13 does not
+    # hide it.
+    options = {"behaviors": {}}
+
+
+class TestPyLibMCBinary(TestPyLibMC):
+    options = {"behaviors": {}, "binary": True}
 
 
 # Which transport an alias has

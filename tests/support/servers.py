@@ -84,6 +84,7 @@ class Gateway:
         address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.location = location.replace(parts.netloc, address)
         self.pairs = []
+        self.sent = []  # what clients have sent, as it came
         self.is_closed = False  # to new connections
         self.delay = 0  # seconds, of each answer
         self.lock = threading.Lock()
@@ -140,6 +141,8 @@ class Pair:
             while data := source.recv(65536):
                 if source is self.sockets[1]:
                     threading.Event().wait(self.gateway.delay)
+                else:
+                    self.gateway.sent.append(data)
                 if not self.is_forgotten:
                     target.sendall(data)
         if not self.is_forgotten:
