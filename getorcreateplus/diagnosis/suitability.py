@@ -19,7 +19,11 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.cache.backends.memcached import BaseMemcachedCache, PyMemcacheCache
+from django.core.cache.backends.memcached import (
+    BaseMemcachedCache,
+    PyLibMCCache,
+    PyMemcacheCache,
+)
 from django.core.cache.backends.redis import RedisCache
 from django.db import models
 from django.utils.module_loading import import_string
@@ -52,7 +56,12 @@ def backend_of(alias):
 
 def is_from(backend, *packages):
     """Return True if a backend, or a base of it, is from these packages."""
-    return any(c.__module__.partition(".")[0] in packages for c in backend.__mro__)
+    return any(is_from_package(cls, *packages) for cls in backend.__mro__)
+
+
+def is_from_package(obj, *packages):
+    """Return True if a class or a function is from one of these packages."""
+    return obj.__module__.partition(".")[0] in packages
 
 
 def is_cluster(alias):
@@ -74,6 +83,14 @@ def locations_of(alias):
 def waiting_flaw(alias):
     """Return the Flaw of a client of a server without a timeout, or None."""
     backend, options = backend_of(alias), options_of(alias)
+    if is_from(backend, "diskcache") and is_from_package(backend.set, "diskcache"):
+        return Flaw(
+            "is a DjangoCache of diskcache: where its disk is full, or another process "
+            "hangs as it writes, each write waits without end.",
+            "Take a subclass that waits for its DATABASE_TIMEOUT and then raises, as "
+            "docs/caches.rst has it.",
+            id="getorcreateplus.W021",
+        )
     missing = []
     if issubclass(backend, RedisCache):
         if waits_without_limit(alias, "redis", options):
@@ -129,6 +146,8 @@ def hiding_flaw(alias):
             id="getorcreateplus.W023",
         )
     name = "ignore_exc" if issubclass(backend, PyMemcacheCache) else "IGNORE_EXCEPTIONS"
+    if issubclass(backend, PyLibMCCache):
+        name, options = "_noreply", options.get("behaviors") or {}
     hides, where = options.get(name), f"by {name}"
     if name not in options:
         for package in ("django_redis", "django_valkey"):

@@ -89,6 +89,7 @@ def before_8(self, socket_timeout=None):
         (MEMCACHED, "127.0.0.1:1", {"timeout": 1, "connect_timeout": 1}, None),
         (PYLIBMC, "127.0.0.1:1", {}, None),  # libmemcached has defaults
         (LOCMEM, "", {"MAX_ENTRIES": 1000}, None),
+        ("tests.support.diskcache.DiskCache", "/nowhere", {}, None),
     ],
 )
 def test_client_without_a_timeout(name, location, options, missing, monkeypatch):
@@ -114,6 +115,13 @@ def test_client_with_a_default(options, warns):
         assert ids() == ["W021"] * warns
 
 
+def test_writes_that_wait_without_end():
+    with cache("diskcache.DjangoCache", "/nowhere"):
+        [message] = checks.check_alone([Paper])
+    assert message.id == "getorcreateplus.W021"
+    assert message.msg.startswith("The cache 'default' is a DjangoCache of diskcache: ")
+
+
 # W023
 
 
@@ -132,6 +140,9 @@ def test_client_with_a_default(options, warns):
         (REDIS, {}, {"DJANGO_REDIS_IGNORE_EXCEPTIONS": True}, False),
         (MEMCACHED, {"ignore_exc": True}, {}, True),
         (MEMCACHED, {"ignore_exc": False}, {}, False),
+        (PYLIBMC, {"behaviors": {"_noreply": True}}, {}, True),
+        (PYLIBMC, {"behaviors": {"tcp_nodelay": True}}, {}, False),
+        (PYLIBMC, {}, {}, False),
     ],
 )
 def test_cache_that_hides_its_errors(name, options, more, hides):
