@@ -20,6 +20,7 @@ dies in between; and a cache that is gone costs each command that waits for it.
 """
 
 import logging
+import sys
 import time
 from functools import partial
 
@@ -254,8 +255,9 @@ class Attempts(Outage):
                 with failures_suppressed():
                     cache.close()
             finally:
-                del caches[self.alias]
-                copy_key_settings(cache, caches[self.alias])
+                if not connects_anew(cache):
+                    del caches[self.alias]
+                    copy_key_settings(cache, caches[self.alias])
 
     def begin_anew(self):
         """
@@ -270,6 +272,8 @@ class Attempts(Outage):
             self.down_until = time.monotonic()  # the thread that tried is gone
         with failures_suppressed():
             cache = caches[self.alias]
+            if connects_anew(cache):
+                return
             inherited.append(cache)
             del caches[self.alias]
             copy_key_settings(cache, caches[self.alias])
@@ -325,3 +329,19 @@ class Attempts(Outage):
 
 
 inherited = []  # cache objects of the parent of a fork: never closed here
+
+
+def connects_anew(cache):
+    """
+    Return True if a cache object connects anew by itself, after close() and in
+    the child of a fork. The DjangoCache of diskcache does.
+
+    Another object of it would write to its files as it is made, and so wait
+    for a minute, or raise, where they cannot be written. And in a child the
+    object closes the connections of the parent first. Otherwise SQLite, which
+    counts in the memory of a process who has a file open, would take no lock
+    for the child; when the parent closes the file, the log that the child goes
+    on writing to is deleted, and nobody reads what it writes.
+    """
+    backend = getattr(sys.modules.get("diskcache"), "DjangoCache", None)
+    return backend is not None and isinstance(cache, backend)

@@ -10,9 +10,10 @@ from django.db import connections
 PATIENCE = 20  # seconds
 
 
-def in_child(call):
+def in_child(call, meanwhile=None):
     """
-    Run a call in a fork, which must not raise, nor wait for ever.
+    Run a call in a fork, which must not raise, nor wait for ever; and another
+    one in this process meanwhile.
 
     Call it before the first query, or after connections are closed: Django
     leaves it to the project not to share them.
@@ -33,5 +34,7 @@ def in_child(call):
             traceback.print_exc()
         finally:
             os._exit(status)
+    if meanwhile is not None:
+        meanwhile()
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
