@@ -1,6 +1,7 @@
 """The stage of test_interleavings.py and test_rules.py, on PostgreSQL."""
 
 import threading
+from importlib.util import find_spec
 
 import pytest
 from django.db import connection
@@ -10,6 +11,8 @@ from getorcreateplus.coherence.debts import Debts
 from ..models import FarGauge, Gauge, History
 from .interleavings import company
 from .stages import Stage
+
+collect_ignore = [] if find_spec("pylibmc") else ["test_pylibmc.py"]
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ def test_primary_dies(rows, write):
 # A Sentinel
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def sentinel():
     with redis_sentinel() as sentinel:
         yield sentinel
@@ -235,7 +235,7 @@ def test_sentinel(sentinel, package, monkeypatch):
         sentinel.stop(())
         save(paper)
         assert pages()[0] == 2
-        sentinel.start()
+        sentinel.wait_for_another_primary()
         wait_for(lambda: pages() == (2, 0))
         assert is_fresh(2)
 

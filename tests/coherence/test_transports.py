@@ -622,18 +622,6 @@ class TestMemcached(Memcached):
             caches["default"].close()
 
 
-class TestPyLibMC(Memcached):
-    pytestmark = on_servers
-    backend = "django.core.cache.backends.memcached.PyLibMCCache"
-    # Without any, pylibmc prints a TypeError for each: Python 3.13 does not
-    # hide it.
-    options = {"behaviors": {}}
-
-
-class TestPyLibMCBinary(TestPyLibMC):
-    options = {"behaviors": {}, "binary": True}
-
-
 # Which transport an alias has
 
 

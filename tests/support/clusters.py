@@ -20,7 +20,7 @@ def free_ports():
             return port
 
 
-class Server:
+class RedisServer:
     """A Redis server that can be killed and started again."""
 
     def __init__(self, folder, *options, sentinel=()):
@@ -56,7 +56,7 @@ class Server:
 
 
 @contextmanager
-def servers(count, *options):
+def running_servers(count, *options):
     """Start as many; the block gets them, their folder, and what ends them."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -64,7 +64,7 @@ def servers(count, *options):
     ):
         running = []
         for _ in range(count):
-            running.append(Server(folder, "--save", "", *options))
+            running.append(RedisServer(folder, "--save", "", *options))
             stack.callback(running[-1].kill)
             running[-1].start()
         yield running, folder, stack
@@ -188,7 +188,7 @@ def redis_cluster():
         "--cluster-replica-validity-factor",
         "0",
     )
-    with servers(6, *options) as (running, _, _):
+    with running_servers(6, *options) as (running, _, _):
         command = ["redis-cli", "--cluster", "create"]
         command += [f"127.0.0.1:{server.port}" for server in running]
         command += ["--cluster-replicas", "1", "--cluster-yes"]
@@ -250,16 +250,19 @@ class RedisSentinel:
         self.stopped = self.primary()
         self.stopped.kill()
 
-    def start(self):
-        """Return when a replica has taken over, and the killed one is back."""
-        dead = self.stopped
+    def wait_for_another_primary(self):
         wait_for(
             lambda: (
-                self.primary() is not dead
+                self.primary() is not self.stopped
                 and "role:master" in self.primary().cli("info", "replication")
             ),
             patience=30,
         )
+
+    def start(self):
+        """Return when a replica has taken over, and the killed one is back."""
+        self.wait_for_another_primary()
+        dead = self.stopped
         dead.start()
         wait_for(lambda: "role:slave" in dead.cli("info", "replication"), patience=60)
 
@@ -267,11 +270,11 @@ class RedisSentinel:
 @contextmanager
 def redis_sentinel():
     options = "--repl-diskless-sync-delay", "0"
-    with servers(2, *options) as (running, folder, stack):
+    with running_servers(2, *options) as (running, folder, stack):
         first, second = running
         second.cli("replicaof", "127.0.0.1", first.port)
         name = RedisSentinel.name
-        sentinel = Server(
+        sentinel = RedisServer(
             folder,
             "--sentinel",
             sentinel=(

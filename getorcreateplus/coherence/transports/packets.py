@@ -162,7 +162,7 @@ class Commands:
         """
         Send these commands, and do not wait. Who reads on the connection next
         reads these answers first, and gives them to ``take``; nothing does if
-        the connection fails before. Only connections that are kept can do that.
+        the connection fails before. Only a connection that is kept can do it.
         """
         line = self._take()
         try:

@@ -92,7 +92,7 @@ class Packets(DjangoTransport):
                 return
 
 
-class Reading(Packets):
+class RedisReading(Packets):
     """What a reader does."""
 
     is_one_step = True  # vouch_and_fill() is
@@ -231,7 +231,7 @@ class Reading(Packets):
         return server.found([key], [data], server_id).get(key)
 
 
-class RedisTransport(Reading):
+class RedisTransport(RedisReading):
     """The steps of the protocol by commands and scripts of Redis."""
 
     name = "redis"
