@@ -144,10 +144,77 @@ class PyMemcacheTransport(DjangoTransport):
         failed = client.set_many(values, self.seconds(timeout), noreply=False)
         return [made[key] for key in failed]
 
+    def waits_for_less(self):
+        return self.client() is not None and not waits()
+
+    def set_later(self, entries, timeout, *, adds=False):
+        client = self.client()
+        if client is None or waits() or not all(map(is_small, entries.values())):
+            return None
+        self.tell("set_later", entries)
+        made = keys_of(cache_of(self.alias), entries)
+        values = dict(zip(made, entries.values(), strict=True))
+        seconds = self.seconds(timeout)
+        if adds:
+            for key, value in values.items():
+                client.add(key, value, seconds, noreply=True)
+        else:
+            client.set_many(values, seconds, noreply=True)
+        sent = Sent(self, values)
+        self.unread().append(sent)
+        return sent
+
+    def unread(self):
+        return vars(caches[self.alias]).setdefault("getorcreateplus_unread", [])
+
+    def read(self, sent):
+        """Look for what was sent, by one command for all that is unread."""
+        unread, client = self.unread(), self.client()
+        several = [*unread, sent]
+        unread.clear()
+        keys = list(dict.fromkeys(key for each in several for key in each.values))
+        self.tell("look", keys)
+        entries = client.get_many(keys) if client else {}
+        for each in several:
+            each.found = {
+                key: revive(entries[key])
+                if type(entries[key]) is list
+                else entries[key]
+                for key in each.values.keys() & entries.keys()
+            }
+
     # Whether the cache answers
 
     def probe(self):
         self.look([PROBE])
+
+
+class Sent:
+    """
+    Entries that were set without an answer. The server has done so when it
+    answers the next command on the connection.
+    """
+
+    found = None  # {key: value} of what was there then
+
+    def __init__(self, transport, values):
+        self.transport = transport
+        self.values = values
+
+    def wait(self):
+        if self.found is None:
+            self.transport.read(self)
+        if self.found != self.values:
+            raise NotSet
+
+    def is_done(self, number):
+        """Return True if the entry of this number was there."""
+        [key, value] = list(self.values.items())[number]
+        return self.found is not None and self.found.get(key) == value
+
+
+class NotSet(Exception):
+    """Not all entries were there: refused, lost, or another's by then."""
 
 
 def is_small(value):
