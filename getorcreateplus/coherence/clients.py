@@ -156,6 +156,19 @@ class CacheClient(Writers):
             self.reconnect()
             raise
 
+    def look_by_hint(self, keys, payload_key, version_key):
+        """As look(), and Transport.look_by_hint()."""
+        if self.down_until is None:
+            try:
+                return self.transport.look_by_hint(keys, payload_key, version_key)
+            except Exception as error:  # noqa: BLE001 - of any client
+                self.raise_limit(error)
+                self.reconnect()
+            except BaseException:
+                self.reconnect()
+                raise
+        return self.look(keys)
+
     def look_again(self, keys, error, seconds):
         self.reconnect()
         if seconds > self.SLOW:

@@ -197,9 +197,15 @@ class Look(Observer):
         if self.key_client is not self.client:
             self._look([sought], True, may_fill)
             return
-        keys = self.hint_key(sought), self.region.epoch_key, self.region.clock_key
-        entries = self.client.look(keys)
-        if keys[0] in entries or len(entries) < 2:
+        region = self.region
+        keys = self.hint_key(sought), region.epoch_key, region.clock_key
+        entries = self.client.look_by_hint(keys, region.payload_key, region.version_key)
+        hint = entries.get(keys[0])
+        if type(hint) is str and region.version_key(hint) in entries:
+            # The row was looked at as well.
+            sought.pk = hint
+            self._look([sought], True, may_fill, dict.fromkeys(keys) | entries)
+        elif keys[0] in entries or len(entries) < 2:
             entries = dict.fromkeys(keys) | entries
             self._look([sought], True, may_fill, entries)
         elif may_fill:

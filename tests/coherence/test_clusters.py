@@ -51,6 +51,7 @@ class TestSteps(Redis):
     pytestmark = on_servers
     backend = "django_valkey.cluster_cache.cache.ClusterValkeyCache"
     transport = RedisClusterTransport
+    follows_hints = False
     key_prefix = "{tag}"  # as a model's keys have one
 
     # Of this backend's API, set_many() sets other keys than get_many() gets.

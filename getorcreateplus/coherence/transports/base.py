@@ -28,6 +28,14 @@ class Transport(ABC):
     def look(self, keys):
         """Return {key: value} of the entries that are there."""
 
+    def look_by_hint(self, keys, payload_key, version_key):
+        """
+        As look(); and if the first of the keys has a hint, of the row as well
+        that it leads to, if the cache can do that by one command. The two
+        functions return the keys of that row for a primary key.
+        """
+        return self.look(keys)
+
     @abstractmethod
     def look_in_order(self, keys):
         """As look(), no entry read before one with an earlier key."""

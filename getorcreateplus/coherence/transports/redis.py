@@ -17,7 +17,7 @@ from ...environment.cache_keys import cache_of, keys_of
 from ...environment.databases import is_testing
 from ..faults import LookFailed
 from .django import PROBE, DjangoTransport
-from .redis_scripts import VOUCH_AND_FILL, VouchAndFill
+from .redis_scripts import LOOK_BY_HINT, VOUCH_AND_FILL, VouchAndFill
 from .redis_servers import server_of
 
 logger = logging.getLogger("getorcreateplus")
@@ -109,6 +109,30 @@ class RedisReading(Packets):
     def look_in_order(self, keys):
         return self.look(keys)
 
+    def look_by_hint(self, keys, payload_key, version_key):
+        server = self.server()
+        if server is None or not (self.may_run_scripts and server.keeps_bytes):
+            return self.look(keys)
+        *made, payload, version = self.keys([*keys, payload_key(""), version_key("")])
+        one = [payload_key("1"), version_key("1")]
+        if self.keys(one) != [f"{payload}1", f"{version}1"]:
+            return self.look(keys)  # by a KEY_FUNCTION
+        if listeners:
+            tell(self.alias, "look", keys)
+        try:
+            answers = server.commands.run(LOOK_BY_HINT, made, payload, version)
+        except Exception as error:  # noqa: BLE001 - of two libraries
+            self.go_without_scripts(error)
+            return self.look(keys)
+        [values] = answers
+        found = server.found(keys, values[: len(keys)], answers.server_id)
+        if len(values) > len(keys):
+            pk = found[keys[0]]
+            row = [payload_key(pk), version_key(pk)]
+            found |= dict.fromkeys(row)
+            found |= server.found(row, values[len(keys) :], answers.server_id)
+        return found
+
     def observe(self, fresh, timeouts):
         server = self.server()
         if server is None:
@@ -158,15 +182,8 @@ class RedisReading(Packets):
         server.unfilled.discard(key)
         try:
             answers = server.commands.run(VOUCH_AND_FILL, self.keys(keys), *call.args)
-        except Exception as error:
-            if type(error).__name__ != "NoPermissionError":
-                raise
-            self.may_run_scripts = False
-            logger.warning(
-                "Cache %r does not allow scripts (%s): a miss takes a command more.",
-                self.alias,
-                error,
-            )
+        except Exception as error:  # noqa: BLE001 - of two libraries
+            self.go_without_scripts(error)
             return super().vouch_and_fill(
                 key, token, timeout, clock_key, clock, entries
             )
@@ -176,6 +193,17 @@ class RedisReading(Packets):
         except Exception as error:
             raise LookFailed from error
         return tokens.get(key), tokens.get(clock_key), found[2] == 1
+
+    def go_without_scripts(self, error):
+        """Run none from now on, if the error says so; otherwise raise it."""
+        if type(error).__name__ != "NoPermissionError":
+            raise error
+        self.may_run_scripts = False
+        logger.warning(
+            "Cache %r does not allow scripts (%s): a miss takes a command more.",
+            self.alias,
+            error,
+        )
 
     def _run_later(self, server, keys, args):
         def take(answers):

@@ -38,6 +38,23 @@ return {version, clock, 1}
 """)
 
 
+# KEYS: the hint, and others to get. ARGV: what the keys of a row's payload and
+# version are before the primary key. The hint is a pickled text: a header of
+# 11 bytes, opcode and length of a text, the text, and two bytes.
+LOOK_BY_HINT = Script("""
+local found = redis.call('MGET', unpack(KEYS))
+local hint = found[1]
+if hint and hint:byte(12) == 140 and #hint == hint:byte(13) + 15 then
+  local pk = hint:sub(14, -3)
+  if pk:find('^[\\33-\\126]+$') then
+    local row = redis.call('MGET', ARGV[1] .. pk, ARGV[2] .. pk)
+    found[#KEYS + 1], found[#KEYS + 2] = row[1], row[2]
+  end
+end
+return found
+""")
+
+
 class VouchAndFill:
     """
     The arguments of VOUCH_AND_FILL, as the server takes them. The values in
