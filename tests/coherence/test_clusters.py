@@ -5,16 +5,18 @@ tests.stress does so under load.
 """
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from django.core import checks
 from django.core.cache import caches
-from django.db import connection
+from django.db import connection, transaction
 from django.test import override_settings
 
 from getorcreateplus.checks import check_caches
 from getorcreateplus.coherence import clients
-from getorcreateplus.coherence.transports import transport_of
+from getorcreateplus.coherence.tokens import FOREIGN, LOCK
+from getorcreateplus.coherence.transports import redis, transport_of
 from getorcreateplus.coherence.transports.redis import RedisTransport
 from getorcreateplus.coherence.transports.redis_cluster import RedisClusterTransport
 from getorcreateplus.test import CaptureCacheCommands
@@ -189,6 +191,32 @@ def test_keys_are_moved(rows, write):
     assert pages() == (number, 0)
 
 
+def moved(cluster, slot, keys):
+    """Begin to move a slot, by these keys. Return what moves the others."""
+    steps = cluster.move(slot, other_port(cluster, slot), 1)
+    next(steps)
+    source, _ = cluster.primary_of(slot)
+    _, _, target = cluster.moving
+    for key in keys:
+        source.cli("migrate", "127.0.0.1", target, key, 0, 5000)
+    return steps
+
+
+def test_version_that_was_moved_alone(rows):
+    """Its token names the server that had it first."""
+    paper = warm()
+    _, version, epoch = region_of(Paper.objects.all()).keys_of_row(f"{paper.pk}")
+    made = caches["default"].make_key(version)
+    steps = moved(rows, slot_of_papers(rows), [made])
+    found = clients.by_alias["default"].look([version, epoch])
+    assert found[version].startswith(FOREIGN)
+    assert not found[epoch].startswith(FOREIGN)
+    assert pages() == (1, 1)
+    for _ in steps:
+        assert pages()[0] == 1
+    assert is_fresh(1)
+
+
 def test_transaction_while_keys_are_moved(rows):
     paper = warm()
     slot = slot_of_papers(rows)
@@ -198,6 +226,103 @@ def test_transaction_while_keys_are_moved(rows):
         with another_process():
             assert pages()[0] == 2
     assert is_fresh(2)
+
+
+# What is not waited for
+
+
+@pytest.fixture
+def waits_for_less(monkeypatch):
+    monkeypatch.setattr(redis, "waits", lambda: False)
+
+
+@pytest.mark.usefixtures("waits_for_less")
+class TestUnanswered:
+    def test_fill_and_lock(self, rows):
+        paper = warm()
+        region = region_of(Paper.objects.all())
+        with transaction.atomic():
+            save(paper)
+            assert caches["default"].get(region.version_key(f"{paper.pk}")) == LOCK
+        assert is_fresh(2)
+
+    def test_keys_have_been_moved(self, rows):
+        """The process hears of that by an answer that it did not wait for."""
+        paper = warm()
+        slot = slot_of_papers(rows)
+        for _ in rows.move(slot, other_port(rows, slot)):
+            pass
+        save_in_transaction(paper)
+        assert is_fresh(2)
+
+    def test_fill_is_redirected(self, rows):
+        Paper._base_manager.create(title="a", pages=1)
+        warm()
+        slot = slot_of_papers(rows)
+        Paper._base_manager.create(title="b", pages=1)
+
+        def move(execute, *args):
+            result = execute(*args)
+            for _ in rows.move(slot, other_port(rows, slot)):
+                pass
+            return result
+
+        with connection.execute_wrapper(move):
+            assert pages(title="b") == (1, 1)
+        pages(title="b")
+        pages(title="b")
+        assert pages(title="b") == (1, 0)
+
+    def test_each_key_on_its_way(self, rows):
+        paper = warm()
+        slot = slot_of_papers(rows)
+        for number, _ in enumerate(rows.move(slot, other_port(rows, slot), 1), start=2):
+            with transaction.atomic():
+                save(paper, number)
+                Paper.objects.get_or_create(title=f"new {number}")
+            assert pages()[0] == number
+            with another_process():
+                assert pages()[0] == number
+        assert is_fresh(number)
+
+    def test_rows_of_two_servers(self, own_cache):
+        papers = [Paper.objects.create(title=f"{n}") for n in range(20)]
+        for title in range(20):
+            pages(title=f"{title}")
+        with transaction.atomic():
+            for paper in papers:
+                save(paper)
+            Paper.objects.update_or_create({"pages": 3}, title="7")
+        assert [pages(title=f"{n}")[0] for n in range(20)] == [
+            3 if n == 7 else 2 for n in range(20)
+        ]
+
+
+# Which servers there are
+
+
+def test_first_server_of_location_is_gone(cluster):
+    config = cluster.config()
+    location = f"valkey://127.0.0.1:1,{config['LOCATION']}"
+    with using(default=config | {"LOCATION": location}):
+        warm()
+
+
+def test_all_servers_of_location_are_gone(cluster):
+    with using(default=cluster.config(LOCATION="valkey://127.0.0.1:1")):
+        assert pages()[0] == 0
+        assert pages() == (0, 1)
+
+
+def test_server_that_is_new(rows):
+    """Another one names it, before the process has heard of it."""
+    warm()
+    cluster = transport_of("default").cluster
+    [node, *_] = cluster.client.get_nodes()
+    cluster.client.nodes_manager.nodes_cache = {}
+    cluster.asked = 0.0
+    found, _ = cluster.pool_at(SimpleNamespace(host=node.host, port=node.port))
+    assert found.name == node.name
 
 
 # A primary that dies

@@ -166,6 +166,7 @@ class RedisCluster:
         each step.
         """
         (source, source_id), target = self.primary_of(slot), self.server_at(to)
+        self.moving = slot, source.port, to
         [target_id] = [name for port, name, *_ in self.nodes() if port == to]
         target.cli("cluster", "setslot", slot, "importing", source_id)
         source.cli("cluster", "setslot", slot, "migrating", target_id)

@@ -159,9 +159,9 @@ class ClusterCommands:
 
     def _send(self, commands):
         """Return the answers; None if nothing was done, and may be now."""
-        answers = dict.fromkeys(commands)
-        server_ids = {}
+        answers, server_ids = {}, {}
         packets = self.packets(commands)
+        is_read = all(command[0] == "MGET" for command in commands)
         for to, part in packets:
             found = self._exchange(to, part)
             redirects = [e for e in found if type(e).__name__ in REDIRECTS]
@@ -170,7 +170,6 @@ class ClusterCommands:
                     self.cluster.note(answer)
                     if type(answer).__name__ == "TryAgainError":
                         self.cluster.note_moving(key_of(command))
-            is_read = all(command[0] == "MGET" for command in commands)
             if redirects and (
                 is_read or (to is packets[0][0] and len(redirects) == len(part))
             ):
@@ -180,7 +179,9 @@ class ClusterCommands:
             raise_error(found)
             answers |= zip(part, found, strict=True)
             server_ids |= dict.fromkeys(part, found.server_id)
-        return in_order(commands, answers, server_ids)
+        in_order = Answers(answers[command] for command in commands)
+        in_order.server_ids = [server_ids[command] for command in commands]
+        return in_order
 
     def _exchange(self, to, part):
         try:
@@ -190,18 +191,22 @@ class ClusterCommands:
             raise
 
     def _send_one_by_one(self, commands):
-        """As send(), where keys may be on two servers: one key at a time."""
-        answers, server_ids = {}, {}
+        """
+        As send(), where keys may be on two servers: one key at a time. A
+        command that gets several keys has an answer for each.
+        """
+        answers = Answers()
+        answers.server_ids = []
         for command in commands:
             name, *keys = command
+            singles = [command]
             if name in {"MGET", "DEL"}:
-                single = "GET" if name == "MGET" else "DEL"
-                parts = [self._send_alone((single, key)) for key in keys]
-                answers[command] = [answer for answer, _ in parts]
-                server_ids[command] = parts[-1][1]
-            else:
-                answers[command], server_ids[command] = self._send_alone(command)
-        return in_order(commands, answers, server_ids)
+                singles = [(name, key) for key in keys]
+            for single in singles:
+                answer, server_id = self._send_alone(single)
+                answers.append(answer)
+                answers.server_ids.append(server_id)
+        return answers
 
     def _send_alone(self, command):
         """Return the answer to a command for one key, and the server_id."""
@@ -263,12 +268,6 @@ class ClusterCommands:
 
 def key_of(command):
     return command[3] if command[0] in {"EVALSHA", "EVAL"} else command[1]
-
-
-def in_order(commands, answers, server_ids):
-    found = Answers(answers[command] for command in commands)
-    found.server_ids = [server_ids[command] for command in commands]
-    return found
 
 
 class RedisClusterTransport(RedisTransport):
