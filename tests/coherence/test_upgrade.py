@@ -2,7 +2,9 @@
 Two releases of the package share a cache and a database: during a deployment,
 and after an upgrade that was taken back.
 
-Each runs in a process of its own. The newer one keeps the values of a payload
+Each runs in a process of its own. The older one has Django's cache API alone,
+as version 1.0 has it, and the newer one the transport of the backend. Where
+the format of the rows is tested, the newer one keeps the values of a payload
 in another order.
 """
 
@@ -10,11 +12,12 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
-from django.conf import settings
 
 from ..support.repository import ROOT
+from ..support.servers import memcached, redis_server
 
 pytestmark = pytest.mark.slow
 
@@ -23,15 +26,16 @@ import json, sys
 import django
 from django.conf import settings
 
-caches, database, changes = map(json.loads, sys.argv[1:])
+caches, database, transports, changes = map(json.loads, sys.argv[1:])
 settings.configure(
     CACHES=caches,
     DATABASES={"default": database},
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    GETORCREATEPLUS_TRANSPORTS=transports,
     INSTALLED_APPS=["django.contrib.contenttypes"],
 )
 django.setup()
-from django.db import connection, models
+from django.db import connection, models, transaction
 from django.test.utils import CaptureQueriesContext
 from getorcreateplus import CachedManager
 from getorcreateplus.signals import cache_miss
@@ -79,17 +83,57 @@ def create_table():
     with connection.schema_editor() as editor:
         editor.create_model(Tag)
 
-def get():
-    obj, created = Tag.objects.get_or_create(name=1)
+def transport():
+    from getorcreateplus.coherence.transports import transport_of
+
+    return transport_of("default").name, 0
+
+def get(name):
+    obj, created = Tag.objects.get_or_create(name=name)
     return obj.name, obj.uses
 
-def save(uses):
-    obj = Tag.objects.get(name=1)
+def save(name, uses):
+    obj = Tag.objects.get(name=name)
     obj.uses = uses
     obj.save()
 
-def update(uses):
-    Tag.objects.update(uses=uses)
+def save_in_transaction(name, uses):
+    with transaction.atomic():
+        save(name, uses)
+        get(name)
+
+def update(name, uses):
+    Tag.objects.filter(name=name).update(uses=uses)
+
+def update_in_transaction(name, uses):
+    with transaction.atomic():
+        update(name, uses)
+        get(name)
+
+def update_or_create(name, uses):
+    Tag.objects.update_or_create(name=name, defaults={"uses": uses})
+
+def delete(name, uses):
+    Tag.objects.get(name=name).delete()
+    models.QuerySet(Tag).bulk_create([Tag(name=name, uses=uses)])
+
+def roll_back(name, uses):
+    try:
+        with transaction.atomic():
+            save(name, uses + 100)
+            get(name)
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        save(name, uses)
+
+def begin(name, uses):
+    global block
+    block = transaction.atomic()
+    block.__enter__()
+    save(name, uses)
+
+def commit():
+    block.__exit__(None, None, None)
 
 for line in sys.stdin:
     name, *args = json.loads(line)
@@ -104,11 +148,11 @@ for line in sys.stdin:
 class Release:
     """A process that runs one release of the package."""
 
-    def __init__(self, caches, database, changes):
+    def __init__(self, caches, database, transports=(), changes=()):
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-W", "error", "-c", PROGRAM),
-                *map(json.dumps, (caches, database, changes)),
+                *map(json.dumps, (caches, database, dict(transports), changes)),
             ],
             cwd=ROOT,  # the first place where -c looks for the package
             stdin=subprocess.PIPE,
@@ -129,25 +173,37 @@ class Release:
         return tuple(json.loads(self.process.stdout.readline()))
 
 
-@pytest.fixture
-def releases(tmp_path):
-    """Return a function that starts an older and a newer release."""
-    caches = {"default": settings.CACHES["default"]}
-    if "locmem" in caches["default"]["BACKEND"]:
-        # LocMemCache belongs to one process.
-        caches["default"] = {
+def file_cache(folder):
+    return {
+        "default": {
             "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
-            "LOCATION": str(tmp_path / "cache"),
+            "LOCATION": str(folder / "cache"),
         }
-    database = {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": str(tmp_path / "shared.sqlite3"),
     }
+
+
+def file_database(folder):
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(folder / "shared.sqlite3"),
+    }
+
+
+# The format of the rows
+
+
+@pytest.fixture
+def releases_that_differ(tmp_path):
+    """Return a function that starts an older and a newer release."""
     with ExitStack() as stack:
 
         def start(*changes):
             older, newer = (
-                stack.enter_context(Release(caches, database, each))
+                stack.enter_context(
+                    Release(
+                        file_cache(tmp_path), file_database(tmp_path), changes=each
+                    )
+                )
                 for each in ([], changes)
             )
             older("create_table")
@@ -156,34 +212,183 @@ def releases(tmp_path):
         yield start
 
 
-def test_upgrade_and_downgrade(releases):
-    older, newer = releases("keep_values_in_another_order", "raise_the_format")
-    assert older("get")[:2] == (1, 0)  # created
-    assert older("get") == (1, 0, 0, [])
+def test_upgrade_and_downgrade(releases_that_differ):
+    older, newer = releases_that_differ(
+        "keep_values_in_another_order", "raise_the_format"
+    )
+    assert older("get", 1)[:2] == (1, 0)  # created
+    assert older("get", 1) == (1, 0, 0, [])
     # The upgrade: what it cannot read is a miss, and it fills in its own.
-    assert newer("get") == (1, 0, 1, ["fields"])
-    assert newer("get") == (1, 0, 0, [])
+    assert newer("get", 1) == (1, 0, 1, ["fields"])
+    assert newer("get", 1) == (1, 0, 0, [])
     # The downgrade.
-    assert older("get") == (1, 0, 1, ["fields"])
-    assert older("get") == (1, 0, 0, [])
+    assert older("get", 1) == (1, 0, 1, ["fields"])
+    assert older("get", 1) == (1, 0, 0, [])
 
 
 @pytest.mark.parametrize("write", ["save", "update"])
-def test_each_hears_of_the_other_s_writes(releases, write):
-    older, newer = releases("keep_values_in_another_order", "raise_the_format")
-    older("get")
+def test_each_hears_of_the_other_s_writes(releases_that_differ, write):
+    older, newer = releases_that_differ(
+        "keep_values_in_another_order", "raise_the_format"
+    )
+    older("get", 1)
     for uses, (writer, reader) in enumerate([(newer, older), (older, newer)] * 2, 1):
-        reader("get")
-        assert reader("get")[2] == 0
-        writer(write, uses)
-        assert reader("get")[1] == uses
-        assert reader("get") == (1, uses, 0, [])
+        reader("get", 1)
+        assert reader("get", 1)[2] == 0
+        writer(write, 1, uses)
+        assert reader("get", 1)[1] == uses
+        assert reader("get", 1) == (1, uses, 0, [])
 
 
-def test_number_of_the_format_is_what_tells(releases):
+def test_number_of_the_format_is_what_tells(releases_that_differ):
     """A release that does not raise it takes one column for another."""
-    older, newer = releases("keep_values_in_another_order")
-    older("get")
-    older("save", 1)  # equal to the name, and so a match in either order
-    older("get")
-    assert newer("get")[2:] == (0, [])
+    older, newer = releases_that_differ("keep_values_in_another_order")
+    older("get", 1)
+    older("save", 1, 1)  # equal to the name, and so a match in either order
+    older("get", 1)
+    assert newer("get", 1)[2:] == (0, [])
+
+
+# Each kind of cache
+
+
+@pytest.fixture(scope="class")
+def releases(request, tmp_path_factory):
+    """Return an older and a newer release, for all tests of a class."""
+    folder = tmp_path_factory.mktemp("upgrade")
+    caches = request.cls.caches(request, folder)
+    database = file_database(folder)
+    with (
+        Release(caches, database, {"default": "django"}) as older,
+        Release(caches, database) as newer,
+    ):
+        older("create_table")
+        yield older, newer
+
+
+names = count(1)
+
+
+class Sharing:
+    """What two releases have from each other."""
+
+    transport = "django"
+    scheme = "redis:"
+
+    @classmethod
+    def caches(cls, request, folder):
+        location = request.getfixturevalue(cls.server)
+        location = location.replace("redis:", cls.scheme)
+        return {"default": {"BACKEND": cls.backend, "LOCATION": location}}
+
+    @pytest.fixture
+    def name(self, releases):
+        """Return the name of a row that is in the cache."""
+        name = next(names)
+        for release in releases:
+            self.settle(release, name, 0)
+        return name
+
+    def settle(self, release, name, uses):
+        """A release reads this, at last as a hit."""
+        for _ in range(20):
+            found = release("get", name)
+            assert found[:2] == (name, uses)
+            if found[2] == 0:
+                return
+        raise AssertionError(f"There is no hit, because of {found[3]}.")
+
+    def test_transports(self, releases):
+        older, newer = releases
+        assert older("transport")[0] == "django"
+        assert newer("transport")[0] == self.transport
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            "save",
+            "save_in_transaction",
+            "update",
+            "update_in_transaction",
+            "update_or_create",
+            "delete",
+            "roll_back",
+        ],
+    )
+    def test_write(self, releases, name, write):
+        older, newer = releases
+        pairs = [(newer, older), (older, newer)] * 2
+        for uses, (writer, reader) in enumerate(pairs, 1):
+            writer(write, name, uses)
+            for release in reader, writer, reader:
+                self.settle(release, name, uses)
+
+    def test_transaction(self, releases, name):
+        """The other release has no hit while a row is being written."""
+        older, newer = releases
+        pairs = [(newer, older), (older, newer)] * 2
+        for uses, (writer, reader) in enumerate(pairs, 1):
+            writer("begin", name, uses)
+            for _ in range(2):
+                assert reader("get", name)[:3] == (name, uses - 1, 1)
+            writer("commit")
+            for release in reader, writer:
+                self.settle(release, name, uses)
+
+    def test_hit_of_what_the_other_has_read(self, releases, name):
+        older, newer = releases
+        for uses, (writer, reader) in enumerate([(newer, older), (older, newer)], 1):
+            writer("save", name, uses)
+            self.settle(writer, name, uses)
+            if reader is newer and self.transport == "redis":
+                # The tokens of the older release name no server.
+                self.settle(reader, name, uses)
+            assert reader("get", name) == (name, uses, 0, [])
+            assert writer("get", name) == (name, uses, 0, [])
+
+
+# They start servers of their own, so that one database will do.
+on_servers = [pytest.mark.shared_cache, pytest.mark.database("postgresql")]
+
+
+@pytest.fixture(scope="module")
+def redis_location():
+    with redis_server() as location:
+        yield location
+
+
+@pytest.fixture(scope="module")
+def memcached_location():
+    with memcached() as location:
+        yield location
+
+
+class TestFiles(Sharing):
+    """A cache of no known kind."""
+
+    @classmethod
+    def caches(cls, request, folder):
+        return file_cache(folder)
+
+
+class TestRedis(Sharing):
+    pytestmark = on_servers
+    backend = "django.core.cache.backends.redis.RedisCache"
+    server = "redis_location"
+    transport = "redis"
+
+
+class TestDjangoRedis(TestRedis):
+    backend = "django_redis.cache.RedisCache"
+
+
+class TestDjangoValkey(TestRedis):
+    backend = "django_valkey.cache.ValkeyCache"
+    scheme = "valkey:"
+
+
+class TestMemcached(Sharing):
+    pytestmark = on_servers
+    backend = "django.core.cache.backends.memcached.PyMemcacheCache"
+    server = "memcached_location"
+    transport = "memcached"
