@@ -42,8 +42,10 @@ def verdict(seen, reading, sought):
             return Reason.NO_ROW
     if payload is None:
         return Reason.NO_ROW
-    if type(payload) is not tuple or len(payload) != PARTS:
+    if type(payload) is not tuple:
         return Reason.ERROR
+    if len(payload) != PARTS:
+        return Reason.FIELDS  # version 1.0 had a part less
     if payload[0] != (epoch, version):
         return Reason.STAMP
     if payload[1] != reading.fingerprint:

@@ -226,6 +226,13 @@ class TestOutcome:
         assert found.reason is Reason.ERROR
         assert held(found)["payload"] == "no row, but 'something'"
 
+    def test_payload_of_another_release(self):
+        """Version 1.0 had no mark in it."""
+        region, payload, _ = entries(warm_row())
+        *parts, _ = region.client.look([payload])[payload]
+        region.client.announce({payload: tuple(parts)}, 60)
+        assert foretold(Paper.objects, title="a").reason is Reason.FIELDS
+
     def test_token_of_elsewhere(self):
         region, _, version = entries(warm_row())
         region.client.announce({version: "else.where"}, 60)
