@@ -93,8 +93,8 @@ class GatedCommands(Commands):
 class LateCommands(GatedCommands):
     """What is not waited for arrives as late as it can."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.late = []
         actor = threading.current_thread()
         if isinstance(actor, Actor):
