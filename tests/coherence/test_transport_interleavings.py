@@ -1,29 +1,36 @@
 """
 The orders of test_interleavings.py, on the transports that go past Django's
 cache API: a gate before each command of a packet, because other processes'
-commands may come between them, and one before a script.
+commands may come between them, and one before a script. memcached does what
+names several keys key by key, so there is a gate before each of them.
 """
 
+import itertools
 import threading
 
 import pytest
+from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.cache.backends.redis import RedisCache
 
 from getorcreateplus.coherence.locks import Locks
 from getorcreateplus.coherence.tokens import is_locked
 from getorcreateplus.coherence.transports import (
     choice,
+    memcached,
     redis,
     redis_servers,
 )
 from getorcreateplus.coherence.transports.django import DjangoTransport
 from getorcreateplus.coherence.transports.locmem import LocMemTransport
+from getorcreateplus.coherence.transports.memcached import PyMemcacheTransport
 from getorcreateplus.coherence.transports.packets import Answers, Commands, Script
+from getorcreateplus.environment.cache_keys import keys_of
 
 from ..models import FarGauge, Gauge
+from ..support import servers
 from ..support.errors import Wrong
-from ..support.servers import redis_server
 from .interleavings import Actor, gate
 from .jobs import (
     cold_read,
@@ -65,6 +72,10 @@ class EvictingRedis(Evicting, RedisCache):
 
 
 class EvictingLocMem(Evicting, LocMemCache):
+    pass
+
+
+class EvictingMemcached(Evicting, PyMemcacheCache):
     pass
 
 
@@ -146,35 +157,113 @@ class GatedLocMem(LocMemTransport):
         return self.store().make_key(key)
 
 
+class GatedClient:
+    """
+    A client of memcached. What does not wait for an answer arrives as late as
+    it can: before the next command, which is on the same connection.
+    """
+
+    def __init__(self, client):
+        self.client = client
+        self.late = []
+        actor = threading.current_thread()
+        self.is_actor_s = isinstance(actor, Actor)
+        if self.is_actor_s:
+            actor.unsent.append(self.send_late)
+
+    def do(self, method, key, *args, noreply=False):
+        command = method, key, *args
+        if noreply and self.is_actor_s:
+            self.late.append(command)
+            return True
+        self.send_late()
+        return self.do_now(command)
+
+    def send_late(self):
+        late, self.late = self.late, []
+        for command in late:
+            self.do_now(command)
+
+    def do_now(self, command):
+        method, key, *args = command
+        gate((key, method != "get"))
+        # An answer, because the next command may be that of another actor.
+        options = {} if method == "get" else {"noreply": False}
+        return getattr(self.client, method)(key, *args, **options)
+
+    def get_many(self, keys):
+        values = {key: self.do("get", key) for key in keys}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def add(self, key, value, expire, noreply):
+        return self.do("add", key, value, expire, noreply=noreply)
+
+    def set_many(self, values, expire, noreply):
+        return [
+            key
+            for key, value in values.items()
+            if not self.do("set", key, value, expire, noreply=noreply)
+        ]
+
+
+class GatedMemcached(PyMemcacheTransport):
+    def client(self):
+        client = super().client()
+        if not hasattr(client, "gated"):
+            client.gated = GatedClient(client)
+        return client.gated
+
+    def drop(self, steps):
+        client = self.client()
+        for key in keys_of(caches[self.alias], [key for step in steps for key in step]):
+            client.do("delete", key)
+
+
 @pytest.fixture(scope="module")
-def location():
-    with redis_server() as location:
+def redis_location():
+    with servers.redis_server() as location:
+        yield location
+
+
+@pytest.fixture(scope="module")
+def memcached_location():
+    with servers.memcached() as location:
         yield location
 
 
 ON_REDIS = ["redis", "redis late"]
+ON_SERVERS = [*ON_REDIS, "memcached"]
 
 
-@pytest.fixture(params=ON_REDIS)
-def cached(request, settings, location, monkeypatch):
+@pytest.fixture(params=ON_SERVERS)
+def cached(request, settings, monkeypatch):
     """In place of conftest.py's: caches of each transport, with gates."""
-    is_redis, is_late = request.param != "locmem", request.param == "redis late"
+    kind, _, late = request.param.partition(" ")
+    monkeypatch.setattr(redis, "waits", lambda: not late)
+    monkeypatch.setattr(memcached, "waits", lambda: False)
     monkeypatch.setattr(
-        redis_servers, "Commands", LateCommands if is_late else GatedCommands
+        redis_servers, "Commands", LateCommands if late else GatedCommands
     )
-    monkeypatch.setattr(redis, "waits", lambda: not is_late)
     monkeypatch.setitem(choice.TRANSPORTS, "gated locmem", GatedLocMem)
-    backend = EvictingRedis if is_redis else EvictingLocMem
-    far = location.replace("/0", "/1")
+    monkeypatch.setitem(choice.TRANSPORTS, "gated memcached", GatedMemcached)
+    backend, name, location = {
+        "redis": (EvictingRedis, "redis", "redis_location"),
+        "memcached": (EvictingMemcached, "gated memcached", "memcached_location"),
+        "locmem": (EvictingLocMem, "gated locmem", "request"),
+    }[kind]
+    location = str(request.getfixturevalue(location))
     settings.CACHES = {
-        alias: {"BACKEND": f"{__name__}.{backend.__name__}", "LOCATION": at}
-        for alias, at in (("default", location), (FarGauge._meta.model_name, far))
+        alias: {
+            "BACKEND": f"{__name__}.{backend.__name__}",
+            "KEY_PREFIX": alias,
+            "LOCATION": location,
+        }
+        for alias in ("default", FarGauge._meta.model_name)
     }
-    name = "redis" if is_redis else "gated locmem"
     settings.GETORCREATEPLUS_TRANSPORTS = dict.fromkeys(settings.CACHES, name)
 
 
-@pytest.mark.parametrize("cached", [*ON_REDIS, "locmem"], indirect=True)
+@pytest.mark.parametrize("cached", [*ON_SERVERS, "locmem"], indirect=True)
 @pytest.mark.parametrize("start", ["warm", "evicted", "empty"])
 @pytest.mark.parametrize(
     "writer", [save, save_in_transaction, publish, update, delete, rename, roll_back]
@@ -184,6 +273,7 @@ def test_each_order_of_a_writer_and_two_readers(stage, writer, start):
     explored(stage, [writer, *readers], start=start)
 
 
+@pytest.mark.parametrize("cached", ON_REDIS, indirect=True)
 @pytest.mark.parametrize("writer", [save, publish, update])
 def test_each_order_after_another_server_has_taken_over(stage, writer):
     explored(stage, [writer, warm_read, cold_read], start="restored")
@@ -194,7 +284,14 @@ def test_each_order_where_the_rows_have_a_cache_of_their_own(far_stage, writer):
     explored(far_stage, [writer, warm_read, cold_read], start="evicted")
 
 
-@pytest.mark.parametrize("eviction", [evict_clock, evict_version])
+@pytest.mark.parametrize(
+    ("cached", "eviction"),
+    [
+        *itertools.product(ON_REDIS, [evict_clock, evict_version]),
+        ("memcached", evict_clock),
+    ],
+    indirect=["cached"],
+)
 def test_each_order_with_an_eviction(stage, eviction):
     explored(stage, [save, eviction, cold_read, cold_read], start="empty")
 
@@ -261,6 +358,50 @@ def test_commit_waits_for_locks(stage, monkeypatch):
     monkeypatch.setattr(Locks, "wait_for_answers", lambda own: None)
     with pytest.raises(Wrong):
         explored(stage, jobs, **options)
+
+
+def add_and_look_at_the_clock_first(self, client, name, fresh, timeouts, keys):
+    return add_and_look(self, client, name, fresh, timeouts, keys[::-1])
+
+
+add_and_look = PyMemcacheTransport._add_and_look
+
+
+@pytest.mark.parametrize("cached", ["memcached"], indirect=True)
+def test_memcached_is_asked_for_the_clock_last(stage, monkeypatch):
+    """Rule *recheck*, in the order of the keys."""
+    monkeypatch.setattr(
+        PyMemcacheTransport, "_add_and_look", add_and_look_at_the_clock_first
+    )
+    with pytest.raises(Wrong):
+        explored(stage, [save, cold_read, cold_read], 2, start="empty")
+
+
+def release_from_the_end(self, steps, timeout):
+    return release(self, steps[::-1], timeout)
+
+
+release = PyMemcacheTransport.release
+
+
+@pytest.mark.parametrize("cached", ["memcached"], indirect=True)
+def test_memcached_gets_the_clock_first(stage, monkeypatch):
+    """Rule *clock*, in the order of the keys."""
+    monkeypatch.setattr(PyMemcacheTransport, "release", release_from_the_end)
+    with pytest.raises(Wrong):
+        explored(stage, [save, cold_read], 2, start="empty")
+
+
+@pytest.mark.parametrize("cached", ["memcached"], indirect=True)
+def test_memcached_leaves_a_lock_alone(stage, monkeypatch):
+    """Rule *lock*: the writer may die before its release."""
+
+    def add(client, key, value, expire, noreply):
+        return client.do("set", key, value, expire, noreply=noreply)
+
+    monkeypatch.setattr(GatedClient, "add", add)
+    with pytest.raises(Wrong):
+        explored(stage, [save, cold_read], 2, start="empty", mortal={"save"})
 
 
 def test_gauge_is_cached(stage):

@@ -200,9 +200,7 @@ def releases_that_differ(tmp_path):
         def start(*changes):
             older, newer = (
                 stack.enter_context(
-                    Release(
-                        file_cache(tmp_path), file_database(tmp_path), changes=each
-                    )
+                    Release(file_cache(tmp_path), file_database(tmp_path), changes=each)
                 )
                 for each in ([], changes)
             )
