@@ -256,8 +256,8 @@ def publish(reading, sought, pk, values):
         or drivers.has_savepoint(connection)
     ):
         return
-    version = region.new_token(reading.token_prefix)
     with suppress(CacheFault):
+        version = region.new_token(reading.token_prefix)
         if reading.epoch is None:
             reading.epoch, _ = own.observe(reading)
         # What the cache did not take is dropped by the release.

@@ -77,7 +77,9 @@ class Region(Entries):
     # Reading
 
     def new_token(self, prefix):
-        server_id = self.client.transport.server_id(self.epoch_key)
+        client = self.client
+        # A cluster that was never reached does not know its servers.
+        server_id = client.call(client.transport.server_id, self.epoch_key)
         return new_token(prefix, server_id)
 
     def observe(self, entries, keys, prefix):
