@@ -33,6 +33,8 @@ from ..support.papers import (
     warm,
 )
 from ..support.servers import another_process, wait_for
+from .test_broken_cache import write_in_every_way
+from .test_kinds_of_cache import OnRedis
 from .test_transports import Redis, on_servers
 
 pytestmark = [
@@ -73,6 +75,34 @@ class TestSteps(Redis):
         self.steps.probe()
         assert self.steps.takes_small_entries()
         assert self.steps.has_several_servers()
+
+
+class TestGuarantees(OnRedis):
+    backend = "django_valkey.cluster_cache.cache.ClusterValkeyCache"
+    location = "valkey://{}"
+    transport = RedisClusterTransport
+
+    test_restart = None  # but test_primary_dies(), below
+
+    def config(self, request):
+        self.cluster = request.getfixturevalue("cluster")
+        return self.cluster.config()
+
+    def cli(self, *command):
+        for server in self.cluster.servers:
+            server.cli(*command)
+
+    def test_server_that_is_gone(self, caplog):
+        with self.using(self.config_at("127.0.0.1:1")):
+            write_in_every_way()
+        assert {record.name for record in caplog.records} == {"getorcreateplus"}
+
+    def refuse(self):
+        """Have fewer replicas than they want: NOREPLICAS."""
+        self.cli("config", "set", "min-replicas-to-write", "2")
+
+    def refuse_no_more(self):
+        self.cli("config", "set", "min-replicas-to-write", "0")
 
 
 # The rows of a model

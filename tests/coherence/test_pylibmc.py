@@ -1,11 +1,14 @@
 """
-The steps of the protocol through pylibmc, by Django's cache API. They are
-collected where it is installed: see the extra "pylibmc".
+The steps of the protocol, and what is guaranteed, through pylibmc, by Django's
+cache API. They are collected where it is installed: see the extra "pylibmc".
 """
 
+from getorcreateplus.coherence.transports.django import DjangoTransport
+
+from .test_kinds_of_cache import OnMemcached, memcached_server
 from .test_transports import Memcached, memcached_location, on_servers
 
-__all__ = ["memcached_location"]
+__all__ = ["memcached_location", "memcached_server"]
 
 
 class TestText(Memcached):
@@ -18,3 +21,13 @@ class TestText(Memcached):
 
 class TestBinary(TestText):
     options = {"behaviors": {}, "binary": True}
+
+
+class TestGuarantees(OnMemcached):
+    transport = DjangoTransport
+    backend = TestText.backend
+    options = {"behaviors": {"_retry_timeout": 1, "connect_timeout": 1000}}
+
+
+class TestGuaranteesOfBinary(TestGuarantees):
+    options = {**TestGuarantees.options, "binary": True}

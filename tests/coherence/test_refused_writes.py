@@ -367,7 +367,8 @@ def fill_up(client):
         while True:
             number += 1
             try:
-                client.set(f"junk{number}", "x" * size)
+                if client.set(f"junk{number}", "x" * size) is False:
+                    break
             except Exception:
                 break
 

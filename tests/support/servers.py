@@ -69,6 +69,29 @@ def memcached(*options):
         yield f"127.0.0.1:{port}"
 
 
+class MemcachedServer:
+    """A memcached that can be killed and started again."""
+
+    process = None
+
+    def __init__(self):
+        self.port = free_port()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-u", "nobody"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(lambda: can_connect(self.port))
+
+    def kill(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
 class Gateway:
     """
     It forwards connections to the cache server of the settings: a firewall,
