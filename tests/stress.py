@@ -1,7 +1,7 @@
 """
 Processes that read and write hot rows on real servers, while entries of the
-cache are evicted, the cache is flushed and restarted, and writers are killed.
-Of a cluster, or with a Sentinel, the primary is killed, and a replica takes
+cache are evicted, the cache is flushed and restarted, Redis loses its scripts,
+and writers are killed. Of a cluster, or with a Sentinel, the primary is killed, and a replica takes
 over; and a cluster moves the rows to another server meanwhile.
 
 Every write that has returned raises the floor of its row, in memory that the
@@ -70,7 +70,7 @@ def parse(args):
     add("--writers", type=int, default=2, help="processes (2)")
     add("--rows", type=int, default=8, help="hot rows (8)")
     add("--seed", type=int, default=None, help="of all random choices")
-    for name in "kill", "flush", "restart", "evict", "move":
+    for name in "kill", "flush", "restart", "evict", "scripts", "move":
         add(f"--no-{name}", dest=name, action="store_false", help="leave it alone")
     options = parser.parse_args(args)
     if not options.database or options.database.startswith("sqlite"):
@@ -112,9 +112,14 @@ class Server:
         raise RuntimeError(f"{self.kind} does not answer on port {port}")
 
     def flush(self):
-        command = b"FLUSHALL\r\n" if self.kind == "redis" else b"flush_all\r\n"
+        self.send("FLUSHALL" if self.kind == "redis" else "flush_all")
+
+    def lose_scripts(self):
+        self.send("SCRIPT FLUSH")
+
+    def send(self, command):
         with socket.create_connection(("127.0.0.1", self.port)) as client:
-            client.sendall(command)
+            client.sendall(f"{command}\r\n".encode())
             client.recv(100)
 
     def stop(self, keys):

@@ -51,6 +51,7 @@ class Run:
         self.outages = context.RawValue("q", 0)  # odd while there is one
         self.stopped = context.RawValue("b", 0)
         self.kills = self.flushes = self.restarts = self.moves = 0
+        self.script_losses = 0
 
     def go(self):
         Gauge.objects.bulk_create(
@@ -260,6 +261,8 @@ class Run:
         disturbances = [self.kill] * 9 * options.kill
         disturbances += [self.flush] * 2 * options.flush
         disturbances += [self.restart] * options.restart
+        if options.cache != "memcached":
+            disturbances += [self.lose_scripts] * 3 * options.scripts
         if options.cache == "cluster":
             disturbances += [self.move] * 2 * options.move
         first = [*dict.fromkeys(disturbances)]  # each of them once
@@ -289,6 +292,11 @@ class Run:
         for server in self.servers:
             server.flush()
         self.flushes += 1
+
+    def lose_scripts(self):
+        for server in self.servers:
+            server.lose_scripts()
+        self.script_losses += 1
 
     def restart(self):
         self.outages.value += 1
@@ -339,7 +347,8 @@ class Run:
             f"seed {self.options.seed}: {reads} reads, {hits} hits"
             f" ({hits / max(reads, 1):.0%}), {sum(self.writes)} writes,"
             f" {self.kills} kills, {self.flushes} flushes,"
-            f" {self.restarts} restarts, {self.moves} moves, {wrong} wrong answers"
+            f" {self.restarts} restarts, {self.script_losses} losses of scripts,"
+            f" {self.moves} moves, {wrong} wrong answers"
         )
         if failed:
             say(f"{failed} processes failed")

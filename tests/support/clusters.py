@@ -127,6 +127,11 @@ class RedisCluster:
             if server.process:
                 server.cli("flushall")  # a replica refuses
 
+    def lose_scripts(self):
+        for server in self.servers:
+            if server.process:
+                server.cli("script", "flush")
+
     def stop(self, keys):
         """Kill the primary that has the first of these keys."""
         self.stopped_slot = self.slot(keys[0])
@@ -245,6 +250,9 @@ class RedisSentinel:
 
     def flush(self):
         self.primary().cli("flushall")
+
+    def lose_scripts(self):
+        self.primary().cli("script", "flush")
 
     def stop(self, keys):
         wait_for(self.has_replica, patience=30)
