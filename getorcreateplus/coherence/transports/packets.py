@@ -228,9 +228,10 @@ class Commands:
         return answers[-1], answers.server_id
 
     def _take(self):
-        try:
+        line = None
+        with suppress(IndexError):  # no error to connect is because of it
             line = self.kept.pop()
-        except IndexError:
+        if line is None:
             return Line(connection_of(self.pool))
         if not (line.is_idle() or len(line.unread) > MAX_UNREAD):
             return line  # whose answers are read after the next command
@@ -279,10 +280,9 @@ def raise_error(answers):
 
 def connection_of(pool):
     give_back()
-    try:
+    with suppress(TypeError):  # before redis-py 5.3, and in valkey-py
         return pool.get_connection()
-    except TypeError:  # before redis-py 5.3, and in valkey-py
-        return pool.get_connection("EVALSHA")
+    return pool.get_connection("EVALSHA")
 
 
 keepers = weakref.WeakKeyDictionary()  # pool: Commands that keep connections

@@ -102,14 +102,16 @@ class Cluster:
 def connect(client):
     """Connect to the first server of LOCATION that answers."""
     index, first = 0, None
-    while True:
-        try:
-            return client.connect(index)
-        except IndexError:
-            raise first from None
-        except Exception as error:  # noqa: BLE001 - of any client
-            first = first or error
-        index += 1
+    with suppress(IndexError):  # there are no others
+        while True:
+            try:
+                return client.connect(index)
+            except IndexError:
+                raise
+            except Exception as error:  # noqa: BLE001 - of any client
+                first = first or error
+            index += 1
+    raise first
 
 
 class ClusterCommands:
