@@ -1,8 +1,9 @@
 """
 Processes that read and write hot rows on real servers, while entries of the
 cache are evicted, the cache is flushed and restarted, Redis loses its scripts,
-and writers are killed. Of a cluster, or with a Sentinel, the primary is killed, and a replica takes
-over; and a cluster moves the rows to another server meanwhile.
+and writers are killed. Of a cluster, or with a Sentinel, the primary dies, and
+a replica takes over; and a cluster moves the rows to another server
+meanwhile.
 
 Every write that has returned raises the floor of its row, in memory that the
 processes share; a read that began after that and yields less is a wrong

@@ -350,13 +350,13 @@ on_servers = [pytest.mark.shared_cache, pytest.mark.database("postgresql")]
 
 
 @pytest.fixture(scope="module")
-def redis_location():
+def redis_of_releases():
     with redis_server() as location:
         yield location
 
 
 @pytest.fixture(scope="module")
-def memcached_location():
+def memcached_of_releases():
     with memcached() as location:
         yield location
 
@@ -372,7 +372,7 @@ class TestFiles(Sharing):
 class TestRedis(Sharing):
     pytestmark = on_servers
     backend = "django.core.cache.backends.redis.RedisCache"
-    server = "redis_location"
+    server = "redis_of_releases"
     transport = "redis"
 
 
@@ -388,5 +388,5 @@ class TestDjangoValkey(TestRedis):
 class TestMemcached(Sharing):
     pytestmark = on_servers
     backend = "django.core.cache.backends.memcached.PyMemcacheCache"
-    server = "memcached_location"
+    server = "memcached_of_releases"
     transport = "memcached"
