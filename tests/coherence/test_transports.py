@@ -29,6 +29,7 @@ from getorcreateplus.coherence.transports import transport_of
 from getorcreateplus.coherence.transports.django import DjangoTransport
 from getorcreateplus.coherence.transports.locmem import LocMemTransport
 from getorcreateplus.coherence.transports.memcached import PyMemcacheTransport
+from getorcreateplus.coherence.transports.packets import pack, packs_as_redis
 from getorcreateplus.coherence.transports.redis import RedisTransport
 from getorcreateplus.lookups.rows import mark
 from getorcreateplus.test import CaptureCacheCommands
@@ -406,6 +407,17 @@ class TestLocMem(Steps):
         self.steps.look(["row"])["row"][2][0]["a"] = 2
         assert self.steps.look(["row"]) == {"row": value}
 
+    def test_cache_api_sees_a_payload(self, cache):
+        """It is pickled by then at the latest."""
+        row = payload(self.token)
+        self.steps.fill({"row": row}, 60)
+        assert cache.get("row") == row
+        assert cache.get_many(["row"]) == {"row": row}
+        assert cache.touch("row", 60)
+        with pytest.raises(TypeError):
+            cache.incr("row")
+        assert self.steps.look(["row"]) == {"row": row}
+
 
 class TestDjango(TestLocMem):
     transport = DjangoTransport
@@ -441,6 +453,19 @@ class TestRedis(Redis):
         [line] = client.transport.server().commands.kept
         line.connection._sock.shutdown(2)
         assert client.look(["key"]) == {"key": self.token}
+
+    def test_commands_are_packed_as_by_the_client(self):
+        self.steps.look(["key"])
+        [line] = self.steps.server().commands.kept
+        commands = [
+            ("SET", "key", b"\x80\r\n", "PX", 60_000),
+            ("SET", "\u00e9", -1, "NX"),
+            ("DEL", "key", ""),
+            ("MGET", "key", b"", 2.5, memoryview(b"view"), bytearray(b"array")),
+        ]
+        packed = b"".join(line.connection.pack_commands(commands))
+        assert pack(commands, line.connection.encoder.encode) == packed
+        assert packs_as_redis(line.connection)
 
     def test_connection_is_kept(self):
         self.steps.look(["key"])

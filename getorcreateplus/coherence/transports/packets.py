@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from .redis_identity import QUESTION, identity_of
 
+MANY = 16  # commands; fewer are packed by the client
 IDLE = 1  # seconds; after that a connection may have been closed by the server
 MAX_UNREAD = 16  # packets
 MAX_KEPT = 2  # connections, for the threads of an ASGI server that share them
@@ -39,8 +40,10 @@ class Line:
         number = identity.connects
         if len(commands) == 1:
             packet = connection.pack_command(*commands[0])
-        else:
+        elif len(commands) < MANY or not packs_as_redis(connection):
             packet = connection.pack_commands(commands)
+        else:
+            packet = [pack(commands, connection.encoder.encode)]
         connection.send_packed_command(packet)
         if not asks and identity.connects != number:
             raise ConnectionError("the connection was lost before the command")
@@ -259,6 +262,42 @@ class Commands:
     def _drop(self, line):
         line.connection.disconnect()
         self.pool.release(line.connection)
+
+
+def packs_as_redis(connection):
+    """Return True if a connection packs commands as its library does."""
+    encoder = connection.encoder
+    return (
+        type(connection).pack_commands.__module__ in PACKING_MODULES
+        and encoder.encoding.lower() in UTF_8
+        and encoder.encoding_errors == "strict"
+    )
+
+
+PACKING_MODULES = {"redis.connection", "valkey.connection"}
+UTF_8 = {"utf-8", "utf8"}
+
+
+def pack(commands, encode):
+    """
+    Return commands as the server reads them. As pack_commands() of redis-py,
+    which takes five times as long for a thousand commands.
+    """
+    lines = []
+    for command in commands:
+        lines.append(b"*%d" % len(command))
+        for arg in command:
+            kind = type(arg)
+            if kind is str:
+                data = arg.encode()
+            elif kind is bytes:
+                data = arg
+            elif kind is int:
+                data = b"%d" % arg
+            else:
+                data = bytes(encode(arg))
+            lines += b"$%d" % len(data), data
+    return b"\r\n".join([*lines, b""])
 
 
 def answer_of(connection):
