@@ -8,6 +8,7 @@ of the cache object: then the steps are done by these.
 """
 
 import pickle
+import sys
 from time import time
 
 from django.core.cache import caches
@@ -104,17 +105,40 @@ class LocMemTransport(DjangoTransport):
         return []
 
 
-class Entry(bytes):
+class PickledEntry(bytes):
     """A pickled value. Its attribute ``value`` is the value itself."""
+
+    def __new__(cls, value, protocol):
+        entry = super().__new__(cls, pickle.dumps(value, protocol))
+        entry.value = value
+        return entry
+
+
+class LateEntry:
+    """
+    A value that is pickled when LocMemCache's own methods unpickle it: only
+    then does a payload cost what pickle takes for its dates and decimals.
+    """
+
+    __slots__ = ("protocol", "value")
+
+    def __init__(self, value, protocol):
+        self.value = value
+        self.protocol = protocol
+
+    def __buffer__(self, flags):
+        return memoryview(pickle.dumps(self.value, self.protocol))
+
+
+# Python 3.11 takes no buffer from a class like that.
+Entry = LateEntry if sys.version_info >= (3, 12) else PickledEntry
 
 
 def entry_of(value, protocol):
-    pickled = pickle.dumps(value, protocol)
     if type(value) is str or (
         type(value) is tuple
         and len(value) == PARTS
         and IMMUTABLE_TYPES.issuperset(map(type, value[2]))
     ):
-        pickled = Entry(pickled)
-        pickled.value = value
-    return pickled
+        return Entry(value, protocol)
+    return pickle.dumps(value, protocol)
