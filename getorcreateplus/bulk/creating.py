@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 from django.db import IntegrityError, models, transaction
 from django.db.models.expressions import DatabaseDefault
-from django.db.models.utils import resolve_callables
 
 from ..coherence.filling import fill_uncommitted
 from ..lookups.canonical import pk_text
@@ -175,7 +174,8 @@ class BatchCreator:
         rows = {i: tuple(r.values()) for i, r in rows.items() if i not in skipped}
         made_pk = is_generated(opts) and opts.pk not in fields
         if (reading := self.queryset._begin_batch()) is not None:
-            fill_uncommitted(reading, reader.fillable(rows, reader.sought), made_pk)
+            created = reader.fillable(rows, reader.sought_created)
+            fill_uncommitted(reading, created, made_pk)
 
     def insert_and_select(self, batch, insert):
         """
@@ -221,7 +221,8 @@ def instance_of(row, bulk):
         for name, value in bulk.relation.row.items():
             setattr(obj, name, value)
     else:
-        params = dict(resolve_callables(row))
+        # As resolve_callables() does it, which takes twice as long.
+        params = {n: v() if callable(v) else v for n, v in row.items()}
         for field in bulk.relation.values:
             params.pop(field.attname, None)
         obj = bulk.model(**params | bulk.relation.row)

@@ -14,6 +14,7 @@ from ..signals import cache_hit, cache_miss, send_hit_or_miss
 from ..writes.locking_reads import locking_read
 from .identity import identity_from_row
 from .limits import grouped
+from .one_of import one_of
 
 
 class BatchReader:
@@ -26,6 +27,12 @@ class BatchReader:
         self.queryset = batch.queryset
         self.ambiguous = set()  # identities that are left to get_or_create()
         self.not_read = set()  # identities that were not read from the cache
+        # Whether the values of a lookup may be a primary key.
+        self.may_name_pk = not {f.attname for f in self.bulk.model._meta.pk_fields} - {
+            *self.identifying.attnames,
+            *(self.bulk.filters or ()),
+        }
+        self.hint_keys = {}  # identity: its key, for rows to be created
 
     def look_up(self, identities):
         """Return {identity: obj} of the rows that exist."""
@@ -59,6 +66,8 @@ class BatchReader:
             self.bulk.rows_without_hit += len(identities)
         rest = [identity for identity in identities if identity not in found]
         if rest:
+            if self.bulk.keeps_created():
+                self.keep_hint_keys(rest, sought)
             rows = self.select_values(rest)
             found |= {each: make_instance(values) for each, values in rows.items()}
             fill(reading, self.fillable(rows, sought.get))
@@ -68,8 +77,19 @@ class BatchReader:
         """Return the SoughtRow of the row that has this identity."""
         values = dict(zip(self.identifying.attnames, identity, strict=True))
         values |= self.bulk.filters
-        pk = pk_text(self.bulk.model._meta, values)
+        pk = pk_text(self.bulk.model._meta, values) if self.may_name_pk else None
         return SoughtRow(values, lookup_tuple(values) if pk is None else None, pk)
+
+    def keep_hint_keys(self, identities, sought):
+        """Keep what takes a digest, for the hints of rows that are created."""
+        if len(self.hint_keys) < self.bulk.room:
+            self.hint_keys |= {each: sought[each].hint_key for each in identities}
+
+    def sought_created(self, identity):
+        """Return the SoughtRow of a row that was created."""
+        sought = self.sought(identity)
+        sought.hint_key = self.hint_keys.get(identity)
+        return sought
 
     def fillable(self, rows, sought_of):
         """Return (row, pk, values) of {identity: values} that can be kept."""
@@ -137,10 +157,12 @@ class BatchReader:
         return found
 
     def condition(self, identities):
-        """Return the Q that finds these rows, and no others."""
+        """Return the condition that finds these rows, and no others."""
         names = self.identifying.attnames
         if len(names) == 1:
-            return Q((f"{names[0]}__in", [identity[0] for identity in identities]))
+            values, [field] = [value for [value] in identities], self.identifying.fields
+            condition = one_of(field, values)
+            return Q((f"{names[0]}__in", values)) if condition is None else condition
         # One condition for each combination of the other columns.
         longest, groups = grouped(identities)
         others = names[:longest] + names[longest + 1 :]
