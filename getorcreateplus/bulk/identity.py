@@ -16,6 +16,7 @@ from ..lookups.canonical import (
     PLAIN_TYPES,
     NotCanonical,
     canonical,
+    canonical_integer,
     converts_as_django,
     prepare,
     related_value,
@@ -31,6 +32,8 @@ class IdentifyingFields:
     are_canonical = False
     # Whether the queryset and the database allow batches as well.
     allow_batches = False
+
+    plain_types = None  # of the values, if these are canonical as they are
 
     def __init__(self, model, given, unique_fields, vendor, *, follows_django):
         """``given`` are the values of a related manager, by field."""
@@ -65,6 +68,8 @@ class IdentifyingFields:
         )
         if self.are_canonical:
             self.types = [known[field.name][1] for field in self.fields]
+            if PLAIN_TYPES.issuperset(self.types):
+                self.plain_types = self.types
 
     def identity_of(self, position, row):
         """
@@ -73,6 +78,8 @@ class IdentifyingFields:
         """
         values = self.values_of(position, row)
         if self.allow_batches:
+            if self.plain_types == list(map(type, values)):
+                return tuple(values)  # as below, in the most frequent case
             try:
                 return tuple(
                     canonical_value(*each, self.vendor)
@@ -86,7 +93,7 @@ class IdentifyingFields:
 
     def values_of(self, position, row):
         """Return the values that a row gives for the fields."""
-        if isinstance(row, Mapping):
+        if type(row) is dict or isinstance(row, Mapping):
             names = self.names.get(tuple(row)) or self.find_names(position, row)
             return [
                 self.given[name] if isinstance(name, models.Field) else row[name]
@@ -239,6 +246,8 @@ def prepares_as_django(field):
 def canonical_value(field, kind, value, vendor):
     if type(value) is kind and kind in PLAIN_TYPES:
         return value
+    if type(value) is int and kind is int:
+        return canonical_integer(value)
     if callable(value):
         raise NotCanonical(value)
     return prepare(field, value, vendor)

@@ -41,8 +41,10 @@ def _fill(reading, found):
             kept = vouch(reading, found)
             if is_inside:
                 own = journal(connection)
-                for sought, pk, values, version in kept:
-                    own.fill_later(Fill(reading, sought, pk, pack(values), version))
+                own.fill_later(
+                    Fill(reading, sought, pk, pack(values), version)
+                    for sought, pk, values, version in kept
+                )
             elif kept:
                 fill_now(reading, kept)
                 for sought, pk, values, _ in kept:
@@ -138,7 +140,7 @@ def versions_of(reading, pks):
     and the clock as it was after that.
     """
     region, prefix = reading.region, reading.token_prefix
-    fresh = {region.version_key(pk): region.new_token(prefix) for pk in pks}
+    fresh = region.new_versions(pks, prefix)
     versions, clock = region.client.vouch(
         fresh, region.timeout, region.clock_key, MAX_ADDED
     )
@@ -192,9 +194,11 @@ def fill_uncommitted(reading, created, made_pk):
         reading.epoch, reading.clock = own.observe(reading)
         if rules.is_locked(reading.epoch):
             return
-        for new in fills_of_created(reading, own, rows, made_pk):
-            if not rules.is_locked(new.version):
-                own.fill_later(new)
+        own.fill_later(
+            new
+            for new in fills_of_created(reading, own, rows, made_pk)
+            if not rules.is_locked(new.version)
+        )
 
 
 def fills_of_created(reading, own, rows, made_pk):
@@ -204,7 +208,7 @@ def fills_of_created(reading, own, rows, made_pk):
     is_unknown = made_pk and region.version_per_row
     if is_unknown and reading.is_batch:
         # Not by add(): no other process knows these keys yet.
-        versions = {region.version_key(pk): region.new_token(prefix) for pk in pks}
+        versions = region.new_versions(pks, prefix)
         region.client.announce(versions, region.timeout)
     elif is_unknown and (
         region.client.waits_for_less() or own.streaks.get(region, 0) > MAX_SINGLE
@@ -215,10 +219,11 @@ def fills_of_created(reading, own, rows, made_pk):
         return [new]
     else:
         versions = observed_versions(region, pks, prefix)
+    found = [versions.get(region.version_key(pk)) for pk in pks]
     return [
-        Fill(reading, sought, pk, values, versions[region.version_key(pk)])
-        for sought, pk, values in rows
-        if region.version_key(pk) in versions
+        Fill(reading, *row, version)
+        for row, version in zip(rows, found, strict=True)
+        if version is not None
     ]
 
 

@@ -100,21 +100,24 @@ def fill_now(reading, rows, fill=None):
 
 def fill_committed(fills):
     """Put these Fills into the cache, by a few commands."""
-    batches, count, size = {}, 0, 0
+    batches, count, size, reading = {}, 0, 0, None
     for fill in fills:
-        region, reading = fill.region, fill.reading
-        at = region.client, region.made_keys, region.timeout
-        entries = batches.setdefault(at, {})
+        if fill.reading is not reading or not batches:
+            reading, region = fill.reading, fill.region
+            at = region.made_keys, region.timeout
+            entries = batches.setdefault((region.client, *at), {})
+            hints = entries
+            if reading.key_client is not region.client:
+                hints = {}  # of another tenant's keys
+                if region.made_keys.is_current():
+                    hints = batches.setdefault((reading.key_client, *at), {})
+        values = unpack(fill.values)
         if not region.asking.is_too_large(fill.pk):
-            entries[region.payload_key(fill.pk)] = fill.payload()
+            payload = payload_of(reading, fill.epoch, fill.version, values)
+            entries[region.payload_key(fill.pk)] = payload
         if fill.needs_hint:
-            hint = {reading.hint_key(fill): fill.pk}
-            if reading.key_client is region.client:
-                entries |= hint
-            elif region.made_keys.is_current():
-                at = reading.key_client, region.made_keys, region.timeout
-                batches.setdefault(at, {}).update(hint)
-        remember(reading, fill, fill.pk, unpack(fill.values))
+            hints[reading.hint_key(fill)] = fill.pk
+        remember(reading, fill, fill.pk, values)
         count, size = count + 1, size + size_of(fill.values)
         if count >= MAX_ROWS or size >= MAX_BYTES:
             set_batches(batches)

@@ -173,28 +173,29 @@ class Journal(Locks):
 
     # Rows to fill after the commit
 
-    def fill_later(self, fill):
+    def fill_later(self, fills):
         """
-        Rule *commit*: fill this row after the commit, unless what the
+        Rule *commit*: fill these rows after the commit, unless what the
         transaction does now is rolled back.
 
         Not before: a trigger, a function or COPY may have written the row in
         this transaction, and this process would not see the rollback.
         """
-        level = self.levels[-1]
-        if (
-            drivers.has_savepoint(self.connection)
-            or sum(len(each.fills) for each in self.levels) >= conf.OVERLAY_ROWS
-            or not self.has_room(fill.values)
-        ):
+        if drivers.has_savepoint(self.connection):
             return
-        region = fill.region
-        level.size += size_of(fill.values)
-        level.fills[region, fill.pk] = fill
-        level.add_hint(region, fill.lookup, fill.pk)
-        if region.made_keys.are_lost_later:
-            hints = [] if fill.lookup is None else [fill.reading.hint_key(fill)]
-            region.remember_keys([*region.keys_of_a_write([fill.pk]), *hints])
+        level, room = self.levels[-1], self.room()
+        others = sum(len(each.fills) for each in self.levels[:-1])
+        for fill in fills:
+            size = size_of(fill.values)
+            if size > room or others + len(level.fills) >= conf.OVERLAY_ROWS:
+                continue
+            region, room = fill.region, room - size
+            level.size += size
+            level.fills[region, fill.pk] = fill
+            level.add_hint(region, fill.lookup, fill.pk)
+            if region.made_keys.are_lost_later:
+                hints = [] if fill.lookup is None else [fill.reading.hint_key(fill)]
+                region.remember_keys([*region.keys_of_a_write([fill.pk]), *hints])
 
     def payload_to_fill(self, region, pk, fingerprint):
         """Return the payload that the commit is going to set, or None."""

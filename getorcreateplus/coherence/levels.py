@@ -168,32 +168,40 @@ class Levels:
         """
         if drivers.has_savepoint(connection):
             return
-        level = self.levels[-1]
+        level, room = self.levels[-1], self.room()
         for pk, values, lookup in rows:
-            if not any((region, pk) in each.held for each in self.levels):
+            row = region, pk
+            if row not in level.held and not any(row in w.held for w in self.levels):
                 continue
             # A write by query between the INSERT and now may have changed it.
             sequence = self.next_sequence() if selected else self.written(region, pk)
-            has_room = self.has_room(values)
-            level.size += size_of(values) if has_room else 0
-            level.rows[region, pk] = sequence, values if has_room else None
+            size = size_of(values)
+            if size <= room:
+                level.rows[row] = sequence, values
+                level.size += size
+                room -= size
+            else:
+                level.rows[row] = sequence, None
             level.add_hint(region, lookup, pk)
 
     def written(self, region, pk):
         """Return the sequence of the last write of a row."""
-        rows = (level.rows.get((region, pk)) for level in reversed(self.levels))
-        return next(sequence for sequence, _ in filter(None, rows))
+        return next(
+            level.rows[region, pk][0]
+            for level in reversed(self.levels)
+            if (region, pk) in level.rows
+        )
 
-    def has_room(self, values):
-        """Return True if the transaction may keep so much more in memory."""
-        size = sum(level.size for level in self.levels)
-        return size + size_of(values) <= MAX_BYTES
+    def room(self):
+        """Return how many bytes more the transaction may keep in memory."""
+        return MAX_BYTES - sum(level.size for level in self.levels)
 
     def find(self, region, lookup):
         """Return the pk that the lookup finds in the overlay, or None."""
+        hint = region, lookup
         for level in reversed(self.levels):
-            if (region, lookup) in level.hints:
-                return level.hints[region, lookup]
+            if hint in level.hints:
+                return level.hints[hint]
         return None
 
     def values(self, region, pk):

@@ -289,6 +289,21 @@ class Look(Observer):
                 return True
         return own.is_written(region, row.pk)
 
+    def _not_own(self, rows):
+        """
+        Serve the rows that this transaction has written. Return the others.
+        """
+        own, region, others = journal(self.connection), self.region, []
+        if not own.is_in_use():
+            return rows
+        by_query = own.is_written_by_query(region)
+        for row in rows:
+            # Most rows: as _serve_own(), without its calls.
+            is_unknown = row.pk is None and own.find(region, row.lookup) is None
+            if (is_unknown and not by_query) or not self._serve_own(row, True):
+                others.append(row)
+        return others
+
     def _serve_locally(self, row, may_hit):
         """
         Serve a row from the transaction or from the process's memory. Return

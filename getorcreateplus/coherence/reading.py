@@ -150,7 +150,7 @@ class Reading(Look):
             if in_transaction(connection):
                 if is_aborted(connection):
                     return  # PostgreSQL says so
-                rows = [row for row in rows if not self._serve_own(row, True)]
+                rows = self._not_own(rows)
         self.asked = may_hit
         if not rows or not (may_hit or may_fill):
             return

@@ -14,7 +14,7 @@ from . import clients, process_memory, rules
 from .asking import LARGE, Asking
 from .entries import Entries
 from .faults import Unreachable
-from .tokens import is_token, new_token
+from .tokens import is_token, new_token, new_tokens
 from .transactions import token_prefix_of
 
 logger = logging.getLogger("getorcreateplus")
@@ -81,6 +81,13 @@ class Region(Entries):
         # A cluster that was never reached does not know its servers.
         server_id = client.call(client.transport.server_id, self.epoch_key)
         return new_token(prefix, server_id)
+
+    def new_versions(self, pks, prefix):
+        """Return {version key: new token} of these rows."""
+        keys = dict.fromkeys(map(self.version_key, pks))
+        server_id = self.client.transport.server_id(self.epoch_key)
+        tokens = new_tokens(len(keys), prefix, server_id)
+        return dict(zip(keys, tokens, strict=True))
 
     def observe(self, entries, keys, prefix):
         """

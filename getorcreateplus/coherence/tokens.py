@@ -15,6 +15,12 @@ def new_token(prefix, server_id=""):
     return prefix + server_id + secrets.token_hex(DIGITS // 2)
 
 
+def new_tokens(count, prefix, server_id=""):
+    """Return so many of them, for the price of a few."""
+    start, digits = prefix + server_id, secrets.token_hex(count * DIGITS // 2)
+    return [start + digits[i : i + DIGITS] for i in range(0, len(digits), DIGITS)]
+
+
 def is_token(value, prefix):
     """
     Return True for a token, or a LOCK, of the transactions with this prefix.

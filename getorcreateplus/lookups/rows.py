@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from ..environment.cached_functions import cached_until_models_change
 from ..environment.interruptions import reraise
-from .canonical import PLAIN_TYPES, NotCanonical, canonical, digest, pk_text
+from .canonical import PLAIN_TYPES, NotCanonical, canonical, digest, integer_pk, pk_text
 from .fingerprints import fingerprint
 
 # The format of a payload's values in this release of the package; raise it
@@ -51,6 +51,10 @@ class Layout:
 
     def pk_text(self, values):
         """Return the text of a row's primary key, None if it has none."""
+        if len(self.pks) == 1 and integer_pk(self.opts) is not None:
+            value = values[self.pks[0][1]]
+            if type(value) is int and abs(value) < 2**63:
+                return str(value)  # as pk_text(), in the most frequent case
         return pk_text(self.opts, {name: values[place] for name, place in self.pks})
 
     def matches(self, lookup, values):
@@ -111,6 +115,8 @@ def private_copy(values):
 
     None if one of them cannot be pickled.
     """
+    if IMMUTABLE_TYPES.issuperset(map(type, values)):
+        return tuple(values)
     try:
         return tuple(
             v if type(v) in IMMUTABLE_TYPES else copy_of_value(v) for v in values
@@ -146,16 +152,21 @@ def size_of(packed):
     """
     if type(packed) is bytes:
         return len(packed)
-    return sum(len(v) for v in packed if type(v) in LONG_TYPES) + MIN_ROW_SIZE
+    size = MIN_ROW_SIZE
+    for value in packed:  # sum() takes twice as long
+        kind = type(value)
+        if kind is str or kind is bytes:
+            size += len(value)
+    return size
 
 
-LONG_TYPES = frozenset((bytes, str))
 MIN_ROW_SIZE = 100  # bytes
 
 
 # Payloads of a serializer that turns tuples into lists
 
 JSON_TYPES = frozenset((bool, int, str, type(None)))  # in JSON and in msgpack
+MARKED_TYPES = JSON_TYPES | {float, bytes, list, dict}
 OTHER = "*"  # marks a value of another type
 MAX_MARK_LENGTH = 40
 
@@ -165,8 +176,11 @@ def mark(values):
     Return a text that, beside the values' types in JSON, shows whether column
     values that come back from a serializer are the ones that it was given.
     """
-    if JSON_TYPES.issuperset(map(type, values)):
+    kinds = set(map(type, values))
+    if JSON_TYPES.issuperset(kinds):
         return ""
+    if not MARKED_TYPES.issuperset(kinds):
+        return OTHER
     found = "".join(map(mark_of, values))
     if OTHER in found:
         return OTHER
