@@ -148,19 +148,17 @@ class CachedGetOrCreateMixin(InvalidationMixin, GetOrCreateBase):
         cached_model = cached_model_of(self)
         if cached_model is None:
             return None
-        region = cached_model.region(self.db, self.object_cache_alias)
         # A related manager's filter is read before Django applies it.
         pending = self._deferred_filter and pending_filter(self)
         query = self.query if self._deferred_filter and not pending else self._query
-        if (
-            region is None
-            or (blocks.get() and is_bypassed(region.model))
-            or not has_django_steps(self)
-            or not yields_whole_rows(self, query)
-        ):
+        if not has_django_steps(self) or not yields_whole_rows(self, query):
             return None
-        opts, connection = self.model._meta, connections[region.using]
-        vendor = connection.vendor
+        using = self.db
+        connection = connections[using]
+        region = cached_model.region(using, self.object_cache_alias, connection)
+        if region is None or (blocks.get() and is_bypassed(region.model)):
+            return None
+        opts, vendor = self.model._meta, connection.vendor
         try:
             values = from_kwargs(opts, kwargs, vendor)
             if query.where.children:

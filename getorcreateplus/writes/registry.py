@@ -88,17 +88,20 @@ class CachedModel:
             getattr(queryset_class, "key_cache_alias", DEFAULT_CACHE_ALIAS)
         )
 
-    def region(self, using, declared):
+    def region(self, using, declared, connection=None):
         """
         Return the region for the present database and cache keys, None if the
-        cache of the rows cannot be used.
+        cache of the rows cannot be used. A caller may have the connection of
+        the alias already: to look it up takes as long as all else here.
         """
         alias = self.aliases.get(declared)
         if alias is None:
             alias = self.aliases[declared] = self.alias(declared)
         if not alias:
             return None  # getorcreateplus.E001
-        name = databases.database_name(using, connections[using].settings_dict)
+        if connection is None:
+            connection = connections[using]
+        name = databases.database_name(using, connection.settings_dict)
         try:
             at = declared, name, cache_keys.key_identity(caches[alias])
         except Exception as error:  # noqa: BLE001 - of a KEY_FUNCTION
@@ -167,9 +170,10 @@ class CachedModel:
         Return the regions that a write through this alias changes: those of
         the present tenant, or those of all tenants that this process has met.
         """
-        aliases = databases.aliases_of_database(using, settings_of(using))
+        connection = connections[using]
+        aliases = databases.aliases_of_database(using, connection.settings_dict)
         regions = [
-            self.region(alias, declared)
+            self.region(alias, declared, connection if alias == using else None)
             for alias in aliases
             for declared in self.declared
         ]
