@@ -10,6 +10,7 @@ from ..bulk import Bulk, batched
 from ..lookups.django_path import path_of, with_own_steps
 from ..lookups.queryset_shape import yields_whole_rows
 from ..selects.running import select_rows
+from ..writes.compiled_inserts import create_row
 from .selecting import OWN_GETS, SelectingMixin
 
 
@@ -116,7 +117,7 @@ class GetOrCreateBase(SelectingMixin):
         try:
             with recording or nullcontext(), transaction.atomic(using=self.db):
                 params = dict(resolve_callables(params))
-                return self._without_creation().create(**params), True
+                return create_row(self._without_creation(), params), True
         except IntegrityError:
             try:
                 return self._find(kwargs, recording), False

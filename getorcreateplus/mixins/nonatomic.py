@@ -7,6 +7,7 @@ from django.db.models.utils import resolve_callables
 
 from ..lookups.django_path import path_of
 from ..signals import send_savepoint_omitted
+from ..writes.compiled_inserts import create_row
 from ..writes.guards import (
     InsertGuard,
     UpdateGuard,
@@ -38,7 +39,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             with recording or nullcontext(), guard:
                 params = dict(resolve_callables(params))
                 guard.arm(params)
-                return self.create(**params), True
+                return create_row(self, params, guard), True
         except IntegrityError:
             if not guard.is_transaction_intact:
                 raise

@@ -214,6 +214,7 @@ class InsertGuard(UpdateGuard):
         self.table = connection.ops.quote_name(model._meta.db_table)
         self.insert = f"INSERT INTO {self.table} "
         self.create_params = None  # the arguments of create(), once armed
+        self.own_params = None  # of the INSERT, if create_row() sends it
         self.is_create_insert = False  # the statement that is being sent
         self.is_preparing = False  # It sends a BEGIN or SAVEPOINT of its own.
         self.state = State.BARE if connection.in_atomic_block else State.PENDING
@@ -385,12 +386,15 @@ class Foresight(Wrapper):
             and not many
             and guard.create_params is not None
             and statement.text.startswith(guard.insert)
-            and is_row_of(
-                connection,
-                guard.model,
-                guard.create_params,
-                statement.text,
-                statement.own_params(params),
+            and (
+                (params is guard.own_params and params is not None)
+                or is_row_of(
+                    connection,
+                    guard.model,
+                    guard.create_params,
+                    statement.text,
+                    statement.own_params(params),
+                )
             )
         )
         fails_alone = guard.is_create_insert and (

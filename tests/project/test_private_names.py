@@ -99,6 +99,10 @@ PRIVATE = {
     # The models
     "_base_manager": (Paper, "a generic foreign key asks it"),
     "_default_manager": (Paper, "the users' manager, for a system check"),
+    "_do_insert": (Paper, "the INSERT of save(), compiled once"),
+    "_prepare_related_fields_for_save": (Paper, "it sees what save() inserts"),
+    "_save_parents": (Paper, "it sees what save() inserts"),
+    "_save_table": (Paper, "it sees what save() inserts"),
     "_is_pk_set": (Paper, "an unsaved object is Django's error"),
     "_meta": (Paper, "documented in part"),
     "_state": (Paper(), "documented in part"),
@@ -113,6 +117,7 @@ PRIVATE = {
     "pk_fields": (OPTS, "composite primary keys"),
     "swapped": (OPTS, "a model without a table"),
     # The managers
+    "_insert": (models.Manager, "the INSERT of save(), compiled once"),
     "_queryset_class": (models.Manager, "a manager that cannot make a queryset"),
     # The caches
     "_connections": (caches, "the cache objects that a thread has"),
