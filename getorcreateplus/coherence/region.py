@@ -76,17 +76,18 @@ class Region(Entries):
 
     # Reading
 
-    def new_token(self, prefix):
+    def server_id(self):
         client = self.client
         # A cluster that was never reached does not know its servers.
-        server_id = client.call(client.transport.server_id, self.epoch_key)
-        return new_token(prefix, server_id)
+        return client.call(client.transport.server_id, self.epoch_key)
+
+    def new_token(self, prefix):
+        return new_token(prefix, self.server_id())
 
     def new_versions(self, pks, prefix):
         """Return {version key: new token} of these rows."""
         keys = dict.fromkeys(map(self.version_key, pks))
-        server_id = self.client.transport.server_id(self.epoch_key)
-        tokens = new_tokens(len(keys), prefix, server_id)
+        tokens = new_tokens(len(keys), prefix, self.server_id())
         return dict(zip(keys, tokens, strict=True))
 
     def observe(self, entries, keys, prefix):

@@ -340,6 +340,10 @@ def test_all_servers_of_location_are_gone(cluster):
     with using(default=cluster.config(LOCATION="valkey://127.0.0.1:1")):
         assert pages()[0] == 0
         assert pages() == (0, 1)
+        rows = [{"title": f"{n}", "pages": n} for n in range(3)]
+        with transaction.atomic():
+            found = Paper.objects.bulk_get_or_create(rows, unique_fields=["title"])
+        assert all(created for _, created in found)
 
 
 def test_server_that_is_new(rows):
