@@ -20,14 +20,12 @@ until every process reaches it again: those that do not owe their releases.
 import argparse
 import os
 import random
-import shutil
 import socket
-import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 from .support.clusters import redis_cluster, redis_sentinel
+from .support.servers import Server, free_port
 
 LOCK_TIMEOUT = 5  # seconds; longer than any transaction here
 
@@ -86,31 +84,19 @@ def parse(args):
 # The servers
 
 
-class Server:
+class CacheServer(Server):
     """A cache server of this run, on a port of its own."""
 
     def __init__(self, kind):
         self.kind = kind
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.start()
-
-    def start(self):
-        port = str(self.port)
-        if self.kind == "redis":
-            command = ["redis-server", "--port", port, "--save", ""]
+        port = free_port()
+        if kind == "redis":
+            command = ["redis-server", "--port", str(port), "--save", ""]
         else:
-            command = ["memcached", "-p", port, "-U", "0", "-u", "nobody", "-m", "64"]
-            command += ["-l", "127.0.0.1"]
-        self.process = subprocess.Popen(
-            [shutil.which(command[0]), *command[1:]], stdout=subprocess.DEVNULL
-        )
-        for _ in range(200):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise RuntimeError(f"{self.kind} does not answer on port {port}")
+            command = ["memcached", "-p", str(port), "-U", "0", "-u", "nobody"]
+            command += ["-m", "64", "-l", "127.0.0.1"]
+        super().__init__(port, *command)
+        self.start()
 
     def flush(self):
         self.send("FLUSHALL" if self.kind == "redis" else "flush_all")
@@ -124,8 +110,7 @@ class Server:
             client.recv(100)
 
     def stop(self, keys):
-        self.process.kill()
-        self.process.wait()
+        self.kill()
 
 
 @contextmanager
@@ -138,7 +123,7 @@ def servers(options):
     started = []
     try:
         for _ in range(options.servers):
-            started.append(Server(options.cache))  # noqa: PERF401
+            started.append(CacheServer(options.cache))  # noqa: PERF401
         yield started
     finally:
         for server in started:

@@ -3,8 +3,6 @@ A Redis that is not the one that it was: it has started from a snapshot, or a
 replica has become the primary. Both have entries that were replaced since.
 """
 
-import signal
-import subprocess
 import threading
 from contextlib import contextmanager
 
@@ -19,6 +17,7 @@ from getorcreateplus.coherence.transports import redis_identity, transport_of
 from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper
+from ..support.clusters import RedisServer
 from ..support.papers import (
     pages,
     save,
@@ -31,8 +30,6 @@ from ..support.servers import (
     Gateway,
     another_process,
     caches_at,
-    can_connect,
-    free_port,
     redis_server,
     wait_for,
 )
@@ -81,27 +78,10 @@ def process_that_names_no_server():
 # A server that starts from a snapshot
 
 
-class Persistent:
-    """A Redis with a snapshot, which it reads as it starts."""
-
-    def __init__(self, folder):
-        self.port = free_port()
-        self.command = ["redis-server", "--port", str(self.port), "--save", ""]
-        self.command += ["--bind", "127.0.0.1", "--dir", str(folder)]
-        self.location = f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self):
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
-        wait_for(lambda: can_connect(self.port))
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def persistent(tmp_path):
-    server = Persistent(tmp_path)
+    """A Redis with a snapshot, which it reads as it starts."""
+    server = RedisServer(tmp_path, "--save", "")
     server.start()
     yield server
     server.kill()
@@ -109,7 +89,7 @@ def persistent(tmp_path):
 
 @pytest.mark.parametrize("write", WRITES)
 def test_start_from_a_snapshot(persistent, write):
-    with cache_at(persistent.location) as client:
+    with cache_at(persistent.location()) as client:
         paper = warm()
         client.save()
         write(paper)
@@ -121,7 +101,7 @@ def test_start_from_a_snapshot(persistent, write):
 @pytest.mark.parametrize("write", [save, update])
 def test_tokens_without_a_server_do_not_hold_on_the_next(persistent, write):
     """Those of a process that has the cache API alone."""
-    with cache_at(persistent.location) as client:
+    with cache_at(persistent.location()) as client:
         with process_that_names_no_server():
             paper = warm()
             client.save()
@@ -134,7 +114,7 @@ def test_tokens_without_a_server_do_not_hold_on_the_next(persistent, write):
 def test_each_token_has_to_name_its_server(persistent, monkeypatch):
     """The snapshot has a hit that is wrong, unless its tokens are none."""
     monkeypatch.setattr(redis_identity, "names_of", lambda answer: [])
-    with cache_at(persistent.location) as client:
+    with cache_at(persistent.location()) as client:
         paper = warm()
         client.save()
         save(paper)
@@ -145,7 +125,7 @@ def test_each_token_has_to_name_its_server(persistent, monkeypatch):
 
 
 def test_lock_in_a_snapshot_holds(persistent):
-    with cache_at(persistent.location) as client:
+    with cache_at(persistent.location()) as client:
         warm()
         region = region_of(Paper.objects.all())
         region.lock(connection, [str(Paper.objects.get().pk)])

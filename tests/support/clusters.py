@@ -1,52 +1,48 @@
 """Redis servers that replace each other: a cluster, and a Sentinel."""
 
-import random
+import itertools
+import os
 import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .servers import can_connect, wait_for
+from .servers import Server, can_connect, wait_for
 
 # A server is taken for dead after so many milliseconds.
 NODE_TIMEOUT = 1000
 
 
+# A server of a cluster has another port as well, 10,000 above its own. Each
+# process tries other ones, because it may take a while until they are in use.
+ports = itertools.cycle(range(10_000, 22_000))
+ports = itertools.islice(ports, os.getpid() % 500 * 24, None)
+
+
 def free_ports():
     """Return a port that is free, as the one for the other servers is."""
-    while True:
-        port = random.randrange(10_000, 22_000)
-        if not can_connect(port) and not can_connect(port + 10_000):
-            return port
+    return next(
+        port
+        for port in ports
+        if not can_connect(port) and not can_connect(port + 10_000)
+    )
 
 
-class RedisServer:
-    """A Redis server that can be killed and started again."""
-
+class RedisServer(Server):
     def __init__(self, folder, *options, sentinel=()):
-        self.port = free_ports()
-        self.folder = Path(folder) / str(self.port)
+        port = free_ports()
+        self.folder = Path(folder) / str(port)
         self.folder.mkdir()
-        self.command = ["redis-server"]
+        command = ["redis-server"]
         if sentinel:
             config = self.folder / "sentinel.conf"  # which it writes itself
             config.write_text("\n".join(sentinel))
-            self.command += [str(config)]
-        self.command += ["--port", str(self.port), "--bind", "127.0.0.1"]
-        self.command += ["--dir", str(self.folder), *options]
-        self.process = None
+            command.append(str(config))
+        command += ["--port", str(port), "--bind", "127.0.0.1"]
+        super().__init__(port, *command, "--dir", str(self.folder), *options)
 
-    def start(self):
-        self.process = subprocess.Popen(
-            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for(lambda: can_connect(self.port))
-
-    def kill(self):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+    def location(self):
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def cli(self, *args):
         """Return what the server answers to redis-cli."""

@@ -69,19 +69,18 @@ def memcached(*options):
         yield f"127.0.0.1:{port}"
 
 
-class MemcachedServer:
-    """A memcached that can be killed and started again."""
+class Server:
+    """A server that can be killed and started again."""
 
     process = None
 
-    def __init__(self):
-        self.port = free_port()
+    def __init__(self, port, *command):
+        self.port = port
+        self.command = command
 
     def start(self):
         self.process = subprocess.Popen(
-            ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-u", "nobody"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wait_for(lambda: can_connect(self.port))
 
@@ -90,6 +89,13 @@ class MemcachedServer:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+
+class MemcachedServer(Server):
+    def __init__(self):
+        port = free_port()
+        command = "memcached", "-l", "127.0.0.1", "-p", str(port), "-u", "nobody"
+        super().__init__(port, *command)
 
 
 class Gateway:
