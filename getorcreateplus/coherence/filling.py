@@ -221,8 +221,8 @@ def fills_of_created(reading, own, rows, made_pk):
         versions = observed_versions(region, pks, prefix)
     found = [versions.get(region.version_key(pk)) for pk in pks]
     return [
-        Fill(reading, *row, version)
-        for row, version in zip(rows, found, strict=True)
+        Fill(reading, sought, pk, values, version)
+        for (sought, pk, values), version in zip(rows, found, strict=True)
         if version is not None
     ]
 

@@ -54,7 +54,7 @@ def stock(method):
 
 
 STOCK_CREATE = stock(QuerySet.create)
-STOCK_INSERT = stock(QuerySet._insert)
+STOCK_INSERT = stock(QuerySet._insert)  # type: ignore[attr-defined]
 STOCK_GET_QUERYSET = stock(models.Manager.get_queryset)
 
 
@@ -204,8 +204,8 @@ def is_plain(manager):
     """Return True if a base manager's _insert() is Django's."""
     return (
         type(manager) is models.Manager
-        and manager._queryset_class is QuerySet
-        and QuerySet._insert is STOCK_INSERT
+        and manager._queryset_class is QuerySet  # type: ignore[attr-defined]
+        and QuerySet._insert is STOCK_INSERT  # type: ignore[attr-defined]
         and models.Manager.get_queryset is STOCK_GET_QUERYSET
     )
 

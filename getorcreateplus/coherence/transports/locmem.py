@@ -10,6 +10,7 @@ of the cache object: then the steps are done by these.
 import pickle
 import sys
 from time import time
+from typing import Any
 
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache, default_key_func
@@ -108,6 +109,8 @@ class LocMemTransport(DjangoTransport):
 class PickledEntry(bytes):
     """A pickled value. Its attribute ``value`` is the value itself."""
 
+    value: Any
+
     def __new__(cls, value, protocol):
         entry = super().__new__(cls, pickle.dumps(value, protocol))
         entry.value = value
@@ -131,7 +134,7 @@ class LateEntry:
 
 
 # Python 3.11 takes no buffer from a class like that.
-Entry = LateEntry if sys.version_info >= (3, 12) else PickledEntry
+Entry: Any = LateEntry if sys.version_info >= (3, 12) else PickledEntry
 
 
 def entry_of(value, protocol):

@@ -101,17 +101,16 @@ class Cluster:
 
 def connect(client):
     """Connect to the first server of LOCATION that answers."""
-    index, first = 0, None
+    errors = []
     with suppress(IndexError):  # there are no others
         while True:
             try:
-                return client.connect(index)
+                return client.connect(len(errors))
             except IndexError:
                 raise
             except Exception as error:  # noqa: BLE001 - of any client
-                first = first or error
-            index += 1
-    raise first
+                errors.append(error)
+    raise errors[0]
 
 
 class ClusterCommands:
