@@ -10,7 +10,7 @@ from pathlib import Path
 from .servers import Server, can_connect, wait_for
 
 # A server is taken for dead after so many milliseconds.
-NODE_TIMEOUT = 1000
+NODE_TIMEOUT = 2000
 
 
 # A server of a cluster has another port as well, 10,000 above its own. Each
