@@ -524,6 +524,7 @@ class TestRedisByTheCacheApi(TestRedis):
 
     test_script_is_lost = test_connection_is_closed_by_the_server = None
     test_connection_is_kept = test_step_is_one_packet = None
+    test_commands_are_packed_as_by_the_client = None
     test_scripts_are_forbidden = test_replicas_are_not_asked = None
 
 

@@ -59,7 +59,8 @@ def arguments(model, number):
         stored = field
         while stored.is_relation:
             stored = stored.target_field
-        values = VALUES.get(stored.get_internal_type(), [1, 2])
+        # No row of the model may have the key that it refers to.
+        values = VALUES.get(stored.get_internal_type(), [30_001, 30_002])
         params[field.attname] = values[number % 2]
     return params
 
