@@ -87,9 +87,11 @@ def look_at_clock_first(transport, fresh, timeout, clock_key, max_added):
     return versions, clock
 
 
-def fill_at_once(own, fill):
-    sought = SoughtRow({}, fill.lookup, None)
-    fill_now(fill.reading, [(sought, fill.pk, unpack(fill.values), fill.version)])
+def fill_at_once(own, fills):
+    for fill in fills:
+        sought = SoughtRow({}, fill.lookup, None)
+        row = sought, fill.pk, unpack(fill.values), fill.version
+        fill_now(fill.reading, [row])
 
 
 def take_any_row(seen, reading, sought):
