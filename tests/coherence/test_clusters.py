@@ -59,7 +59,7 @@ class TestSteps(Redis):
 
     # Of this backend's API, set_many() sets other keys than get_many() gets.
     test_several_processes_of_other_transports = None
-    # So the transport does not call it, whoever has replaced it.
+    # So the transport calls no method of the API, not even a replaced one.
     test_replaced_method_is_called = test_each_step_by_replaced_methods = None
 
     @pytest.fixture
@@ -275,7 +275,7 @@ class TestUnanswered:
         assert is_fresh(2)
 
     def test_keys_have_been_moved(self, rows):
-        """The process hears of that by an answer that it did not wait for."""
+        """The server says so in an answer that nothing has waited for."""
         paper = warm()
         slot = slot_of_papers(rows)
         for _ in rows.move(slot, other_port(rows, slot)):

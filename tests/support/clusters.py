@@ -71,7 +71,6 @@ class RedisCluster:
 
     def __init__(self, running):
         self.servers = running
-        self.location = f"valkey://127.0.0.1:{running[0].port}"
 
     def config(self, **options):
         return {

@@ -51,8 +51,8 @@ class Transport(ABC):
     @abstractmethod
     def replace(self, key, found, token, timeout):
         """
-        Put a token in place of an entry that is none, as it was found. Return
-        what is there then: another one if it has changed meanwhile.
+        Replace an entry that is no valid token, if it still has the value that
+        was found. Return the value that the entry has then.
         """
 
     has_hash_tags = False  # a model's keys name one, for one server to have them

@@ -80,7 +80,8 @@ class DjangoTransport(Transport):
         return found
 
     def replace(self, key, found, token, timeout):
-        # It is a token of a TestCase that has ended: nobody else has this key.
+        # It is a token of a TestCase that has ended, and no other process uses
+        # the entries of this one.
         self._set("replace", {key: token}, timeout)
         return token
 
