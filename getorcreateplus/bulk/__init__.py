@@ -1,30 +1,42 @@
 """
-bulk_get_or_create(): many rows by a handful of statements.
+bulk_get_or_create(): many rows with a handful of statements.
 
-The batch first reads the cache, then sends SELECT … IN for the rows that the
-cache lacks, and INSERT for the missing ones: with ON CONFLICT DO NOTHING, or
-what MariaDB has in its place. So the rows of a concurrent writer are left as
-they are, and are then read. RETURNING shows which rows were inserted, with all
-their columns if the cache stores them. The rows are sorted, so that two
-batches that meet do not deadlock; of three, InnoDB may still pick a victim,
-because of its locks on the primary key.
+The batch first reads the cache, then sends SELECT … IN for the rows that are
+not in the cache, and INSERT for the missing ones: with ON CONFLICT DO NOTHING,
+or MariaDB's equivalent. So the rows of a concurrent writer do not change, and
+are then read. RETURNING shows which rows were inserted, with all their columns
+if the cache stores them. The rows are sorted, so two batches with the same
+rows do not deadlock. With three batches, InnoDB may still abort one, because
+of its locks on the primary key.
 
-get_or_create() handles row by row what the statements cannot be trusted with:
-NULL in an identifying field, a value that may compare differently in Python
-and in the database, multi-table inheritance, a table that refuses the clause,
-a conflict with another row.
+get_or_create() handles rows one by one if the statements may be wrong for
+them: NULL in an identifying field, a value that may compare differently in
+Python and in the database, multi-table inheritance, a table that refuses the
+clause, a conflict with another row.
 
 ``identity``  which fields identify a row, and their values in a row
 ``batch``     one batch of rows, step by step
+``iterating`` the batches of an async call that yields results as it goes
 ``reading``   its rows in the cache and in the database
 ``creating``  its missing rows
 ``insert``    the INSERT
 ``one_of``    the condition that a column has one of many values
 ``limits``    how large a statement may be
 ``related``   what a related manager gives to new rows
+``single``    one row of a batch, for the queryset's own method
+
+bulk_update_or_create() adds the UPDATE of rows that exist:
+
+``updating``   one batch of rows, step by step
+``changes``    what a row changes in a row that exists
+``locking``    the SELECT that locks the rows
+``pending``    a row that exists, and what is to be written of it
+``update``     the UPDATE of many rows, each with values of its own
+``sending``    that UPDATE on its way, and what becomes of its rows
+``one_by_one`` what goes row by row
 
 These modules may use ``writes``, ``coherence``, ``lookups`` and
-``environment``, and the methods of the queryset that they are given.
+``environment``, and the methods of the given queryset.
 """
 
 from contextlib import suppress
@@ -35,6 +47,7 @@ from django.db.models.query import ModelIterable
 from django.utils.functional import cached_property
 
 from ..conf import conf
+from ..environment.coroutines import _get_running_loop, refuse_in_coroutine
 from ..lookups.canonical import NotCanonical
 from ..lookups.conditions import from_query
 from ..lookups.django_path import batch_follows_django
@@ -48,15 +61,18 @@ from .limits import StatementLimits
 from .related import Relation
 
 BATCH_SIZE = 1000  # rows of a statement, and of a command of the cache
-# Where reading the cache does not pay, one batch of so many reads it.
+# If reading the cache does not pay, one batch of so many reads it.
 READ_ONE_BATCH_OF = 16
 
 
 class Bulk:
     """The call on one queryset, for one batch of rows or several."""
 
+    method = "bulk_get_or_create"
+    batch_class = Batch
+
     def __init__(self, queryset, unique_fields, batch_size, *, yields_rows):
-        """``yields_rows``: whether the queryset yields rows of the table."""
+        """``yields_rows`` is True if the queryset yields rows of the table."""
         if batch_size is not None and batch_size <= 0:
             raise ValueError("Batch size must be a positive integer.")
         self.relation = Relation(queryset)
@@ -69,21 +85,32 @@ class Bulk:
         self.limits = StatementLimits(self)
         self.yields_rows = yields_rows
         self.identifying = None  # the IdentifyingFields, once a row is known
-        self.room = conf.OVERLAY_ROWS  # for created rows that the cache may keep
-        self.rows_without_hit = 0  # that were read from the cache since a hit
-        self.batches_not_read = 0  # from the cache, since then
+        # Number of created rows that the cache may still keep.
+        self.room = conf.OVERLAY_ROWS
+        # Rows that were read from the cache since the last hit.
+        self.rows_without_hit = 0
+        self.batches_not_read = 0  # batches that have not read the cache since then
 
     def run(self, rows, start=0):
         """
-        Return [(obj, created), ...] of rows whose positions begin at start.
+        Return [(obj, created), ...] for rows whose positions begin at start.
         """
         if not rows:
             return []
+        if _get_running_loop() is not None:
+            refuse_in_coroutine()  # also if all rows are in the cache
         if self.identifying is None:
             self.identifying = self.begin(rows[0], start)
         identity_of = self.identifying.identity_of
         identities = [identity_of(i, row) for i, row in enumerate(rows, start)]
-        return Batch(self, rows, identities).results()
+        return self.batch_class(self, rows, identities, start).results()
+
+    def run_batches(self, objs):
+        """Yield (obj, created) for any number of rows, batch by batch."""
+        start = 0
+        for rows in batched(objs, self.batch_size):
+            yield from self.run(rows, start)
+            start += len(rows)
 
     def begin(self, row, position):
         """Return the IdentifyingFields, which the first row may determine."""
@@ -113,8 +140,8 @@ class Bulk:
         self.uses_cache = (
             self.filters is not None and queryset._begin_batch() is not None
         )
-        # RETURNING does not return a column in the form that a SELECT selects
-        # it in, as for geometries.
+        # RETURNING may return a column in another form than SELECT, for
+        # example a geometry.
         self.returns_whole_rows = self.filters is not None and all(
             type(field).select_format is models.Field.select_format
             for field in self.model._meta.concrete_fields
@@ -128,19 +155,19 @@ class Bulk:
     def choose_cache_read(self):
         """
         Return True if the next batch is to read the cache, and count it. After
-        many rows without a hit, one batch of sixteen reads it. (Not to read it
-        is always right.)
+        many rows without a hit, one batch of sixteen reads it. (A batch that
+        does not read it is right, too.)
         """
         if not self.uses_cache:
             return False
         if self.rows_without_hit < conf.OVERLAY_ROWS or cache_miss.receivers:
             return True
-        self.room = 0  # the cache has more than enough of such rows
+        self.room = 0  # the cache has enough of such rows
         self.batches_not_read += 1
         return self.batches_not_read % READ_ONE_BATCH_OF == 0
 
     def keeps_created(self):
-        """Return True if the cache is to keep rows that are created."""
+        """Return True if the cache is to keep created rows."""
         return self.uses_cache and self.returns_whole_rows and self.room > 0
 
     def make_instance(self, values):
@@ -149,9 +176,7 @@ class Bulk:
 
 
 def can_insert(connection, model):
-    """
-    Return True if rows of the model can be inserted by one statement.
-    """
+    """Return True if one statement can insert rows of the model."""
     opts = model._meta.concrete_model._meta
     return (
         can_guard(connection)
@@ -164,7 +189,7 @@ def can_insert(connection, model):
 
 
 def batched(rows, size):
-    """Yield lists of this size, as itertools.batched() of Python 3.12."""
+    """Yield lists of this size, like itertools.batched() of Python 3.12."""
     rows = iter(rows)
     while batch := list(islice(rows, size)):
         yield batch

@@ -2,27 +2,26 @@
 
 from bisect import bisect
 
-from django.db import models
-
+from ..signals import result_of, send_end_of_miss
 from ..writes import table_facts
-from .creating import BatchCreator, params_of
-from .identity import value_of
+from .creating import BatchCreator, instance_of
 from .limits import cut
 from .reading import BatchReader
+from .single import arguments_of, as_given, naming_row
 
 MAX_UNITED_SELECTS = 500  # that one statement unites
-# Names that get_or_create() takes for arguments, and not for a field.
-ARGUMENTS = {"defaults", "self"}
 
 
 class Batch:
-    """One batch of rows: which of them exist, and the creation of the rest."""
+    """One batch of rows: finds the rows that exist, and creates the others."""
 
-    def __init__(self, bulk, rows, identities):
+    def __init__(self, bulk, rows, identities, start):
         """
         ``identities`` are those of the rows, as identity_of() returns them.
+        ``start`` is the position of the first row in the call.
         """
         self.bulk = bulk
+        self.start = start
         self.identifying = bulk.identifying
         self.queryset = bulk.queryset
         self.connection = bulk.connection
@@ -41,11 +40,14 @@ class Batch:
         self.found = {}  # identity: obj
         self.created = set()  # identities
         self.single = {}  # index: (obj, created), of rows without an identity
-        self.reader = BatchReader(self)
+        self.reader = self.make_reader()
         self.creator = BatchCreator(self)
 
+    def make_reader(self):
+        return BatchReader(self, self.queryset)
+
     def results(self):
-        """Return [(obj, created), ...] of the rows, in their order."""
+        """Return [(obj, created), ...] for the rows, in their order."""
         wanted = sorted(self.first)
         for start in range(0, len(wanted), self.bulk.batch_size):
             batch = wanted[start : start + self.bulk.batch_size]
@@ -53,43 +55,53 @@ class Batch:
         missing = [identity for identity in wanted if identity not in self.found]
         del wanted
         if missing or self.unknown or self.nulls:
-            self.complete(missing)
-        return [
-            self.single[index]
-            if index in self.single
-            else (
-                self.found[identity],
-                identity in self.created and self.first[identity] == index,
-            )
-            for index, identity in enumerate(self.identities)
-        ]
+            if len(missing) > self.bulk.room:
+                self.bulk.room = 0  # the transaction would discard all of them
+            parts = [*self.parts(missing)]
+            with self.queryset._bulk_atomic():
+                self.complete(missing, parts)
+        self.send_ends_of_misses()
+        return [self.result_of(index) for index in range(len(self.rows))]
+
+    def send_ends_of_misses(self):
+        for identity, lookup in self.reader.missed.items():
+            result = result_of(identity in self.created)
+            send_end_of_miss(self.queryset, lookup, result)
+
+    def result_of(self, index):
+        """Return (obj, created) for a row."""
+        if index in self.single:
+            return self.single[index]
+        identity = self.identities[index]
+        is_first = self.first[identity] == index
+        return self.found[identity], is_first and identity in self.created
 
     def row_of(self, identity):
         """Return the first row that has this identity."""
         return self.rows[self.first[identity]]
 
-    def complete(self, missing):
-        """Create the missing rows, all or nothing."""
-        if len(missing) > self.bulk.room:
-            self.bulk.room = 0  # the transaction would drop all of them
-        parts = [*self.parts(missing)]
-        with self.queryset._bulk_atomic():
-            for number, (part, index) in enumerate(parts):
-                if number and not self.identifying.are_unique:
-                    # The parts before it may have created one of these.
-                    self.found |= self.reader.select(part)
-                self.create([each for each in part if each not in self.found])
-                if index is not None:
-                    self.single[index] = self.get_or_create(self.rows[index])
-            for index in self.nulls:
-                self.single[index] = self.get_or_create(self.rows[index])
-            objs = [self.found[each] for each in missing if each in self.created]
-            objs += (obj for obj, created in self.single.values() if created)
-            self.bulk.relation.add(objs)
+    def new_instance(self, identity):
+        """Return the instance to insert for a missing row."""
+        return instance_of(self.row_of(identity), self.bulk)
+
+    def complete(self, missing, parts):
+        """Create the missing rows, in a transaction."""
+        for number, (part, index) in enumerate(parts):
+            if number and not self.identifying.are_unique:
+                # The parts before it may have created one of these.
+                self.found |= self.reader.select(part)
+            self.create([each for each in part if each not in self.found])
+            if index is not None:
+                self.single[index] = self.get_or_create(index)
+        for index in self.nulls:
+            self.single[index] = self.get_or_create(index)
+        objs = [self.found[each] for each in missing if each in self.created]
+        objs += (obj for obj, created in self.single.values() if created)
+        self.bulk.relation.add(objs)
 
     def parts(self, missing):
         """
-        Yield (identities, index): these can be created together, and before
+        Yield (identities, index): these rows can be created together, before
         the row of that index, because it may be equal to one of them.
         """
         parts = [[] for _ in range(len(self.unknown) + 1)]
@@ -100,7 +112,7 @@ class Batch:
         )
         for part, index in zip(parts, [*self.unknown, None], strict=True):
             if is_doubtful and len(part) > MAX_UNITED_SELECTS:
-                # A row that equals one of an earlier piece finds it there.
+                # A row that equals a row of an earlier part finds it there.
                 part.sort(key=self.first.__getitem__)
                 max_bytes = self.bulk.limits.max_bytes
                 pieces = [sorted(p) for p in cut(part, MAX_UNITED_SELECTS, max_bytes)]
@@ -120,10 +132,11 @@ class Batch:
         lost = [identity for identity in together if identity not in self.found]
         if lost:
             self.read_winners(lost)
-        # In the order of a loop: the first of them may be equal to the others.
+        # In the order of a loop, because the first of them may be equal to the
+        # others.
         rest = [i for i in part if not (i in self.found or i in repeated)]
         for identity in sorted(rest, key=self.first.__getitem__):
-            obj, created = self.get_or_create(self.row_of(identity))
+            obj, created = self.get_or_create(self.first[identity])
             self.found[identity] = obj
             if created:
                 self.created.add(identity)
@@ -131,11 +144,10 @@ class Batch:
             self.found[identity] = self.found[first]
 
     def read_winners(self, lost):
-        """Read the rows that others have inserted in the meantime."""
+        """Read the rows that other writers have inserted in the meantime."""
         self.found |= self.reader.select(lost)
         if self.creator.unclaimed:
-            # Whether this call has created one of them, get_or_create() has to
-            # find out.
+            # This call may have created one: get_or_create() finds out.
             for identity in lost:
                 obj = self.found.get(identity)
                 if obj is not None and self.creator.claim(obj):
@@ -143,8 +155,8 @@ class Batch:
 
     def doubtful_texts(self, part):
         """
-        Return {place: texts} of the identifying columns in which the database
-        may find some of these texts equal.
+        Return {place: texts} for the identifying columns in which the database
+        may treat some of these texts as equal.
         """
         doubtful = {}
         for place, field in enumerate(self.identifying.fields):
@@ -157,7 +169,8 @@ class Batch:
 
     def repeated(self, part):
         """
-        Return {identity: the first one that the database finds equal to it}.
+        Return {identity: the first identity that the database treats as
+        equal}.
         """
         equals = {
             place: table_facts.first_equals(
@@ -182,30 +195,17 @@ class Batch:
                 first[same] = identity
         return repeated
 
-    def get_or_create(self, row):
-        """Return (obj, created) of one row, by the queryset's own method."""
-        params = params_of(row) if isinstance(row, models.Model) else dict(row)
-        for field in self.bulk.relation.values:
-            params.pop(field.attname, None)
-        params |= self.bulk.relation.row
-        lookup = {}
-        for field in self.identifying.fields:
-            names = [field.name, field.attname, *(["pk"] if field.primary_key else [])]
-            name = next((name for name in names if name in params), None)
-            # A field may have the name of an argument.
-            value = params[name] if name else value_of(row, field)
-            if self.bulk.follows_django or name in ARGUMENTS:
-                lookup[f"{field.name}__exact"] = value
-            else:
-                # An override may know only the name, and may replace the
-                # value: defaults would take precedence.
-                lookup[name or field.attname] = value
-                params.pop(name, None)
-        obj, created = self.queryset.get_or_create(defaults=params, **lookup)
+    def get_or_create(self, index):
+        """Return (obj, created) for one row, by the queryset's own method."""
+        lookup, params = self.arguments(index)
+        # That of the reader, which locks the row if the batch locks rows.
+        queryset = self.reader.queryset
+        with naming_row(self.start + index):
+            obj, created = queryset.get_or_create(defaults=params, **lookup)
         if self.creator.unclaimed and not created:
             created = self.creator.claim(obj)
-        if created and all(isinstance(each, models.Model) for each in (row, obj)):
-            # As bulk_create(): it is that instance that has been saved.
-            row.__dict__.update(obj.__dict__)
-            obj = row
-        return obj, created
+        return as_given(self.rows[index], obj) if created else obj, created
+
+    def arguments(self, index):
+        """Do the same as arguments_of(), for one row."""
+        return arguments_of(self.bulk, self.rows[index])

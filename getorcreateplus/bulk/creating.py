@@ -1,4 +1,4 @@
-"""The rows of a batch that are missing."""
+"""The missing rows of a batch."""
 
 from contextlib import nullcontext
 
@@ -24,18 +24,18 @@ class BatchCreator:
         self.identifying = batch.identifying
         self.queryset = batch.queryset
         self.connection = batch.connection
-        # Primary keys of rows that were inserted, but whose row of the batch
-        # is not known.
+        # Primary keys of inserted rows whose row of the batch is unknown.
         self.unclaimed = set()
 
     def insert(self, missing):
         """
-        Insert the rows that no other writer inserts, and record them as found.
+        Insert the rows that no other writer has inserted, and record them as
+        found.
         """
         if not missing:
             return
-        row_of, bulk = self.batch.row_of, self.bulk
-        pairs = [(each, instance_of(row_of(each), bulk)) for each in missing]
+        new_instance = self.batch.new_instance
+        pairs = [(identity, new_instance(identity)) for identity in missing]
         objs = [obj for _, obj in pairs]
         self.queryset._prepare_for_bulk_create(objs)
         with_pk, without_pk = [], []
@@ -48,7 +48,7 @@ class BatchCreator:
 
     def insert_like(self, pairs, fields):
         """
-        Insert the rows of (identity, obj), which give values to these fields.
+        Insert the rows of (identity, obj), which have values for these fields.
         """
         objs = [obj for _, obj in pairs]
         limit = max(self.connection.ops.bulk_batch_size(fields, objs), 1)
@@ -62,14 +62,14 @@ class BatchCreator:
                     inserted |= self.insert_returning(piece, insert)
                 else:
                     self.insert_and_select(piece, insert)
-            # A statement may have had fewer rows.
+            # A statement may have fewer rows.
             if len(inserted) >= self.bulk.batch_size:
                 self.fill_inserted(inserted, fields)
                 inserted = {}
         self.fill_inserted(inserted, fields)
 
     def statements(self, batch, fields):
-        """Yield ({identity: obj}, its Insert), each as large as it may be."""
+        """Yield ({identity: obj}, Insert), each as large as possible."""
         insert = Insert(self.connection, self.bulk.model, batch.values(), fields)
         limits = self.bulk.limits
         if len(batch) > 1 and (
@@ -119,7 +119,7 @@ class BatchCreator:
                 others.append(row)
         rest = [identity for identity in batch if identity not in assigned]
         if len(others) == len(rest):
-            # In the order of the INSERT, as bulk_create() takes them.
+            # In the order of the INSERT, as in bulk_create().
             assigned |= zip(rest, others, strict=True)
         else:
             opts = self.bulk.model._meta
@@ -147,7 +147,7 @@ class BatchCreator:
 
     def record_others(self, batch, others):
         """
-        Record the rows that existed already, as MariaDB returns them.
+        Record the rows that existed already, which MariaDB returns.
 
         A SELECT would not see them, under REPEATABLE READ. A locking SELECT
         would, but it may scan the table, and deadlock.
@@ -164,12 +164,14 @@ class BatchCreator:
                 self.batch.found[identity] = self.bulk.make_instance(values)
 
     def fill_inserted(self, rows, fields):
-        """Let the transaction keep {identity: columns}, if there is room."""
+        """
+        Let the transaction keep these {identity: columns}, if there is room.
+        """
         if not (rows and self.bulk.keeps_created()):
             return
         self.bulk.room -= len(rows)
         opts, reader = self.bulk.model._meta, self.batch.reader
-        # Not a row that was looked up in a bypass() that has ended since.
+        # Not a row that was looked up in a bypass() block that has ended.
         skipped = reader.not_read
         rows = {i: tuple(r.values()) for i, r in rows.items() if i not in skipped}
         made_pk = is_generated(opts) and opts.pk not in fields
@@ -179,17 +181,17 @@ class BatchCreator:
 
     def insert_and_select(self, batch, insert):
         """
-        Do the same as insert_returning(), where an INSERT cannot ignore a
+        Do the same as insert_returning(), if an INSERT cannot ignore a
         conflict.
         """
         using = self.bulk.using
-        # PostgreSQL undoes more than the statement.
+        # PostgreSQL undoes more than the failed statement.
         has_savepoint = self.connection.vendor == "postgresql"
         try:
             with transaction.atomic(using) if has_savepoint else nullcontext():
                 insert.send_plainly()
         except IntegrityError:
-            # get_or_create() finds out by which row.
+            # get_or_create() finds out which row conflicts.
             set_rollback(False, using)
             return
         opts = self.bulk.model._meta
@@ -205,8 +207,8 @@ class BatchCreator:
                 if identity in batch:
                     self.record_inserted(identity, batch[identity], row)
         for identity, obj in batch.items():
-            # It was sent without an error, as by save(): a trigger has left it
-            # out, or changed its identity.
+            # It was sent without an error, as by save(): a trigger has omitted
+            # it, or changed its identity.
             if identity not in self.batch.created and obj._is_pk_set():
                 known = (*opts.pk_fields, *opts.db_returning_fields)
                 self.record_inserted(
@@ -221,7 +223,7 @@ def instance_of(row, bulk):
         for name, value in bulk.relation.row.items():
             setattr(obj, name, value)
     else:
-        # As resolve_callables() does it, which takes twice as long.
+        # The same as resolve_callables(), which takes twice as long.
         params = {n: v() if callable(v) else v for n, v in row.items()}
         for field in bulk.relation.values:
             params.pop(field.attname, None)
@@ -235,14 +237,14 @@ def can_return_inserted(bulk):
     """Return True if an INSERT may return the rows that it inserted."""
     return (
         bulk.connection.features.can_return_rows_from_bulk_insert
-        # Otherwise it does not return rows that a trigger puts elsewhere.
+        # Otherwise it does not return rows that a trigger has put elsewhere.
         and bulk.table.takes_each_row
         and (bulk.connection.vendor != "mysql" or bulk.table.takes_updates)
     )
 
 
 def params_of(instance):
-    """Return the arguments with which create() makes the same row."""
+    """Return arguments with which create() makes the same row."""
     params = {}
     for field in instance._meta.concrete_fields:
         value = value_of(instance, field)

@@ -1,8 +1,8 @@
 """
-Which fields identify a row, and which values a row gives for them.
+The fields that identify a row, and the values of a row for them.
 
-The *identity* of a row is the tuple of the canonical values of these fields:
-rows of one identity are one row.
+The *identity* of a row is the tuple of the canonical values of these fields.
+Rows with the same identity are the same row.
 """
 
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ from ..lookups.conditions import EXACT_LOOKUPS, lookup_columns
 
 
 class IdentifyingFields:
-    """The fields that identify a row, and what a row gives for them."""
+    """The fields that identify a row, and the values of a row for them."""
 
-    names_pk = False  # whether the primary key is one of them
-    # Whether their values are, as far as the fields show.
+    names_pk = False  # True if the primary key is one of them
+    # True if their values are canonical, as far as the fields show.
     are_canonical = False
-    # Whether the queryset and the database allow batches as well.
+    # True if the queryset and the database allow batches, too.
     allow_batches = False
 
-    plain_types = None  # of the values, if these are canonical as they are
+    plain_types = None  # types of the values, if the values are already canonical
 
     def __init__(self, model, given, unique_fields, vendor, *, follows_django):
         """``given`` are the values of a related manager, by field."""
@@ -43,13 +43,14 @@ class IdentifyingFields:
         self.given = given
         self.unique_fields = unique_fields
         self.follows_django = follows_django
-        self.names = {}  # the names in a mapping: those of the identity
+        self.names = {}  # the names in a mapping: the names of the identity
 
     def choose(self, position, row):
         """Choose the fields that the call names, or those of the first row."""
         if self.unique_fields is None:
             self.fields = self.covered(position, row)
         else:
+            check_names(self.unique_fields, "unique_fields")
             self.fields = [named_field(self.opts, name) for name in self.unique_fields]
             if not self.fields:
                 raise ValueError("unique_fields must name at least one field.")
@@ -73,13 +74,13 @@ class IdentifyingFields:
 
     def identity_of(self, position, row):
         """
-        Return the identity of a row, None if the rows that it may be equal to
-        are not known. Raise an error if it can be equal to no row.
+        Return the identity of a row, None if it is unknown which rows it may
+        be equal to. Raise an error if it cannot be equal to any row.
         """
         values = self.values_of(position, row)
         if self.allow_batches:
             if self.plain_types == list(map(type, values)):
-                return tuple(values)  # as below, in the most frequent case
+                return tuple(values)  # the same as below, for the most frequent case
             try:
                 return tuple(
                     canonical_value(*each, self.vendor)
@@ -92,7 +93,7 @@ class IdentifyingFields:
         return None
 
     def values_of(self, position, row):
-        """Return the values that a row gives for the fields."""
+        """Return the values of a row for the fields."""
         if type(row) is dict or isinstance(row, Mapping):
             names = self.names.get(tuple(row)) or self.find_names(position, row)
             return [
@@ -111,8 +112,8 @@ class IdentifyingFields:
 
     def find_names(self, position, row):
         """
-        Return which names of a mapping give the values, and remember them for
-        mappings of the same names.
+        Return the names in a mapping that have the values, and remember them
+        for mappings with the same names.
         """
         found = {field: field for field in self.given}
         for name in row:
@@ -137,14 +138,18 @@ class IdentifyingFields:
             listed = "; ".join(", ".join(names) for names in found or candidates)
             raise ValueError(
                 f"Which fields identify a row of {self.opts.label}? Row {position} "
-                f"({', '.join(sorted(given))}) has all fields of "
-                + ("several unique constraints" if found else "no unique constraint")
-                + f": give unique_fields. Candidates: {listed or 'none'}."
+                f"({', '.join(sorted(given))}) "
+                + (
+                    "has all fields of several unique constraints"
+                    if found
+                    else "lacks a field of each unique constraint"
+                )
+                + f": pass unique_fields. Candidates: {listed or 'none'}."
             )
         return [self.opts.get_field(name) for name in found[0]]
 
     def names_in(self, position, row):
-        """Return the names of the fields to which the row gives a value."""
+        """Return the names of the fields for which the row has a value."""
         if isinstance(row, Mapping):
             names = set()
             for name in row:
@@ -161,19 +166,22 @@ class IdentifyingFields:
             and value is not None
         }
 
-    def field_in_mapping(self, position, row, name):
-        """Return the field that a mapping names, None for a property."""
+    def field_in_mapping(self, position, row, name, argument=None):
+        """
+        Return the field that a mapping names, None for a property. The mapping
+        is that row, or the value of the argument.
+        """
         try:
             return self.opts.pk if name == "pk" else self.opts.get_field(name)
         except FieldDoesNotExist:
-            # As in create(), a property with a setter is accepted. What else
-            # an overridden get_or_create() accepts, that method decides.
+            # As in create(), a property with a setter is accepted. An
+            # overridden get_or_create() decides what else it accepts.
             if self.follows_django and not (
                 name in self.opts._property_names and getattr(self.model, name).fset
             ):
                 raise FieldError(
-                    f"Row {position}: {self.opts.label} has no field {name!r} (its "
-                    f"value is {row[name]!r})."
+                    f"{argument or f'Row {position}'}: {self.opts.label} has no field "
+                    f"{name!r} (its value is {row[name]!r})."
                 ) from None
             return None
 
@@ -194,21 +202,27 @@ class IdentifyingFields:
             )
 
 
-def named_field(opts, name):
-    """Return the concrete field of a name in unique_fields."""
+def check_names(names, argument):
+    """Raise ValueError if a text is given, which is a sequence of letters."""
+    if isinstance(names, str):
+        raise ValueError(f"{argument} must be a list of names: [{names!r}].")
+
+
+def named_field(opts, name, argument="unique_fields"):
+    """Return the concrete field of a name in an argument."""
     try:
         field = opts.pk if name == "pk" else opts.get_field(name)
     except FieldDoesNotExist:
         field = None
     if field is opts.pk and len(opts.pk_fields) > 1:
         raise FieldError(
-            f"unique_fields names {name!r}, a composite primary key: name its "
+            f"{argument} names {name!r}, a composite primary key: name its "
             f"fields {', '.join(each.name for each in opts.pk_fields)} instead."
         )
     if field is None or not field.concrete or field.many_to_many:
         names = ", ".join(sorted(field.name for field in opts.concrete_fields))
         raise FieldError(
-            f"unique_fields names {name!r}, which is no column of "
+            f"{argument} names {name!r}, which is not a column of "
             f"{opts.label}. Choices are: {names}"
         )
     return field
@@ -269,7 +283,7 @@ def identity_from_row(values):
 def value_of(instance, field):
     value = instance.__dict__.get(field.attname)
     if value is None and field.is_relation and field.is_cached(instance):
-        # It may have been saved since.
+        # It may have been saved in the meantime.
         return field.get_cached_value(instance)
     return value
 

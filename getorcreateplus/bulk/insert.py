@@ -1,4 +1,4 @@
-"""The INSERT of many rows that leaves existing rows as they are."""
+"""The INSERT of many rows that does not change existing rows."""
 
 from functools import partial
 from itertools import chain
@@ -15,8 +15,8 @@ from ..writes.refusals import Refused, try_clause
 
 class Insert:
     """
-    One INSERT of many rows, as bulk_create() sends it, except that it leaves
-    existing rows as they are.
+    One INSERT of many rows, as bulk_create() sends it, except that it does not
+    change existing rows.
     """
 
     def __init__(self, connection, model, objs, fields):
@@ -35,8 +35,8 @@ class Insert:
 
     def as_sql(self, fields, columns):
         """
-        Return what the compiler's as_sql() would, for columns of values that
-        are prepared, and none of which is an expression.
+        Do the same as the compiler's as_sql(), for columns of prepared values
+        that are not expressions.
         """
         connection, compiler = self.connection, self.compiler
         quote, rows = connection.ops.quote_name, list(zip(*columns, strict=True))
@@ -62,11 +62,11 @@ class Insert:
 
     def send(self, returned):
         """
-        Return the columns of the rows that were inserted, and of those that
-        existed already, if the database returns them.
+        Return the columns of the inserted rows, and of the rows that existed
+        already, if the database returns them.
 
-        Not by INSERT OR IGNORE or INSERT IGNORE, which also store rows that
-        violate other constraints, or leave them out.
+        It does not use INSERT OR IGNORE or INSERT IGNORE, which also store
+        rows that violate other constraints, or omit them.
         """
         quote, opts = self.connection.ops.quote_name, self.model._meta
         table = quote(opts.db_table)
@@ -85,19 +85,15 @@ class Insert:
                 except Refused:
                     return [], []  # get_or_create() inserts them.
                 rows = cursor.fetchall()
-        if self.connection.vendor == "sqlite":
-            rows = self.as_stored(rows, returned)
-        cols = [field.get_col(opts.db_table) for field in returned]
-        converters = self.compiler.get_converters(cols)
-        if converters:
-            convert = self.compiler.apply_converters
-            rows, others = convert(rows, converters), convert(others, converters)
-        return list(rows), list(others)
+        return (
+            converted(self.compiler, opts, rows, returned),
+            converted(self.compiler, opts, others, returned),
+        )
 
     def send_counting(self, cursor, column, columns):
-        # MariaDB returns the existing rows too, so the statement counts them.
-        # It updates nothing, but it takes an exclusive lock, so that writers
-        # that wait for the same row do not deadlock on it.
+        # MariaDB returns the existing rows, too, so the statement counts them.
+        # It updates nothing, but takes an exclusive lock, so that writers that
+        # wait for the same row do not deadlock.
         cursor.execute("SET @getorcreateplus = 0")
         cursor.execute(
             f"{self.sql} ON DUPLICATE KEY UPDATE {column} = IF("
@@ -111,36 +107,49 @@ class Insert:
             before = int(count)
         return rows, others
 
-    def as_stored(self, rows, returned):
-        # SQLite returns an integer that was sent to a REAL column as an
-        # integer.
-        reals = [
-            place
-            for place, field in enumerate(returned)
-            if (field.db_type(self.connection) or "")
-            .upper()
-            .startswith(("REAL", "FLOA", "DOUB"))
-        ]
-        if not reals:
-            return rows
-        rows = [list(row) for row in rows]
-        for row in rows:
-            for place in reals:
-                if type(row[place]) is int:
-                    row[place] = float(row[place])
+
+def converted(compiler, opts, rows, returned):
+    """Return the values of the fields that RETURNING has returned in rows."""
+    connection = compiler.connection
+    if connection.vendor == "sqlite":
+        rows = as_stored(connection, rows, returned)
+    cols = [field.get_col(opts.db_table) for field in returned]
+    converters = compiler.get_converters(cols)
+    return list(compiler.apply_converters(rows, converters) if converters else rows)
+
+
+def as_stored(connection, rows, returned):
+    """
+    Return the rows as a SELECT does. SQLite's RETURNING returns an integer as
+    an integer even if the column is REAL.
+    """
+    reals = [
+        place
+        for place, field in enumerate(returned)
+        if (field.db_type(connection) or "")
+        .upper()
+        .startswith(("REAL", "FLOA", "DOUB"))
+    ]
+    if not reals:
         return rows
+    rows = [list(row) for row in rows]
+    for row in rows:
+        for place in reals:
+            if type(row[place]) is int:
+                row[place] = float(row[place])
+    return rows
 
 
 def plain_columns(connection, objs, fields):
     """
-    Return lists of the values that the database is sent, one for each field.
-    None if the compiler has to look at each of them.
+    Return lists of the values to be sent, one for each field. Return None if
+    the compiler has to prepare each value.
     """
     if not fields or any(
         field.has_db_default()
         or hasattr(field, "get_placeholder")
         or hasattr(field, "get_placeholder_sql")
-        # It may do anything, and must not do it twice.
+        # It may do anything, but must not do it twice.
         or type(field).pre_save.__module__ not in DJANGO_FIELD_MODULES
         or "pre_save" in vars(field)
         for field in fields
@@ -164,8 +173,8 @@ def plain_columns(connection, objs, fields):
 
 def sent_unchanged(connection, field):
     """
-    Return the types of the values that a field's get_db_prep_save() returns
-    unchanged.
+    Return the types of values that a field's get_db_prep_save() does not
+    change.
     """
     stored = stored_as(field)
     kind = stored and prepared_type(field, stored)

@@ -1,4 +1,4 @@
-"""How large a statement may be, and batches that are no larger."""
+"""Limits of the size of a statement, and batches within these limits."""
 
 from sqlite3 import SQLITE_LIMIT_EXPR_DEPTH
 
@@ -18,9 +18,9 @@ class StatementLimits:
         self.bulk = bulk
         self.connection = bulk.connection
 
-    def batches(self, identities, width):
+    def batches(self, identities, width, size=None):
         """Yield the identities in batches that one SELECT can have."""
-        size = self.bulk.batch_size
+        size = size or self.bulk.batch_size
         if self.max_params:
             size = min(size, max((self.max_params - self.own_params) // width, 1))
         for batch in cut(identities, size, self.max_bytes):
@@ -35,35 +35,41 @@ class StatementLimits:
 
     @cached_property
     def max_params(self):
-        """How many parameters a statement may have; None: any number."""
+        """
+        The maximum number of parameters in a statement; None means no limit.
+        """
         found = self.connection.features.max_query_params
         if found is None and self.connection.vendor == "postgresql":
-            return MAX_POSTGRESQL_PARAMS  # Django 5.2 has no number for it
+            return MAX_POSTGRESQL_PARAMS  # Django 5.2 has no number for this
         return found
 
     @cached_property
     def max_bytes(self):
-        # SQLite has no such limit, so it is not queried for it so early.
+        # SQLite has no such limit, so the facts of its table are not read
+        # here.
         is_local = self.connection.vendor == "sqlite"
         return (table_facts.TableFacts() if is_local else self.bulk.table).max_bytes
 
     @cached_property
     def max_groups(self):
-        """How many conditions a statement may connect by OR; None: any."""
+        """
+        The maximum number of conditions that a statement may connect with OR;
+        None means no limit.
+        """
         if self.connection.vendor != "sqlite":
             return None
         self.connection.ensure_connection()
         try:
             depth = self.connection.connection.getlimit(SQLITE_LIMIT_EXPR_DEPTH)
-        except AttributeError:  # of another driver
+        except AttributeError:  # by another driver
             depth = 1000
-        # Half of it, because the conditions have a depth, and so have the
-        # queryset's filters.
+        # Half of it, because the conditions and the queryset's filters are
+        # nested.
         return max(depth // 2, 1) if depth else None
 
     @cached_property
     def own_params(self):
-        """How many parameters the queryset has by itself."""
+        """The number of parameters of the queryset itself."""
         query = self.bulk.queryset.query
         if not (query.where.children or query.annotations or query.extra):
             return 0
@@ -74,7 +80,7 @@ class StatementLimits:
 
 
 def cut(identities, size, max_bytes):
-    """Yield lists of at most so many identities, and of so many bytes."""
+    """Yield lists with at most this number of identities and of bytes."""
     start = end = total = 0
     for identity in identities:
         length = length_of(identity) + CONDITION_SIZE * len(identity)
@@ -88,15 +94,19 @@ def cut(identities, size, max_bytes):
 
 
 def length_of(values):
-    """Return how many bytes of a statement these values take, at most."""
-    return sum(
-        4 * len(value) + 10  # as UTF-8, or quoted
-        if (kind := type(value)) is str or kind is bytes
-        else length_of(value)
-        if kind is list  # Django's, for UNNEST
-        else 60
-        for value in values
-    )
+    """
+    Return the maximum number of bytes that these values take in a statement.
+    """
+    total = 0
+    for value in values:
+        kind = type(value)
+        if kind is str or kind is bytes:
+            total += 4 * len(value) + 10  # as UTF-8, or quoted
+        elif kind is list:  # Django's own, for UNNEST
+            total += length_of(value)
+        else:
+            total += 60
+    return total
 
 
 def grouped(batch):

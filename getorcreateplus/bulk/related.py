@@ -1,9 +1,10 @@
 """
-What a related manager gives to new rows, as far as its queryset shows it.
+The values that a related manager gives to new rows, as far as its queryset
+shows them.
 
-A related manager is a subclass that Django makes of the model's default
-manager, and its methods call those of a queryset. So the package cannot
-override a method of the related manager itself, whatever its class.
+A related manager is a subclass of the model's default manager that Django
+makes, and its methods call those of a queryset. So the package cannot override
+a method of the related manager itself.
 """
 
 from django.db import models, router
@@ -11,9 +12,9 @@ from django.db import models, router
 
 class Relation:
     """
-    The related manager that a queryset comes from, if it comes from one.
+    The related manager of a queryset, if it has one.
 
-    ``row`` has its arguments for create(), ``values`` the same by field.
+    ``row`` has its arguments for create(), ``values`` has the same by field.
     """
 
     def __init__(self, queryset):
@@ -22,7 +23,7 @@ class Relation:
         self.manager = None  # of a many-to-many relation
         instance = queryset._hints.get("instance")
         if instance is not None and queryset.query.is_empty():
-            # As Django's related managers do.
+            # Like Django's related managers.
             raise ValueError(
                 f"{instance!r} needs to have a value for the field that its related "
                 "rows refer to, before this relationship can be used."
@@ -36,7 +37,7 @@ class Relation:
                 self.find_generic_relation()
 
     def find_foreign_key(self):
-        """Set what a foreign key's manager gives to new rows."""
+        """Set the values that a foreign key's manager gives to new rows."""
         [(field, known)] = self.queryset._known_related_objects.items()
         if len(known) != 1:
             return
@@ -50,7 +51,9 @@ class Relation:
             }
 
     def find_generic_relation(self):
-        """Set what a generic relation's manager gives to new rows."""
+        """
+        Set the values that a generic relation's manager gives to new rows.
+        """
         queryset = self.queryset
         opts, equal = queryset.model._meta, equal_columns(queryset.query)
         for generic in opts.private_fields:
@@ -64,12 +67,12 @@ class Relation:
                 self.values = {field: equal[field] for field in fields}
                 self.row = {f.attname: value for f, value in self.values.items()}
                 if queryset._db == router.db_for_read(queryset.model):
-                    # The manager has set the database that it reads from.
+                    # The manager has set the database for reading.
                     self.queryset = queryset.using(router.db_for_write(queryset.model))
                     self.queryset._for_write = True
 
     def add(self, objs):
-        """Relate rows that were created to the manager's instance."""
+        """Relate created rows to the manager's instance."""
         if self.manager is not None and objs:
             self.manager.add(*objs)
 
@@ -86,7 +89,7 @@ def equal_columns(query):
 
 
 def many_to_many_manager(queryset, instance):
-    """Return the instance's manager that the queryset comes from, or None."""
+    """Return the instance's manager that has made the queryset, or None."""
     opts = instance._meta
     names = [field.name for field in opts.many_to_many]
     names += [

@@ -8,7 +8,9 @@ from ..support.queries import count
 
 
 def row(obj):
-    """Return the columns of a row, but those that two tables differ in."""
+    """
+    Return the columns of a row, except those that differ between two tables.
+    """
     skipped = {"id", "changed"}
     return {
         field.attname: getattr(obj, field.attname)
@@ -39,12 +41,12 @@ def exist(model, codes, **values):
     return model._base_manager.bulk_create(model(code=c, **values) for c in codes)
 
 
-# What INSERT is, with what it needs on MariaDB.
+# The words of an INSERT, and of the statement before it on MariaDB.
 INSERT = ["SET", "INSERT"] if connection.vendor == "mysql" else ["INSERT"]
 
 
 def cached(call):
-    """Return what the call returns, which has to need no query."""
+    """Return what the call returns. It must not send a query."""
     result, queries = count(call)
     assert queries == 0
     return result

@@ -1,4 +1,4 @@
-"""bulk_get_or_create(): what row by row would have done, by few statements."""
+"""bulk_get_or_create(): the results of single calls, with few statements."""
 
 import datetime
 import uuid
@@ -119,7 +119,7 @@ class TestResult:
         assert called == [1]
 
     def test_statements(self, model):
-        """However many rows there are."""
+        """The number does not depend on the number of rows."""
         exist(model, map(str, range(0, 300, 2)))
         rows = [{"code": str(number)} for number in range(300)]
         around = (
@@ -273,8 +273,8 @@ class TestBadInput:
     def test_no_unique_constraint(self):
         self.fails(
             ValueError,
-            "Which fields identify a row of tests.PlusBook? Row 0 (place) has all "
-            "fields of no unique constraint: give unique_fields. Candidates: isbn; "
+            "Which fields identify a row of tests.PlusBook? Row 0 (place) lacks a "
+            "field of each unique constraint: pass unique_fields. Candidates: isbn; "
             "shelf, place.",
             [{"place": 1}],
             PlusBook,
@@ -285,7 +285,7 @@ class TestBadInput:
         self.fails(
             ValueError,
             "Which fields identify a row of tests.PlusBook? Row 0 (isbn, place, shelf) "
-            "has all fields of several unique constraints: give unique_fields. "
+            "has all fields of several unique constraints: pass unique_fields. "
             "Candidates: isbn; shelf, place.",
             [PlusBook(shelf=shelf, place=1, isbn="1")],
             PlusBook,
@@ -294,7 +294,7 @@ class TestBadInput:
     def test_unique_fields(self):
         self.fails(
             FieldError,
-            "unique_fields names 'colour', which is no column of tests.KeyedByName. "
+            "unique_fields names 'colour', which is not a column of tests.KeyedByName. "
             "Choices are: name, size",
             [{"name": "a"}],
             KeyedByName,
@@ -313,6 +313,12 @@ class TestBadInput:
             "unique_fields must name at least one field.",
             [{"code": "a"}],
             unique_fields=[],
+        )
+        self.fails(
+            ValueError,
+            "unique_fields must be a list of names: ['code'].",
+            [{"code": "a"}],
+            unique_fields="code",
         )
 
     @pytest.mark.parametrize("size", [0, -1])
@@ -357,7 +363,7 @@ class TestKeys:
         assert sent == ["SELECT", *INSERT]
 
     def test_null_in_a_key(self):
-        """As row by row: IS NULL finds the row."""
+        """As with single calls, IS NULL finds the row."""
         a, _ = self.shelves()
         rows = [
             {"isbn": None, "shelf": a, "place": 1},
@@ -457,7 +463,7 @@ class TestKeys:
 
     @pytest.mark.database("mysql", "sqlite")
     def test_collation(self):
-        """The database finds equal what Python does not."""
+        """The database treats texts as equal that differ in Python."""
         CaseBlind.objects.create(name="A")
         found = CaseBlind.objects.bulk_get_or_create(
             [{"name": name} for name in ("a", "b", "B", "A", "c")]
@@ -468,7 +474,7 @@ class TestKeys:
 
 
 class TestRowByRow:
-    """Where there is no other way, with the same result."""
+    """Single calls are necessary here, and have the same result."""
 
     def test_multi_table_inheritance(self):
         exist(PlusItem, "x")
@@ -563,7 +569,7 @@ class TestRelatedManagers:
             Shelf(name="a").plusbook_set.bulk_get_or_create([{"place": 1}])
 
     def test_many_to_many(self):
-        """Rows that are created are added; looked for among its own."""
+        """Created rows are added, and rows are looked up among its own."""
         a, b = Shelf.objects.create(name="a"), Shelf.objects.create(name="b")
         label = a.labels.create(text="x")
         b.labels.create(text="y")

@@ -1,4 +1,4 @@
-"""What a batch reads from the cache, and what it leaves there."""
+"""The rows that a batch reads from the cache, and stores there."""
 
 import datetime
 import uuid
@@ -99,7 +99,7 @@ class TestCache:
         found = model.objects.bulk_get_or_create(rows)
         assert [created for _, created in found] == [True, True]
 
-    def test_rolled_back_rows_are_served_to_nobody(self, model):
+    def test_rolled_back_rows_are_not_served(self, model):
         rows = [{"code": code} for code in "ab"]
         with transaction.atomic():
             with pytest.raises(Rollback), transaction.atomic():
@@ -135,7 +135,7 @@ class TestCache:
         assert len(model.objects.bulk_get_or_create(rows)) == 6
 
     def test_other_rows_of_the_model_stay_hits(self, model):
-        """A batch is no write of the whole model."""
+        """A batch is not a write of the whole model."""
         model.objects.get_or_create(code="a")
         model.objects.get_or_create(code="a")
         model.objects.bulk_get_or_create([{"code": "b"}, {"code": "c"}])
@@ -189,7 +189,9 @@ class TestCache:
         ]
 
     def test_batch_of_rows_new_to_the_cache(self, model):
-        """Too many of them to add a version each: they are not kept."""
+        """
+        There are too many to add a version for each, so they are not kept.
+        """
         codes = [str(number) for number in range(101)]
         exist(model, codes)
         rows = [{"code": code} for code in codes]
@@ -215,7 +217,7 @@ class TestCache:
         assert warning.levelname == "WARNING"
 
     def test_every_kind_of_field(self, model):
-        """RETURNING gives the values that a SELECT finds."""
+        """RETURNING returns the same values as a SELECT."""
         at = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=datetime.UTC)
         values = {
             "big": 2**40,
@@ -281,14 +283,14 @@ def test_bypass_that_begins_or_ends_between_batches(bypassed):
 
 @committed
 class TestCommands:
-    """The commands of the cache, however many rows there are."""
+    """The commands of the cache do not depend on the number of rows."""
 
     def test_created(self):
         rows = [{"code": str(number)} for number in range(1000)]
         made = commands(lambda: PlusItem.objects.bulk_get_or_create(rows))
         assert made == [
             "get_many",  # hints, epoch, clock
-            *("add", "add"),  # of the epoch and the clock, once for ever
+            *("add", "add"),  # of the epoch and the clock, once forever
             "get_many",  # epoch and clock, in the transaction
             "set_many",  # versions
             "set_many",  # payloads and hints

@@ -20,7 +20,7 @@ DEADLOCK = 1213  # of MariaDB and MySQL
 
 
 def together(*calls):
-    """Run the calls at once, each with a connection of its own."""
+    """Run the calls at the same time, each with its own connection."""
     barrier = threading.Barrier(len(calls))
     results = [None] * len(calls)
 
@@ -35,8 +35,25 @@ def together(*calls):
     threads = [start(run, *each) for each in enumerate(calls)]
     for thread in threads:
         thread.join(TIMEOUT)
-        assert not thread.is_alive(), "A batch waits for ever"
+        assert not thread.is_alive(), "A batch waits forever"
     return results
+
+
+def until_done(call):
+    """
+    InnoDB may make one of three or more try again, even if they are sorted.
+    """
+
+    def retry():
+        for _ in range(20):
+            try:
+                return call()
+            except OperationalError as error:
+                if connection.vendor != "mysql" or error.args[0] != DEADLOCK:
+                    raise
+        raise AssertionError("Twenty deadlocks in a row")
+
+    return retry
 
 
 @committed
@@ -74,7 +91,7 @@ class TestRaces:
         return None
 
     def check_serialization(self):
-        """PostgreSQL has one of them try again, as it would row by row."""
+        """PostgreSQL makes one of them try again, as with single calls."""
         codes = [str(number) for number in range(500)]
         with isolation("repeatable read"):
             results = together(self.batch(codes), self.batch(codes[::-1]))
@@ -87,25 +104,13 @@ class TestRaces:
         batches = [
             [str(number) for number in range(100 * i % 7, 300, i + 1)] for i in range(6)
         ]
-        results = together(*(self.until_done(self.batch(each)) for each in batches))
+        results = together(*(until_done(self.batch(each)) for each in batches))
         self.check(results, *batches)
 
-    def until_done(self, call):
-        """InnoDB may have one of three or more try again, sorted or not."""
-
-        def retry():
-            for _ in range(10):
-                try:
-                    return call()
-                except OperationalError as error:
-                    if connection.vendor != "mysql" or error.args[0] != DEADLOCK:
-                        raise
-            raise AssertionError("Ten deadlocks in a row")
-
-        return retry
-
     def test_winner_between_select_and_insert(self):
-        """Certain: it commits while the loser is about to insert."""
+        """
+        The race is certain: it commits while the loser is about to insert.
+        """
         loser = self.batch("abcd")
 
         def write(execute, sql, params, many, context):
@@ -134,7 +139,9 @@ class TestRaces:
 
 @committed
 def test_winner_in_autocommit():
-    """On SQLite too, where no other writes inside of a transaction."""
+    """
+    Also on SQLite, where other connections cannot write during a transaction.
+    """
 
     def write(execute, sql, params, many, context):
         result = execute(sql, params, many, context)

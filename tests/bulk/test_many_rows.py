@@ -27,7 +27,7 @@ CACHED = pytest.mark.parametrize("model", [CachedItem, PlusItem])
 
 @contextmanager
 def limit(name, number):
-    """Give SQLite a limit that it may have been built with."""
+    """Give SQLite a limit with which it may have been built."""
     connection.ensure_connection()
     category = getattr(sqlite3, f"SQLITE_LIMIT_{name}")
     before = connection.connection.setlimit(category, number)
@@ -40,8 +40,9 @@ def limit(name, number):
 
 
 class TestLimits:
-    """The database limits what one statement may have."""
+    """The database limits the size of a statement."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("batch_size", [None, 1100, 3000])
     def test_keys_with_no_value_in_common(self, batch_size):
         rows = [{"room": number, "hour": -number} for number in range(1100)]
@@ -72,9 +73,13 @@ class TestLimits:
             KeyedByBoth.objects.bulk_get_or_create(rows)
         assert sent.count("SELECT") == 1
 
+    @pytest.mark.slow
     @pytest.mark.database("sqlite")
     def test_parameters(self):
-        """Those of the queryset's own filters, and of expressions, too."""
+        """
+        The parameters of the queryset's own filters and of expressions count,
+        too.
+        """
         rows = [
             {"code": str(number), "size": models.Value(1) + models.Value(number % 7)}
             for number in range(1100)
@@ -118,14 +123,15 @@ class TestLimits:
 
 
 class TestManyRows:
-    """What a batch keeps in memory, and in the cache."""
+    """The rows that a batch keeps in memory, and in the cache."""
 
     def rows(self, count, start=0):
         return [{"code": str(number)} for number in range(start, start + count)]
 
+    @pytest.mark.slow
     @CACHED
     def test_what_was_asked_is_not_kept(self, model):
-        """Only of the rows of one statement, however many there are."""
+        """It keeps only the rows of one statement in memory."""
         alive = []
 
         def look(execute, sql, params, many, context):
@@ -180,7 +186,7 @@ class TestManyRows:
     @committed
     @CACHED
     def test_more_rows_than_a_transaction_keeps(self, model):
-        """They are not put together for a cache that will not have them."""
+        """Payloads are not built for a cache that will not store them."""
         rows = self.rows(50)
         with override_settings(GETORCREATEPLUS_OVERLAY_ROWS=20):
             made = commands(
@@ -190,7 +196,7 @@ class TestManyRows:
 
 
 def test_created_without_returning(monkeypatch):
-    """As on MySQL: the keys of the new rows are read afterwards."""
+    """As on MySQL, the keys of the new rows are read afterwards."""
     features = connection.features
     monkeypatch.setattr(
         type(features), "can_return_rows_from_bulk_insert", False, raising=False

@@ -12,7 +12,15 @@ from django.test.utils import CaptureQueriesContext
 from getorcreateplus import bypass
 from getorcreateplus.bulk.insert import Insert, plain_columns
 
-from ..models import KeyedByName, KeyedByUUID, Ordinary, PlusBook, PlusItem, Shelf
+from ..models import (
+    HeavyPlusItem,
+    KeyedByName,
+    KeyedByUUID,
+    Ordinary,
+    PlusBook,
+    PlusItem,
+    Shelf,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("cache_api")]
 
@@ -20,6 +28,15 @@ committed = pytest.mark.django_db(transaction=True)
 
 # Texts that are special in an array's literal, in SQL or in a placeholder.
 TEXTS = ["", "NULL", "a,b", '"', "\\", "'", "{}", "{a}", "%s", "é", "a b", "$1"]
+
+# The field that identifies rows of PlusItem, and PostgreSQL's index for it.
+one_column_or_two = pytest.mark.parametrize(
+    ("names", "condition"), [(["code"], "= ANY("), (["code", "size"], "UNNEST(")]
+)
+
+
+def items(codes):
+    return [{"code": code, "size": 1} for code in codes]
 
 
 def fields_of(model):
@@ -38,7 +55,7 @@ def as_compiled(model, objs):
 
 
 class TestInsert:
-    """It is the compiler's, where that would compile nothing."""
+    """It is the compiler's SQL, if no value needs to be compiled."""
 
     @pytest.mark.parametrize("number", [1, 3])
     @pytest.mark.parametrize(
@@ -76,7 +93,7 @@ class TestInsert:
 
 
 def without_times(values):
-    """Return values as they print, but those that auto_now makes each time."""
+    """Return the repr() of values, except those of auto_now."""
     if isinstance(values, (list, tuple)):
         return [without_times(value) for value in values]
     text = f"{type(values).__name__} {values}"
@@ -103,6 +120,41 @@ class TestSelect:
         assert ("= ANY(" in sql) is (connection.vendor == "postgresql")
         assert (" IN (" in sql) is (connection.vendor != "postgresql")
 
+    def test_several_columns(self):
+        """A row whose values each occur in other rows is new."""
+        shelves = Shelf.objects.create(name="a"), Shelf.objects.create(name="b")
+        known, others = (
+            [{"shelf": s, "place": n, "part": text} for n, text in enumerate(TEXTS)]
+            for s in shelves
+        )
+        others[1]["part"] = known[2]["part"]
+        names = ["shelf", "place", "part"]
+        with bypass():
+            created = PlusBook.objects.bulk_get_or_create(known, names)
+            with CaptureQueriesContext(connection) as made:
+                found = PlusBook.objects.bulk_get_or_create(known + others, names)
+        assert [obj.pk for obj, new in found if not new] == [o.pk for o, _ in created]
+        assert [obj.part for obj, new in found if new] == [o["part"] for o in others]
+        sql = made[0]["sql"]
+        assert ("UNNEST(" in sql) is (connection.vendor == "postgresql")
+        assert (" OR " in sql) is (connection.vendor != "postgresql")
+
+    def test_columns_of_two_tables(self):
+        rows = [{"code": text, "load": n} for n, text in enumerate(TEXTS)]
+        with bypass():
+            for created in True, False:
+                found = HeavyPlusItem.objects.bulk_get_or_create(rows, ["code", "load"])
+                assert [new for _, new in found] == [created] * len(rows)
+
+    def test_column_that_is_not_sent_unchanged(self):
+        rows = [{"code": code, "price": Decimal("1.5")} for code in "ab"]
+        with bypass():
+            for created in True, False:
+                with CaptureQueriesContext(connection) as made:
+                    found = PlusItem.objects.bulk_get_or_create(rows, ["code", "price"])
+                assert [new for _, new in found] == [created] * 2
+                assert "UNNEST(" not in made[0]["sql"]
+
     def test_integers(self):
         numbers = [0, -1, 2**15, 2**31 - 1]
         shelf = Shelf.objects.create(name="a")
@@ -125,9 +177,10 @@ class TestSelect:
 
     @pytest.mark.database("postgresql")
     @pytest.mark.parametrize("kind", ["label", "filled", "text"])
-    def test_column_of_another_type_than_the_model_says(self, kind):
-        """The array takes the type of the column, as the values of IN do."""
-        rows = [{"code": code} for code in "ab"]
+    @one_column_or_two
+    def test_column_of_another_type_than_the_model_says(self, names, condition, kind):
+        """The array gets the type of the column, as the values of IN do."""
+        rows = items("ab")
         PlusItem._base_manager.bulk_create(PlusItem(**row) for row in rows)
         table = PlusItem._meta.db_table
         with connection.cursor() as cursor:
@@ -139,28 +192,31 @@ class TestSelect:
             ):
                 cursor.execute(statement)
         with bypass(), CaptureQueriesContext(connection) as made:
-            found = PlusItem.objects.bulk_get_or_create(rows)
+            found = PlusItem.objects.bulk_get_or_create(rows, names)
         assert [created for _, created in found] == [False, False]
         assert len(made) == 1
-        assert "= ANY(" in made[0]["sql"]
+        assert condition in made[0]["sql"]
 
     @committed
     @pytest.mark.database("postgresql")
-    def test_values_that_the_server_binds_are_parameters_of_in(self):
-        rows = [{"code": text} for text in TEXTS]
+    @one_column_or_two
+    def test_values_that_the_server_binds_are_parameters_of_in(self, names, condition):
+        rows = items(TEXTS)
         with server_side_binding(), bypass():
             for created in True, False:
                 with CaptureQueriesContext(connection) as made:
-                    found = PlusItem.objects.bulk_get_or_create(rows)
+                    found = PlusItem.objects.bulk_get_or_create(rows, names)
                 assert [new for _, new in found] == [created] * len(rows)
-                assert "ANY" not in made[0]["sql"]
+                assert condition not in made[0]["sql"]
 
     @pytest.mark.database("postgresql")
-    def test_index_is_used(self):
+    @one_column_or_two
+    def test_index_is_used(self, names, condition):
         with connection.cursor() as cursor, bypass():
             cursor.execute("SET LOCAL enable_seqscan = off")
             with CaptureQueriesContext(connection) as made:
-                PlusItem.objects.bulk_get_or_create([{"code": "a"}, {"code": "b"}])
+                PlusItem.objects.bulk_get_or_create(items("ab"), names)
+            assert condition in made[0]["sql"]
             cursor.execute(f"EXPLAIN {made[0]['sql']}")
             plan = str(cursor.fetchall())
         assert "Index" in plan
@@ -168,7 +224,7 @@ class TestSelect:
 
 
 def like_index(cursor, table):
-    """Return the name of the index that takes no other type than varchar."""
+    """Return the name of the index that is only for varchar."""
     cursor.execute(
         "SELECT indexname FROM pg_indexes "
         "WHERE tablename = %s AND indexdef LIKE '%%varchar_pattern_ops%%'",

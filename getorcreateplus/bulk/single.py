@@ -1,0 +1,58 @@
+"""Passes one row of a batch to the queryset's own method."""
+
+from contextlib import contextmanager
+
+from django.db import DataError, IntegrityError, models
+
+from .creating import params_of
+from .identity import value_of
+
+# Names that get_or_create() treats as arguments, not as fields.
+ARGUMENTS = {"create_defaults", "defaults", "self"}
+
+
+def arguments_of(bulk, row):
+    """
+    Return the lookup of a row, and the arguments of create() for a new row.
+    """
+    params = params_of(row) if isinstance(row, models.Model) else dict(row)
+    for field in bulk.relation.values:
+        params.pop(field.attname, None)
+    params |= bulk.relation.row
+    lookup = {}
+    for field in bulk.identifying.fields:
+        names = [field.name, field.attname, *(["pk"] if field.primary_key else [])]
+        name = next((name for name in names if name in params), None)
+        # A field may have the name of an argument.
+        value = params[name] if name else value_of(row, field)
+        if bulk.follows_django or name in ARGUMENTS:
+            lookup[f"{field.name}__exact"] = value
+        else:
+            # An override may read only the name, and may replace the value:
+            # defaults would take precedence.
+            lookup[name or field.attname] = value
+            params.pop(name, None)
+    return lookup, params
+
+
+def as_given(row, obj):
+    """Return the instance that was given for a row that was created."""
+    if not all(isinstance(each, models.Model) for each in (row, obj)):
+        return obj
+    # As in bulk_create(), that instance has been saved.
+    row.__dict__.update(obj.__dict__)
+    return row
+
+
+@contextmanager
+def naming_row(position):
+    """Add the row to the message of a database error."""
+    try:
+        yield
+    except (DataError, IntegrityError) as error:
+        raise error_of_row(error, f"Row {position}") from error.__cause__ or error
+
+
+def error_of_row(error, where):
+    """Return the error of the database that names the row."""
+    return type(error)(f"{where}: {error}")
