@@ -1,20 +1,21 @@
 """
 Processes that read and write hot rows on real servers, while entries of the
 cache are evicted, the cache is flushed and restarted, Redis loses its scripts,
-and writers are killed. Of a cluster, or with a Sentinel, the primary dies, and
-a replica takes over; and a cluster moves the rows to another server
-meanwhile.
+and writers are killed. In a cluster, or with a Sentinel, the primary dies, and
+a replica takes over. A cluster also moves the rows to another server in the
+meantime.
 
 Every write that has returned raises the floor of its row, in memory that the
 processes share; a read that began after that and yields less is a wrong
 answer. So is a value that was rolled back, a row that was deleted, and at the
-end a row that the cache serves otherwise than the database has it.
+end a row in the cache that differs from the database.
 
 Three things are left out, because the protocol does not promise them. A killed
-writer has its row for itself: another that writes it too could release what
-the dead one had locked. No cache is flushed while a writer may be killed,
-because that loses its LOCK. And nothing is judged from the restart of a server
-until every process reaches it again: those that do not owe their releases.
+writer has its own row: another writer of it could release the row that the
+dead one had locked. No cache is flushed while a writer may be killed, because
+that loses its LOCK. And answers are not judged from the restart of a server
+until every process reaches it again, because processes that do not reach it
+owe their releases.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import sys
 from contextlib import contextmanager
 
 from .support.clusters import redis_cluster, redis_sentinel
-from .support.servers import Server, free_port
+from .support.servers import REDIS_SERVER, Server, free_port
 
 LOCK_TIMEOUT = 5  # seconds; longer than any transaction here
 
@@ -35,7 +36,7 @@ def main(args=None):
     with servers(options) as running:
         configure(options, running)
         with database():
-            # It imports models: not before Django is set up.
+            # It imports models, so it is imported after Django is set up.
             from .stress_processes import Run
 
             return Run(options, running).go()
@@ -65,6 +66,7 @@ def parse(args):
         help="which servers to start for the run (as in CACHE_URL, or else redis)",
     )
     add("--servers", type=int, default=1, help="memcached servers of the alias (1)")
+    add("--buckets", type=int, default=1, help="of each model in the cluster (1)")
     add("--readers", type=int, default=3, help="processes (3)")
     add("--writers", type=int, default=2, help="processes (2)")
     add("--rows", type=int, default=8, help="hot rows (8)")
@@ -76,6 +78,8 @@ def parse(args):
         parser.error("--database or DATABASE_URL: PostgreSQL or MariaDB is needed.")
     if options.servers > 1 and options.cache != "memcached":
         parser.error("--servers: several are for memcached.")
+    if options.buckets > 1 and options.cache != "cluster":
+        parser.error("--buckets: several are for a cluster.")
     if options.seed is None:
         options.seed = random.randrange(2**32)
     return options
@@ -85,13 +89,13 @@ def parse(args):
 
 
 class CacheServer(Server):
-    """A cache server of this run, on a port of its own."""
+    """A cache server of this run, on its own port."""
 
     def __init__(self, kind):
         self.kind = kind
         port = free_port()
         if kind == "redis":
-            command = ["redis-server", "--port", str(port), "--save", ""]
+            command = [REDIS_SERVER, "--port", str(port), "--save", ""]
         else:
             command = ["memcached", "-p", str(port), "-U", "0", "-u", "nobody"]
             command += ["-m", "64", "-l", "127.0.0.1"]
@@ -140,6 +144,8 @@ def configure(options, running):
     default["TEST"] = {"NAME": f"stress_{os.getpid()}"}
     settings.DATABASES = {"default": default}
     settings.GETORCREATEPLUS_LOCK_TIMEOUT = LOCK_TIMEOUT
+    labels = "tests.Gauge", "tests.FarGauge"
+    settings.GETORCREATEPLUS_BUCKETS = dict.fromkeys(labels, options.buckets)
     if options.cache in {"cluster", "sentinel"}:
         cache = running[0].config()
     elif options.cache == "redis":
@@ -151,9 +157,9 @@ def configure(options, running):
         cache = {
             "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
             "LOCATION": [f"127.0.0.1:{server.port}" for server in running],
-            # A server that does not answer keeps its keys. Given to another
-            # server, by each process at its own time, they would be two
-            # entries, one of them old.
+            # A server that does not answer keeps its keys. If each process
+            # moved them to another server at its own time, there would be two
+            # entries, one of them outdated.
             "OPTIONS": {"retry_attempts": 2**31, "retry_timeout": 0.1},
         }
     settings.CACHES = {"default": cache}
@@ -163,7 +169,7 @@ def configure(options, running):
 
     # Each write that fails doubles the pause, and all have to come back.
     CacheClient.MAX_PAUSE = 5
-    # Each read asks the cache, because only a hit can be wrong.
+    # Each read uses the cache, because only a hit can be wrong.
     asking.REST, asking.PATIENCE = 0, 2**31
 
 

@@ -1,4 +1,6 @@
-"""What the processes of tests.stress do, and what they may see."""
+"""
+The processes of tests.stress: their actions, and the values that they may see.
+"""
 
 import multiprocessing
 import random
@@ -22,7 +24,7 @@ MAYFLIES = 2  # rows that are deleted and created again
 STEP = 1_000_000  # between two values; other writes add one
 PROBES = {f"probe{n}": n for n in range(20)}  # some on each server
 
-# Forked, for a writer that was killed is soon followed by the next.
+# Forked, because a new writer soon follows each killed one.
 context = multiprocessing.get_context("fork")
 
 
@@ -35,7 +37,7 @@ class Run:
         self.jobs += [self.write_rows] * options.writers
         self.jobs += [self.delete_rows] + [self.evict] * options.evict
         workers = len(self.jobs) + 1
-        # Killed writers take no lock that they could leave behind.
+        # Killed writers do not take locks that they could leave behind.
         self.lock = context.Lock()
         self.floors = context.RawArray("q", options.rows)
         self.tickets = context.RawArray("q", options.rows)
@@ -85,15 +87,15 @@ class Run:
             try:
                 job()
             except Error:
-                # MariaDB has deadlocks and duplicates where rows are deleted
-                # and created again, without a cache as well.
+                # MariaDB has deadlocks and duplicates if rows are deleted and
+                # created again, even without a cache.
                 connection.close()
             if self.outages.value % 2:
                 self.probe()
         connection.close()
 
     def probe(self):
-        """Note that this process reaches all servers, and owes nothing."""
+        """Record that this process reaches all servers, and owes nothing."""
         began = time.monotonic()
         client = by_alias["default"]
         try:
@@ -112,7 +114,7 @@ class Run:
         if chance < 0.1:
             self.read_mayfly(self.random.randrange(MAYFLIES))
         elif chance < 0.3 and mortal >= 0:
-            # The last one, or one that is dead.
+            # The last value, or that of a dead writer.
             row = max(0, mortal - self.random.randrange(4))
             self.read(FarGauge, {"name": f"mortal {row}"}, self.mortal_floors, row)
         else:
@@ -148,7 +150,7 @@ class Run:
         return found
 
     def judge(self, calm, message):
-        # There are no promises from a restart of a server until all
+        # There are no guarantees from a restart of a server until all
         # processes reach it again.
         if calm % 2 == 0 and calm == self.outages.value:
             self.wrong[self.number] += 1
@@ -196,7 +198,7 @@ class Run:
         return obj.value
 
     def add(self, model, name, ticket):
-        """In autocommit, where the new value is not published."""
+        """Write in autocommit, where the new value is not published."""
         obj = model.objects.get(name=name)
         obj.value = F("value") + 1
         obj.save()
@@ -225,7 +227,7 @@ class Run:
         time.sleep(0.1)
 
     def write_mortal(self):
-        """Write a row of its own, in each way, until it is killed."""
+        """Write its own row, in each way, until it is killed."""
         row = self.mortals
         name = f"mortal {row}"
         write = self.random.choice([self.save, self.publish, self.update])
@@ -281,8 +283,8 @@ class Run:
         mortal.join()
         self.kills += 1
         self.mortals += 1
-        # What it had committed must not be hidden. Should its last statement
-        # be done after this, the floor is too low, and LOCK is there.
+        # Its committed value must not be hidden. If its last statement is
+        # carried out after this, the floor is too low, and the LOCK is there.
         [value] = FarGauge.objects.filter(name=f"mortal {row}").values_list(
             "value", flat=True
         )
@@ -313,11 +315,17 @@ class Run:
         self.restarts += 1
 
     def keys(self):
-        """Return a key of each model, as the servers have it."""
-        return [
-            caches["default"].make_key(region_of(model.objects.all()).epoch_key)
-            for model in (Gauge, FarGauge)
-        ]
+        """
+        Return keys of each model that are on different servers, in the
+        servers' form, in any order.
+        """
+        regions = [region_of(model.objects.all()) for model in (Gauge, FarGauge)]
+        keys = [region.epoch_key for region in regions]
+        if self.options.buckets > 1:
+            pks = map(str, self.pks)
+            keys += (region.version_key(pk) for pk in pks for region in regions)
+        self.random.shuffle(keys)
+        return [caches["default"].make_key(key) for key in keys]
 
     def move(self):
         [cluster] = self.servers
@@ -327,7 +335,9 @@ class Run:
     # The end
 
     def at_rest(self):
-        """Return how many rows the cache serves otherwise than they are."""
+        """
+        Return the number of rows in the cache that differ from the database.
+        """
         time.sleep(LOCK_TIMEOUT + 1)
         wrong = 0
         for model in Gauge, FarGauge:

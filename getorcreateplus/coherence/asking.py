@@ -1,22 +1,25 @@
 """
-Whether a process looks into the cache at all: only as long as that saves time.
+Decides whether a process reads the cache at all: only as long as that saves
+time.
 
-Not to look is always right, because the database answers then. So nothing here
-can make a row wrong, and each process decides alone.
+Results are right without the cache, because the database answers then. So
+nothing here can make a row wrong, and each process decides alone.
 
 * While all rows of a model are under LOCK, no read can be a hit or a fill. A
-  process that has seen such a LOCK does not look for some tenths of a second.
-* A miss costs more than a query without a cache: it looks, queries and fills.
-  So the cache saves time above a certain share of hits, which depends on its
-  backend and on the query. The process measures both. Below that share it
-  looks for a sample of the reads only, until their share of hits has risen.
-* A row that the cache has refused as too large is never a hit. The process
-  does not look for it, and does not send it again, for a minute.
+  process that has seen such a LOCK does not read the cache for some tenths of
+  a second.
+* A miss costs more than a query without a cache: it reads the cache, queries
+  and fills. So the cache saves time above a certain share of hits, which
+  depends on its backend and on the query. The process measures both. Below
+  that share it reads the cache only for a sample of the lookups, until their
+  share of hits has risen.
+* A row that the cache has refused as too large is never a hit. For a minute,
+  the process neither reads it from the cache nor sends it again.
 
-One half of the sample is chosen read by read, at random: it finds out about a
-few rows that are read often. The other half are all reads of some lookups: it
-finds out about many rows that are read seldom, because a random read of such a
-row would hardly ever be the second one.
+One half of the sample are random reads: it detects a few rows that are read
+often. The other half are all reads of some lookups: it detects many rows that
+are read seldom, because a random read of such a row would hardly ever be its
+second read.
 """
 
 import random
@@ -26,20 +29,24 @@ from zlib import crc32
 
 from ..environment.databases import is_testing
 
-REST = 0.3  # seconds without a look, after a model was seen under LOCK
-PATIENCE = 1000  # reads that look before the share of hits is judged
+REST = 0.3  # seconds without reading the cache, after a model was seen under LOCK
+PATIENCE = 1000  # reads of the cache before the share of hits is judged
 MAX_SAMPLE = 1 / 16  # of the reads are in a sample
 OVERHEAD = 0.04  # of the time of the queries may be spent on the sample
-PAYS_AGAIN = 1.1  # times that looking must be cheaper until all reads look again
+# Factor by which reading the cache must be cheaper until all reads use it
+# again.
+PAYS_AGAIN = 1.1
 STEP = 1 / 64  # of a moving average
 
-LARGE = 2**16  # bytes of a row; the cache has another reason to refuse a smaller one
+LARGE = 2**16  # bytes of a row; a smaller row is refused for another reason
 LARGE_REST = 60  # seconds
 MAX_LARGE = 1000  # rows that are remembered
 
 
 class Average:
-    """A moving average. Values are cut, because a process may have to wait."""
+    """
+    A moving average. Large values are cut, because a process may have to wait.
+    """
 
     def __init__(self, value=None):
         self.value = value
@@ -52,21 +59,25 @@ class Average:
 
 
 class Asking:
-    """Whether one process looks into the cache for the rows of one region."""
+    """
+    Decides whether one process reads the cache for the rows of one region.
+    """
 
     def __init__(self):
         self.rests_until = 0.0
-        self.large = {}  # primary key: when it may be sent again
+        self.large = {}  # primary key: the time when the row may be sent again
         self.has_warned = False  # about a row that is too large
-        # Seconds that a look takes, the query, and the fill after it.
+        # Seconds that a read of the cache takes, the query, and the fill after
+        # it.
         self.look, self.query, self.fill = Average(), Average(), Average()
         self.begin()
 
     def begin(self):
-        """Look for all reads."""
+        """Read the cache for all reads."""
         self.left = PATIENCE
         self.share = 1.0  # of hits
-        self.rate = None  # of the reads that are in the sample, None without one
+        # Share of the reads that are in the sample, None without a sample.
+        self.rate = None
 
     def rest(self):
         self.rests_until = time.monotonic() + REST
@@ -76,7 +87,7 @@ class Asking:
 
     def record_too_large(self, pk):
         if is_testing():
-            return  # Another test may have a small row of this key.
+            return  # Another test may have a small row with this key.
         if len(self.large) >= MAX_LARGE:
             self.large = {}
         self.large[pk] = time.monotonic() + LARGE_REST
@@ -87,8 +98,8 @@ class Asking:
 
     def sample(self, lookup):
         """
-        Return "all" if all reads look into the cache. Otherwise return the
-        half of the sample that the read belongs to, or None.
+        Return "all" if all reads use the cache. Otherwise return the half of
+        the sample to which the read belongs, or None.
         """
         if self.rate is None:
             return "all"
@@ -100,7 +111,7 @@ class Asking:
         look = self.look
         if look.value is None:
             look.value = seconds
-        else:  # as add(), which is a call more for each hit
+        else:  # the same as add(), which is one more call for each hit
             look.value += (min(seconds, 8 * look.value) - look.value) * STEP
         if sample == "all":
             self.share += (is_hit - self.share) * STEP
@@ -126,7 +137,9 @@ class Asking:
         self.rate = min(MAX_SAMPLE, OVERHEAD * self.query.value / cost)
 
     def pays(self, share, times=1):
-        """Return True if looking saves time, with this share of hits."""
+        """
+        Return True if reading the cache saves time, with this share of hits.
+        """
         if self.query.value is None:
             return True
         cost = self.look.value + (1 - share) * (self.fill.value or 0)

@@ -1,6 +1,6 @@
 """
-LOCKs of transactions that Django does not know: begun by SQL or the driver, or
-managed by hand. The driver is asked whether they have ended.
+LOCKs of transactions that Django does not track: begun by SQL or the driver,
+or managed by hand. The driver shows whether they have ended.
 """
 
 from ..environment.interruptions import failures_suppressed
@@ -11,7 +11,7 @@ def keep_locked(connection, rows):
     """Release {region: primary keys or None} when the transaction ends."""
     raw, kept = kept_of(connection)
     if raw is not connection.connection:
-        kept = {}  # the others were locked on a connection that is lost
+        kept = {}  # the others were locked on a lost connection
         connection.getorcreateplus_kept = connection.connection, kept
     for region, pks in rows.items():
         known, all_rows = kept.get(region, (set(), False))
@@ -26,7 +26,7 @@ def has_locked(connection):
 def has_locked_many(connection, region):
     """
     Return True if so many rows are locked that all rows of the model are to be
-    locked instead: the release is one command, and these rows are kept in
+    locked instead: the release is one command, and locked rows are kept in
     memory until then.
     """
     raw, kept = kept_of(connection)
@@ -37,14 +37,14 @@ def has_locked_many(connection, region):
 
 def kept_of(connection):
     """
-    Return the driver's connection and what is locked on it: {region: (primary
-    keys, whether all rows are)}.
+    Return the driver's connection and the locked rows on it: {region: (primary
+    keys, True if all rows are locked)}.
     """
     return getattr(connection, "getorcreateplus_kept", (None, {}))
 
 
 def release_ended(connection):
-    """Release what was locked, if the transaction has ended."""
+    """Release the locked rows, if the transaction has ended."""
     raw, kept = kept_of(connection)
     if not kept or is_pending(connection):
         return
@@ -63,19 +63,22 @@ def release(connection, kept):
 
 
 def settle(connection):
-    """As release_ended(), before another statement or before a close()."""
+    """
+    Do the same as release_ended(), before another statement or before a
+    close().
+    """
     if getattr(connection, "getorcreateplus_pending", None) is not None:
         is_here = is_pending(connection)
         connection.getorcreateplus_pending = None
         if is_here and has_locked(connection):
-            # It answers when it has done all of the last statement.
+            # It answers when the last statement is finished.
             with failures_suppressed():
                 answer(connection.connection, "SELECT 1")
     release_ended(connection)
 
 
 def close(connection, close_connection):
-    """Close a connection, whose server then rolls back its transaction."""
+    """Close a connection. The server then rolls back its transaction."""
     settle(connection)
     _, kept = kept_of(connection)
     rows = {} if connection.in_atomic_block else dict(kept)

@@ -1,6 +1,6 @@
 """
-One cache alias as the protocol uses it: its transport, and what a failure
-costs. A failure costs speed, never an exception.
+One cache alias as the protocol uses it: its transport, and the handling of its
+failures. A failure costs speed, never an exception.
 """
 
 import logging
@@ -19,8 +19,8 @@ logger = logging.getLogger("getorcreateplus")
 
 class Writers(Attempts):
     """
-    The steps of writers. lock_rows() and release_rows() raise nothing but what
-    interrupts them, because a write must not fail with a cache.
+    The steps of writers. lock_rows() and release_rows() raise only exceptions
+    that interrupt them, because a write must not fail with a cache.
     """
 
     def lock_rows(self, region, pks, has_release, prefix):
@@ -43,12 +43,12 @@ class Writers(Attempts):
                 self.first_of_while_down(lock, drop)
 
     def _lock_without_release(self, region, pks, lock, drop):
-        # LOCK alone will do: rows that are deleted now may be filled again
-        # before a commit that this process does not see.
+        # Only a LOCK is enough: if rows are deleted now, they may be filled
+        # again before a commit that this process does not see.
         is_down = not self.recover()
         try:
             if is_down:
-                # Also if it works, because a release that is owed undoes it.
+                # Even if it works, because a release that is owed undoes it.
                 self.owe_lock(region, pks)
                 self.first_of_while_down(lock, drop)
             else:
@@ -65,12 +65,12 @@ class Writers(Attempts):
 
     def release_rows(self, region, pks, published, all_rows, prefix):
         """
-        Release these rows, as Region.release(). If the cache refuses that,
-        delete their entries, which is as good: an absent entry is a miss, and
-        a clock that is absent, or added anew, has moved.
+        Release these rows, as Region.release() does. If the cache refuses
+        that, delete their entries, which has the same effect: an absent entry
+        is a miss, and a clock that is absent or was added again has moved.
 
-        What cannot be done is owed; also if a KeyboardInterrupt or a time
-        limit, which are no failures of the cache, ends this.
+        Steps that fail are owed, even if a KeyboardInterrupt or a time limit
+        ends this, which are not failures of the cache.
         """
         owed = None if all_rows else pks
         try:
@@ -86,8 +86,8 @@ class Writers(Attempts):
 
     def _release_rows(self, region, pks, published, all_rows, prefix):
         release = partial(region.release_now, pks, published, all_rows, prefix)
-        # With new tokens: the first release may have been done, and another
-        # writer's after it. A token must not come back.
+        # With new tokens, because the first release may have been done, and
+        # another writer's release after it. A token must not come back.
         again = partial(region.release_now, pks, (), all_rows, prefix)
         drop = partial(region.drop_rows, pks, all_rows)
         if self.down_until is None or self.recover():
@@ -101,7 +101,7 @@ class Writers(Attempts):
         self.owe_release(region, None if all_rows else pks)
         self.first_of_while_down(release, drop)
         if self.is_behind:
-            # The cache is back, but may not be used again for a long time.
+            # The cache answers again, but may not be used for a long time.
             self.debts.pay(releases, locks, self.first_of)
         if not self.transport.has_several_servers():
             with self.debts.lock:
@@ -110,11 +110,14 @@ class Writers(Attempts):
                     self.down_until = min(self.down_until, soon)
 
     def lock(self, locks, timeout):
-        """Do it once. Raise Unreachable if one LOCK was not set."""
+        """Set LOCKs, once. Raise Unreachable if one LOCK was not set."""
         self.set_all(self.transport.lock, locks, timeout)
 
     def release(self, steps, timeout):
-        """Do it once. Raise Unreachable if one entry was not set."""
+        """
+        Set the entries of a release, once. Raise Unreachable if one was not
+        set.
+        """
         self.set_all(self.transport.release, steps, timeout)
 
     def drop(self, *steps):
@@ -134,8 +137,8 @@ class CacheClient(Writers):
 
     def look(self, keys):
         """
-        Return {key: value} of the entries that are there. Raise Unreadable if
-        one cannot be unpickled.
+        Return {key: value} of the entries that exist. Raise Unreadable if one
+        of them cannot be unpickled.
         """
         if self.down_until is not None:
             self.ensure_usable()
@@ -143,7 +146,7 @@ class CacheClient(Writers):
         try:
             return self.transport.look(keys)
         except InvalidCacheBackendError as error:
-            # Tests may take an alias out of CACHES before a transaction ends
+            # Tests may remove an alias from CACHES before a transaction ends
             # that has written under it.
             raise Unreachable from error
         except UNREADABLE as error:
@@ -156,8 +159,26 @@ class CacheClient(Writers):
             self.reconnect()
             raise
 
+    def in_loop(self):
+        """
+        Return the object that reads for a coroutine, None if a call in a
+        thread has to read.
+        """
+        if self.down_until is not None:
+            return None
+        try:
+            found = self.transport.in_loop()
+            return found if found is not None and found.is_ready() else None
+        except Exception as error:  # noqa: BLE001 - of any client
+            self.raise_limit(error)
+            return None
+
+    def is_in_process(self):
+        """Return True if a read does not wait now."""
+        return self.down_until is None and self.transport.is_in_process
+
     def look_by_hint(self, keys, payload_key, version_key):
-        """As look(), and Transport.look_by_hint()."""
+        """Do the same as look(), with Transport.look_by_hint()."""
         if self.down_until is None:
             try:
                 return self.transport.look_by_hint(keys, payload_key, version_key)
@@ -205,8 +226,8 @@ class CacheClient(Writers):
 
     def set_later(self, entries, timeout, *, adds=False):
         """
-        As Transport.set_later(). Return None as well if the cache is left
-        alone, or fails.
+        Do the same as Transport.set_later(). Also return None if the cache is
+        not in use, or fails.
         """
         if self.down_until is not None:
             return None
@@ -232,9 +253,9 @@ class CacheClient(Writers):
 
     def fill(self, entries, timeout, *, waits=True):
         """
-        Set what only costs speed if it fails, and may be too large for the
-        cache. Return what was not stored, as the client reports it, if it
-        waits for that.
+        Set entries whose failure costs only speed, and which may be too large
+        for the cache. Return the keys that were not stored, as the client
+        reports them, if it waits for the answer.
         """
         self.ensure_usable()
         step = self.transport.fill if waits else self.transport.fill_later
@@ -248,7 +269,7 @@ class CacheClient(Writers):
             self.reconnect()
             raise
         if failed:
-            logger.debug("Cache %r did not take a row: %r", self.alias, failed)
+            logger.debug("Cache %r did not store a row: %r", self.alias, failed)
         return failed
 
     def takes_small_entries(self):

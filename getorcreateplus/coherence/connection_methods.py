@@ -1,5 +1,5 @@
 """
-Functions of this package that run in the place of a connection's methods.
+Functions of this package that replace a connection's methods.
 
 commit(), rollback() and others of a connection are replaced on the connection
 itself, because Django sends no signal at the end of a transaction.
@@ -7,14 +7,14 @@ itself, because Django sends no signal at the end of a transaction.
 
 from functools import partial, wraps
 
-replacements = []  # (name of a connection's method, what replaces it)
+replacements = []  # (name of a connection's method, its replacement)
 
 
 def watch_connection(connection):
-    """Have the end of each of its transactions seen."""
+    """Detect the end of each of its transactions."""
     known = vars(connection)
     count = known.get("getorcreateplus_replaced", 0)
-    # unittest.mock deletes a method that it has replaced for a while.
+    # unittest.mock deletes a method that it has temporarily replaced.
     lost = {name for name, _ in replacements[:count]} - known.keys()
     if lost or count < len(replacements):
         connection.getorcreateplus_replaced = len(replacements)
@@ -25,9 +25,8 @@ def watch_connection(connection):
 
 def replacing(name):
     """
-    Have a function run in the place of a connection's method. Its arguments
-    are the connection, the method as others have left it, and the method's
-    own.
+    Decorate a function that replaces a connection's method. Its arguments are
+    the connection, the method as other code has left it, and the method's own.
     """
 
     def decorate(function):

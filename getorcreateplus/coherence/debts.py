@@ -1,15 +1,15 @@
 """
-What a process owes a cache that did not answer: releases, and LOCKs that no
-release follows.
+Debts of a process to a cache that did not answer: releases, and LOCKs without
+a later release.
 
-A debt is kept until it is paid: none is lost when paying is interrupted, and
-no other thread takes the cache for paid meanwhile.
+A debt is kept until it is paid. No debt is lost if paying is interrupted, and
+no other thread treats the cache as paid in the meantime.
 """
 
 import threading
 from functools import partial
 
-MAX_ROWS = 1000  # rows of one model; more are owed as all of its rows
+MAX_ROWS = 1000  # rows of one model; if there are more, all of its rows are owed
 
 
 class Debts:
@@ -23,7 +23,7 @@ class Debts:
     def __init__(self):
         self.begin_anew()
         self.releases, self.locks = {}, {}
-        self.marks = {}  # region: a new object with each new debt
+        self.marks = {}  # region: an object that is replaced with each new debt
 
     def begin_anew(self):
         # An RLock, because the handler of a signal may write while its own
@@ -55,21 +55,21 @@ class Debts:
 
     def pay(self, releases, locks, attempt):
         """
-        Pay these debts. ``attempt`` takes functions, and calls the first of
-        them that the cache takes; or it raises.
+        Pay these debts. ``attempt`` gets functions, and calls them until the
+        cache accepts one; or it raises.
         """
         for region, pks in releases.items():
             mark = self.marks.get(region)
             attempt(partial(region.release_now, pks), partial(region.drop_rows, pks))
             self._clear(self.releases, region, pks, mark)
-        for region, pks in locks.items():  # last: they may be the same rows
+        for region, pks in locks.items():  # last, because they may be the same rows
             mark = self.marks.get(region)
             region.lock_now(pks)
             self._clear(self.locks, region, pks, mark)
 
     def _clear(self, owed, region, pks, mark):
         with self.lock:
-            # Unless rows of the region are owed since then, perhaps the same.
+            # Unless rows of the region, perhaps the same, are owed since then.
             if owed.get(region, ()) is pks and self.marks.get(region) is mark:
                 del owed[region]
                 self.marks.pop(region, None)

@@ -1,14 +1,14 @@
 """
-Transactions that Django does not know: the driver knows them.
+Transactions that the driver tracks, but Django does not.
 
 After cursor.execute("BEGIN"), in psycopg's connection.transaction() or its
-pipeline, and with sqlite3's isolation_level, Django says autocommit, and a
-write can be rolled back all the same. Nothing in such a transaction is a hit
-or a fill, and the rows that it writes stay under LOCK until the driver says
-that it has ended, or the LOCK times out.
+pipeline, and with sqlite3's isolation_level, Django reports autocommit, but a
+write can be rolled back. In such a transaction there are no hits and no fills,
+and the rows that it writes stay under LOCK until the driver reports that it
+has ended, or the LOCK times out.
 
 The connection may be a proxy, made by a pool or by a tool that measures
-queries. If it hides the attributes below, Django's answer counts.
+queries. If it hides the attributes below, Django's state counts.
 """
 
 from contextlib import closing, contextmanager
@@ -18,14 +18,14 @@ from ..environment.interruptions import reraise
 # psycopg.pq.TransactionStatus: IDLE; UNKNOWN, if the connection is lost.
 IDLE = (0, 4)
 IN_ERROR = 3
-MARIADB = "MariaDB"  # which has @@in_transaction, as MySQL has not
+MARIADB = "MariaDB"  # which has @@in_transaction, unlike MySQL
 MAX_KEPT = 2000  # rows of a model that are locked one by one
 
 
 def is_begun(connection):
     """
-    Return True if an open connection, which Django takes to be in autocommit,
-    is in a transaction, or will be with its next statement.
+    Return True if an open connection, which Django treats as in autocommit, is
+    in a transaction, or will be with its next statement.
     """
     raw = connection.connection
     vendor = connection.vendor
@@ -49,6 +49,26 @@ def is_begun(connection):
     return False
 
 
+def may_have_begun(connection):
+    """
+    Do the same as is_begun(), for the connection of another thread, without a
+    query to its server. Also return True while that thread waits for its
+    server, because the driver cannot report it then.
+    """
+    raw = connection.connection
+    if connection.vendor != "mysql":
+        return is_begun(connection)
+    try:
+        return (
+            is_pending(connection)
+            or getattr(connection, "getorcreateplus_begun", None) is raw
+            or not is_autocommit_mysql(raw, True)
+        )
+    except Exception as error:  # noqa: BLE001 - its thread waits for the server
+        reraise(error)
+        return True
+
+
 def is_open(connection):
     """Return True if a transaction is or may be open on an open connection."""
     raw = connection.connection
@@ -70,8 +90,8 @@ def is_open(connection):
 
 def changes(connection):
     """
-    Return what a failed statement leaves as it was, if it undoes itself and
-    nothing else; None for a database where that is always so.
+    Return a value that a failed statement does not change if it undoes only
+    itself. Return None for a database where that is always so.
     """
     if connection.vendor != "sqlite":
         return None
@@ -94,14 +114,15 @@ def is_in_pipeline(pgconn):
 
 def is_pipelined(connection):
     """
-    As is_in_pipeline(), for a connection. Its row counts come later, too.
+    Do the same as is_in_pipeline(), for a connection. Its row counts come
+    later, too.
     """
     pgconn = getattr(connection.connection, "pgconn", None)
     return pgconn is not None and is_in_pipeline(pgconn)
 
 
 def is_autocommit_mysql(raw, unknown):
-    # It follows what the server says, and so SET autocommit.
+    # It follows the server's state, and so SET autocommit.
     get_autocommit = getattr(raw, "get_autocommit", None)
     return unknown if get_autocommit is None else get_autocommit()
 
@@ -118,7 +139,9 @@ def is_open_mysql(connection):
 
 
 def answers_open(raw):
-    """Ask MariaDB. MySQL counts as open until a COMMIT or ROLLBACK is sent."""
+    """
+    Query MariaDB. MySQL counts as open until a COMMIT or ROLLBACK is sent.
+    """
     return not is_mariadb(raw) or bool(answer(raw, "SELECT @@in_transaction"))
 
 
@@ -135,7 +158,7 @@ def answer(raw, sql):
 def is_pending(connection):
     """
     Return True if MySQL may not have sent all results of the last statement.
-    It may still compute the later ones, and a question would discard them.
+    It may still compute the later ones, and a query would discard them.
     """
     raw = getattr(connection, "getorcreateplus_pending", None)
     return raw is not None and raw is connection.connection
@@ -143,7 +166,7 @@ def is_pending(connection):
 
 def has_ended(connection):
     """
-    Return True if the driver knows that the transaction of an atomic() block
+    Return True if the driver reports that the transaction of an atomic() block
     has ended: by its own rollback() or cursor, or by SQLite.
     """
     raw = connection.connection
@@ -167,8 +190,8 @@ def has_savepoint(connection):
 
 def record_begun(connection):
     """
-    Record that a statement is going to run that may begin a transaction on
-    MySQL. Not earlier, or a question before it would find no transaction.
+    Record that a statement is about to run that may begin a transaction on
+    MySQL. Not earlier, because a query before it would find no transaction.
     """
     connection.getorcreateplus_begun = connection.connection
 
@@ -179,8 +202,8 @@ def record_ended(connection):
 
 def record_pending(connection):
     """
-    Record that a statement is going to run of which MySQL may not have sent
-    all results when it has returned.
+    Record that a statement is about to run which may return before MySQL has
+    sent all of its results.
     """
     connection.getorcreateplus_pending = connection.connection
 
@@ -191,8 +214,8 @@ def record_all_results(connection):
 
 def can_ask(connection):
     """
-    Return True if the driver can be asked something now: the connection is
-    open, and PostgreSQL has not aborted its transaction.
+    Return True if the driver can send a query now: the connection is open, and
+    PostgreSQL has not aborted its transaction.
     """
     raw = connection.connection
     if raw is None:
@@ -211,33 +234,33 @@ def last_result(cursor):
     put a statement before it.
     """
     count = 0
-    # psycopg2 keeps the last result alone.
+    # psycopg2 keeps only the last result.
     if hasattr(cursor, "pgresult"):
         while cursor.nextset():
             count += 1
     try:
         yield cursor
     finally:
-        # That package reads on, and so does Django. (psycopg 3.3)
+        # That package reads further results, and so does Django. (psycopg 3.3)
         if count and hasattr(cursor, "set_result"):
             cursor.set_result(-1 - count)
 
 
-# What was rolled back
+# Rollbacks
 
 
 def record_rollback(connection):
-    """A part of a transaction was rolled back, or may have been."""
+    """Record that a part of a transaction was or may have been rolled back."""
     connection.getorcreateplus_rollbacks = rollbacks(connection) + 1
 
 
 def rollbacks(connection):
-    """Return how often a connection has rolled something back."""
+    """Return the number of rollbacks of a connection."""
     return getattr(connection, "getorcreateplus_rollbacks", 0)
 
 
 def is_lost(connection):
-    """Return True if a connection was lost, and not closed by this process."""
+    """Return True if a connection was lost, but not closed by this process."""
     raw = connection.connection
     if connection.vendor == "mysql":
         return connection.errors_occurred and not is_usable(raw)

@@ -1,6 +1,5 @@
 """
-The end of a transaction, as the methods of its connection see it, and what a
-statement may have ended.
+The end of a transaction, by the methods of its connection or by a statement.
 """
 
 from django.db import Error
@@ -17,14 +16,15 @@ def committing(connection, commit):
     own = journal(connection)
     own.waited = None
     own.announce_rest()
+    own.publish_rest()
     own.wait_for_answers()
     if (
         connection.errors_occurred
         or is_aborted(connection)
         or drivers.has_ended(connection)
     ):
-        # No execute wrapper sees an error of the driver's own cursor, of
-        # copy() or of callproc(). PostgreSQL is going to roll back instead.
+        # Execute wrappers do not see an error of the driver's own cursor, of
+        # copy() or of callproc(). PostgreSQL will roll back instead.
         own.doubt()
         drivers.record_rollback(connection)
     if not connection.in_atomic_block:
@@ -66,7 +66,9 @@ def closing_connection(connection, close):
 
 @replacing("run_and_clear_commit_hooks")
 def running_hooks(connection, run_hooks):
-    """Release before the hooks of a project and its packages read anything."""
+    """
+    Release before the hooks of the project and its packages read anything.
+    """
     own = journal(connection)
     try:
         if own.end_state is End.COMMITTED and not connection.in_atomic_block:
@@ -88,11 +90,14 @@ def setting_autocommit(connection, set_autocommit, autocommit, *args, **kwargs):
         own.end()
 
 
-# What statements have done
+# After statements
 
 
 def after_rollback(connection):
-    """A statement may have rolled back a part of this transaction, or all."""
+    """
+    Handle a statement that may have rolled back this transaction, or a part of
+    it.
+    """
     drivers.record_rollback(connection)
     if in_transaction(connection):
         own = journal(connection)
@@ -101,7 +106,7 @@ def after_rollback(connection):
 
 
 def after_savepoint(connection, command, name):
-    """Django's statement about a savepoint was executed."""
+    """Handle Django's statement for a savepoint, which was executed."""
     own = journal(connection)
     if command == "SAVEPOINT":
         if in_transaction(connection):
@@ -118,17 +123,18 @@ def after_savepoint(connection, command, name):
 
 
 def after_interrupted_rollback(connection):
-    """It is unknown whether ROLLBACK TO SAVEPOINT was executed."""
+    """Handle a ROLLBACK TO SAVEPOINT that may have been executed or not."""
     drivers.record_rollback(connection)
     journal(connection).doubt()
 
 
 def after_error(connection):
     """
-    A statement failed, and may have ended this transaction on the server.
+    Handle a failed statement, which may have ended this transaction on the
+    server.
 
-    PostgreSQL then rolls back at its COMMIT, without an error; InnoDB has
-    rolled back already, on a deadlock. Django runs the on_commit() hooks.
+    PostgreSQL then rolls back at the COMMIT, without an error. InnoDB has
+    already rolled back, on a deadlock. Django runs the on_commit() hooks.
     """
     drivers.record_rollback(connection)
     if in_transaction(connection):

@@ -1,4 +1,4 @@
-"""How a cache fails."""
+"""Failures of a cache."""
 
 import pickle
 
@@ -9,12 +9,12 @@ class CacheFault(Exception):
 
 class Unreachable(CacheFault):
     """
-    The cache did not do a step, or is left alone because it did not do an
-    earlier one.
+    The cache did not do a step, or is not in use because an earlier step
+    failed.
     """
 
     is_slow = False  # it took a long time to fail
-    is_of_look = False  # it was no write, so the cache does not refuse writes
+    is_of_look = False  # it was not a write, so the cache does not refuse writes
 
 
 class Unreadable(CacheFault):
@@ -22,11 +22,10 @@ class Unreadable(CacheFault):
 
 
 class LookFailed(Exception):
-    """A look failed in the middle of a step that also writes."""
+    """A read failed in the middle of a step that also writes."""
 
 
-# What unpickling raises for an entry that this release of the code cannot
-# read.
+# Exceptions of unpickling an entry that this release of the code cannot read.
 UNREADABLE = (
     AttributeError,
     EOFError,

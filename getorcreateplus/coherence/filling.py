@@ -1,20 +1,19 @@
-"""What a reader puts into the cache after a statement."""
+"""Stores rows in the cache after a statement of a reader."""
 
 import time
 from contextlib import suppress
-from functools import partial
 
 from ..lookups.rows import pack
 from . import drivers, process_memory, rules
 from .faults import CacheFault
-from .fills import Fill, fill_now, payload_of, remember
+from .fills import Fill, Publication, entries_of, fill_now, payload_of, remember
 from .journal import MAX_SINGLE, journal
 from .tokens import is_token
 from .transactions import in_transaction, is_apart, is_autocommit
 
 # Versions that one batch adds; 5,000 took Redis 4 s under load. Each costs a
-# command, because a writer may be setting LOCK there, and no command but add()
-# leaves that alone.
+# command, because a writer may be setting a LOCK there, and only add() does
+# not overwrite it.
 MAX_ADDED = 100
 
 
@@ -53,20 +52,21 @@ def _fill(reading, found):
 
 def fill_by_one_step(reading, found):
     """
-    As vouch() and fill_now(), for one row whose primary key the SELECT has
-    returned. Return False if the cache cannot do that by one command, or has
-    not filled the row: then these find out why.
+    Do the same as vouch() and fill_now(), for one row whose primary key the
+    SELECT has returned. Return False if the cache cannot do this with one
+    command, or has not filled the row: then these two find out why.
     """
     region, [(sought, pk, values), *others] = reading.region, found
     if (
         others
-        or not region.client.transport.is_one_step
+        or not region.is_one_step
         or reading.clock is None
         or (sought.version is not None and sought.pk == pk)
         or region.asking.is_too_large(pk)
     ):
         return False
-    token = region.new_token(reading.token_prefix)
+    key = region.version_key(pk)
+    token = region.new_token(reading.token_prefix, key)
     payload = payload_of(reading, reading.epoch, token, values)
     entries, hints = {region.payload_key(pk): payload}, {}
     if sought.lookup is not None and sought.pk != pk:
@@ -74,7 +74,7 @@ def fill_by_one_step(reading, found):
     if reading.key_client is region.client:
         entries |= hints
     answer = region.client.vouch_and_fill(
-        region.version_key(pk),
+        key,
         token,
         region.timeout,
         region.clock_key,
@@ -91,7 +91,7 @@ def fill_by_one_step(reading, found):
 
 def keep_own(reading, found):
     """
-    Let the transaction serve those rows that it has written. Return the other
+    Let the transaction serve the rows that it has written. Return the other
     rows.
     """
     own, region = journal(reading.connection), reading.region
@@ -108,7 +108,7 @@ def keep_own(reading, found):
 
 def vouch(reading, found):
     """
-    Return (sought, pk, values, version) of those rows that no writer has
+    Return (sought, pk, values, version) of the rows that no writer has
     released since the observation.
     """
     region, kept, late = reading.region, [], []
@@ -118,13 +118,14 @@ def vouch(reading, found):
         elif not rules.is_locked(sought.version):
             kept.append((sought, pk, values, sought.version))
     if late and reading.clock is None and not reading.is_batch:
-        # The primary key that the process remembered is another row's by now.
+        # The primary key that the process remembered belongs to another row
+        # now.
         [(sought, _, _)] = late
-        process_memory.hints.forget((region, sought.lookup))
+        process_memory.hints.discard((region, sought.lookup))
     elif late:
-        # Only the SELECT knew the primary keys, so the versions could not be
+        # The primary keys come from the SELECT, so the versions could not be
         # observed before it. A writer in between has moved the clock before
-        # the version: look at the versions first, then at the clock again.
+        # the version: so read the versions first, then the clock again.
         versions, clock = versions_of(reading, [pk for _, pk, _ in late])
         if rules.has_clock_stayed(reading.clock, clock):
             for sought, pk, values in late:
@@ -136,8 +137,8 @@ def vouch(reading, found):
 
 def versions_of(reading, pks):
     """
-    Return {version key: version} of these rows, adding those that are absent,
-    and the clock as it was after that.
+    Return {version key: version} of these rows, adding absent versions, and
+    the clock after that.
     """
     region, prefix = reading.region, reading.token_prefix
     fresh = region.new_versions(pks, prefix)
@@ -152,7 +153,8 @@ def versions_of(reading, pks):
         del versions[key]
     missing = [key for key in fresh if key not in versions] if len(fresh) == 1 else []
     if invalid or missing:
-        # They were evicted since, or belong to another server or test.
+        # They were evicted in the meantime, or belong to another server or
+        # test.
         again = [*invalid[:MAX_ADDED], *missing]
         tokens = region.observe(versions, again, prefix)
         versions |= zip(again, tokens, strict=True)
@@ -160,13 +162,13 @@ def versions_of(reading, pks):
     return versions, clock
 
 
-# Rows that were created
+# Created rows
 
 
 def fill_created(reading, created, made_pk=False):
     """
     Keep the rows of (sought, pk, values) that this call inserted. ``made_pk``
-    says that the database has made their primary keys.
+    is True if the database has made their primary keys.
     """
     if in_transaction(reading.connection):
         fill_uncommitted(reading, created, made_pk)
@@ -176,8 +178,8 @@ def fill_created(reading, created, made_pk=False):
 
 def fill_uncommitted(reading, created, made_pk):
     """
-    As fill_created(), for rows that no other connection sees yet: in a
-    transaction, or in that of a TestCase.
+    Do the same as fill_created(), for rows that no other connection sees yet:
+    in a transaction, or in that of a TestCase.
     """
     connection, region = reading.connection, reading.region
     own = journal(connection)
@@ -189,8 +191,8 @@ def fill_uncommitted(reading, created, made_pk):
         return
     with suppress(CacheFault):
         # No other transaction sees the rows before the commit. So the INSERT
-        # is to this reader what the SELECT is to others, and the versions that
-        # it observes now vouch for the rows.
+        # corresponds to the SELECT of other readers, and the versions that
+        # this reader observes now vouch for the rows.
         reading.epoch, reading.clock = own.observe(reading)
         if rules.is_locked(reading.epoch):
             return
@@ -202,7 +204,7 @@ def fill_uncommitted(reading, created, made_pk):
 
 
 def fills_of_created(reading, own, rows, made_pk):
-    """Return Fills for created rows, whose versions are set or are to be."""
+    """Return Fills for created rows, whose versions are set or will be set."""
     region, prefix = reading.region, reading.token_prefix
     pks = [pk for _, pk, _ in rows]
     is_unknown = made_pk and region.version_per_row
@@ -214,7 +216,8 @@ def fills_of_created(reading, own, rows, made_pk):
         region.client.waits_for_less() or own.streaks.get(region, 0) > MAX_SINGLE
     ):
         [(sought, pk, values)] = rows
-        new = Fill(reading, sought, pk, values, region.new_token(prefix))
+        version = region.new_token(prefix, region.version_key(pk))
+        new = Fill(reading, sought, pk, values, version)
         own.announce_later(new)
         return [new]
     else:
@@ -229,8 +232,8 @@ def fills_of_created(reading, own, rows, made_pk):
 
 def observed_versions(region, pks, prefix):
     """
-    Return {version key: version} of these rows, adding those that are absent;
-    but none of these if they are more than MAX_ADDED.
+    Return {version key: version} of these rows, adding absent versions. If
+    more than MAX_ADDED are absent, add none of them.
     """
     keys = list(dict.fromkeys(map(region.version_key, pks)))
     entries = region.client.look(keys) if len(keys) > 1 else {}
@@ -240,53 +243,68 @@ def observed_versions(region, pks, prefix):
     return dict(zip(there, region.observe(entries, there, prefix), strict=True))
 
 
-# Rows that were updated
+# Updated rows
 
 
 def publish(reading, sought, pk, values):
     """
     Keep the row that this transaction has just updated, before its commit. Its
-    stamp has the version that its own release is going to set.
+    stamp has the version that the transaction's own release will set.
+    """
+    if in_transaction(reading.connection):
+        for publication in publications(reading, [(sought, pk, values)]):
+            journal(reading.connection).publish_later(publication)
+    else:
+        reading.updated = sought, pk, values
+
+
+def publish_batch(reading, rows):
+    """Do the same for rows of (sought, pk, values), with few commands."""
+    if in_transaction(reading.connection):
+        found = publications(reading, rows)
+        journal(reading.connection).publish_now(found)
+
+
+def publications(reading, rows):
+    """
+    Let the transaction serve the rows that it has updated. Return Publications
+    of the rows that no other transaction can write before its end.
     """
     region, connection = reading.region, reading.connection
-    if not in_transaction(connection):
-        reading.updated = sought, pk, values
-        return
     own = journal(connection)
-    own.keep(connection, region, [(pk, pack(values), sought.lookup)])
+    own.keep(
+        connection,
+        region,
+        [(pk, pack(values), sought.lookup) for sought, pk, values in rows],
+    )
     if (
         own.is_written_by_query(region)
         or is_apart(connection)
-        or not own.holds_lock(region, pk)
         or drivers.has_savepoint(connection)
     ):
-        return
+        return []
+    rows = [row for row in rows if own.holds_lock(region, row[1])]
+    found = []
     with suppress(CacheFault):
-        version = region.new_token(reading.token_prefix)
-        if reading.epoch is None:
+        if rows and reading.epoch is None:
             reading.epoch, _ = own.observe(reading)
-        # What the cache did not take is dropped by the release.
-        if not rules.is_locked(reading.epoch) and fill_now(
-            reading,
-            [(sought, pk, values, version)],
-            partial(publish_entries, own, region, pk),
-        ):
-            own.record_published(region, pk, version)
-
-
-def publish_entries(own, region, pk, entries, timeout):
-    sent = region.client.set_later(entries, timeout)
-    if sent is None:
-        return region.client.fill(entries, timeout)
-    own.unanswered.append((sent, partial(own.forget_published, region, pk)))
-    return ()
+        if not rows or rules.is_locked(reading.epoch):
+            return []
+        for sought, pk, values in rows:
+            version = region.new_token(reading.token_prefix, region.version_key(pk))
+            entries = entries_of(reading, [(sought, pk, values, version)])
+            if region.payload_key(pk) in entries:
+                found.append(Publication(region, pk, values, version, entries))
+            elif entries:
+                region.client.fill(entries, region.timeout, waits=False)
+    return found
 
 
 def fill_updated(reading):
     """
-    Keep a row that was updated in the transaction around a TestCase alone.
+    Keep a row that was updated only in the transaction around a TestCase.
 
-    It is released already, and no other process sees it: its version is still
+    It is already released, and no other process sees it: its version is still
     the one that this update has set.
     """
     if (

@@ -2,18 +2,20 @@
 
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from ..lookups.rows import mark, size_of, unpack
 from . import process_memory, rules
 from .faults import CacheFault, Unreachable
+from .region import Region
 
-# What a transaction fills after its commit by one command.
+# Rows that a transaction fills with one command after its commit.
 MAX_ROWS, MAX_BYTES = 1000, 2**20
 
 
 class Fill:
     """
-    A row that a transaction has created or read, for the cache to hold after
+    A row that a transaction has created or read, and stores in the cache after
     the commit: with the tokens that were observed before the SELECT, or after
     the INSERT.
     """
@@ -36,7 +38,8 @@ class Fill:
     def __init__(self, reading, sought, pk, values, version):
         self.reading = reading
         self.region = reading.region
-        # Not the SoughtRow, of which a batch has many that it does not keep.
+        # Not the SoughtRow, because a batch has many SoughtRows that it does
+        # not keep.
         self.lookup, self.hint_key = sought.lookup, sought.hint_key
         self.remembered_pk = sought.remembered_pk
         self.needs_hint = sought.lookup is not None and sought.pk != pk
@@ -56,8 +59,7 @@ def payload_of(reading, epoch, version, values):
 
 def remember(reading, sought, pk, values):
     """
-    Let the process keep a row that is committed; ``sought`` is a SoughtRow or
-    a Fill.
+    Let the process keep a committed row. ``sought`` is a SoughtRow or a Fill.
     """
     if sought.lookup is not None and sought.remembered_pk != pk:
         process_memory.hints.put((reading.region, sought.lookup), pk)
@@ -65,18 +67,29 @@ def remember(reading, sought, pk, values):
         process_memory.rows.keep(reading, pk, values)
 
 
-def fill_now(reading, rows, fill=None):
+def fill_now(reading, rows):
     """
-    Put the rows of (sought, pk, values, version) into the cache, by one
-    command for each cache. Return True if the cache took all of them, as far
-    as is known: ``fill`` is what sets the payloads, if it has to be known.
+    Store the rows of (sought, pk, values, version) in the cache, with one
+    command for each cache.
     """
     region = reading.region
-    entries, hints, is_all = {}, {}, True
+    entries = entries_of(reading, rows)
+    failed = ()
+    if entries:
+        failed = region.client.fill(entries, region.timeout, waits=False)
+    for _, pk, values, _ in rows if failed else ():
+        if len(rows) == 1 or region.payload_key(pk) in failed:
+            region.record_refused(pk, values)
+
+
+def entries_of(reading, rows):
+    """
+    Return the entries of these rows, without payloads that are too large. If
+    the lookups have another cache, store the hints there.
+    """
+    region, entries, hints = reading.region, {}, {}
     for sought, pk, values, version in rows:
-        if region.asking.is_too_large(pk):
-            is_all = False
-        else:
+        if not region.asking.is_too_large(pk):
             payload = payload_of(reading, reading.epoch, version, values)
             entries[region.payload_key(pk)] = payload
         if sought.lookup is not None and sought.pk != pk:
@@ -85,21 +98,64 @@ def fill_now(reading, rows, fill=None):
         entries |= hints
     elif hints:
         reading.key_client.fill(hints, region.timeout, waits=False)
-    failed = ()
-    if entries:
-        fill = fill or partial(region.client.fill, waits=False)
-        failed = fill(entries, region.timeout)
-    for _, pk, values, _ in rows if failed else ():
-        if len(rows) == 1 or region.payload_key(pk) in failed:
-            region.record_refused(pk, values)
-    return is_all and not failed
+    return entries
+
+
+# Before a commit
+
+
+class Publication(NamedTuple):
+    """A row that a transaction has updated, to be stored in the cache."""
+
+    region: Region
+    pk: str
+    values: tuple
+    version: str  # that the release will set
+    entries: dict  # with the payload
+
+
+def send_publications(publications):
+    """
+    Store these Publications in the cache. Return (Publications that one
+    command has stored, as far as is known, Sent). Sent is None if the cache
+    has answered.
+    """
+    batches, taken = {}, []
+    for each in publications:
+        region = each.region
+        at = region.client, region.made_keys, region.timeout
+        batches.setdefault(at, []).append(each)
+    for (client, made_keys, timeout), some in batches.items():
+        entries = {key: value for each in some for key, value in each.entries.items()}
+        failed = ()
+        with suppress(Unreachable), made_keys.again():  # another tenant may be current
+            sent = client.set_later(entries, timeout)
+            if sent is None:
+                failed = client.fill(entries, timeout)
+            taken.append((without_refused(some, failed, entries), sent))
+    return taken
+
+
+def without_refused(publications, failed, entries):
+    """Return the Publications whose payload was stored. Record the others."""
+    if not failed:
+        return publications
+    # An error instead of keys concerns all of them.
+    is_known = entries.keys() >= set(failed)
+    stored = []
+    for each in publications:
+        if len(publications) == 1 or each.region.payload_key(each.pk) in failed:
+            each.region.record_refused(each.pk, each.values)
+        elif is_known:
+            stored.append(each)
+    return stored
 
 
 # After a commit
 
 
 def fill_committed(fills):
-    """Put these Fills into the cache, by a few commands."""
+    """Store these Fills in the cache, with a few commands."""
     batches, count, size, reading = {}, 0, 0, None
     for fill in fills:
         if fill.reading is not reading or not batches:
@@ -108,7 +164,7 @@ def fill_committed(fills):
             entries = batches.setdefault((region.client, *at), {})
             hints = entries
             if reading.key_client is not region.client:
-                hints = {}  # of another tenant's keys
+                hints = {}  # they have the keys of another tenant
                 if region.made_keys.is_current():
                     hints = batches.setdefault((reading.key_client, *at), {})
         values = unpack(fill.values)
@@ -134,10 +190,11 @@ def set_batches(batches):
 def announce(fills):
     """
     Set the versions of these Fills, whose primary keys the database has just
-    made. Return (Sent, what to do if it failed) of what is not waited for.
+    made. Return (Sent, what to do if it failed) for commands that are not
+    waited for.
 
-    Not by add(), which is a command per row, because no other process knows
-    these keys yet.
+    It does not need add(), which is a command per row, because no other
+    process knows these keys yet.
     """
     batches, unanswered = {}, []
     for fill in fills:
@@ -146,7 +203,7 @@ def announce(fills):
         batches.setdefault(at, []).append(fill)
     for (client, made_keys, timeout), some in batches.items():
         versions = {fill.region.version_key(fill.pk): fill.version for fill in some}
-        with made_keys.again():  # a commit may be another tenant's
+        with made_keys.again():  # the commit may come while another tenant is current
             sent = client.set_later(versions, timeout, adds=True)
             if sent is None:
                 client.announce(versions, timeout)
@@ -158,7 +215,7 @@ def announce(fills):
 
 
 def doubt_versions(fills, versions, sent):
-    """Have vouched() add the versions that were not."""
+    """Make vouched() add the versions that were not set."""
     numbers = {version: number for number, version in enumerate(versions.values())}
     for fill in fills:
         number = numbers.get(fill.version)
@@ -167,8 +224,8 @@ def doubt_versions(fills, versions, sent):
 
 def vouched(fills):
     """
-    Return those of these Fills whose version is in the cache, as it was
-    announced or is added now. By then the clock must not have moved.
+    Return the Fills whose version is in the cache, as it was announced or is
+    added now. The clock must not have moved by then.
     """
     late = {fill.region for fill in fills if not fill.is_announced}
     if not late:

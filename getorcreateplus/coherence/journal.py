@@ -1,6 +1,6 @@
 """
-What the open transaction of a connection has written and locked, what it
-serves to itself, and what happens at its end.
+The journal of a connection's open transaction: the rows that it has written
+and locked, the rows that it serves to itself, and the steps at its end.
 """
 
 import math
@@ -18,21 +18,21 @@ from .locks import Locks
 from .transactions import first_block, in_transaction, is_around_test
 
 # A transaction that creates rows one after the other adds the versions of the
-# first of them one by one, and announces at most so many of the others at
-# once. (Fewer at first, because those that are left are added at the commit.)
+# first rows one by one, and announces at most so many of the others together.
+# (Fewer at first, because the remaining ones are added at the commit.)
 MAX_SINGLE = 2
 MAX_BATCH = 16
-# The same, if nothing waits for the answer.
+# The same numbers if nothing waits for the answer.
 MAX_LATER_BATCH = 64
 
 
 class End(Enum):
     """
-    How far a transaction has come to its end.
+    How near a transaction is to its end.
 
     OPEN → COMMITTING → COMMITTED, or → ROLLED_BACK from each of the first two.
     If the connection is lost while COMMIT is on its way, the state stays
-    COMMITTING, because the server may commit later: the LOCKs then end by
+    COMMITTING, because the server may commit later: the LOCKs then end with
     their timeout. Another transaction begins with OPEN.
     """
 
@@ -44,8 +44,8 @@ class End(Enum):
 
 class Journal(Locks):
     """
-    One per connection. Its Levels are what a rollback to a savepoint leaves.
-    What was locked is released at the end, also what was rolled back.
+    One per connection. Its Levels remain after a rollback to a savepoint. All
+    locked rows are released at the end, even if they were rolled back.
     """
 
     def __init__(self, connection):
@@ -58,14 +58,15 @@ class Journal(Locks):
         self.reset_locks()
         self.in_test = False
         self.end_state = End.OPEN
-        self.is_aborted = False  # by PostgreSQL, after an error
-        self.waited = None  # the block, if it has waited for locks, or has some
+        self.is_aborted = False  # PostgreSQL has aborted it after an error
+        self.waited = None  # the block, if it has waited for locks or holds some
         self.clear_observed()
 
     def clear_observed(self):
         self.observed = {}  # region: (epoch, clock), as they were at some time
-        self.streaks = {}  # region: rows created one after the other
+        self.streaks = {}  # region: number of rows created one after the other
         self.unannounced = []  # Fills whose versions are to be set
+        self.clear_unpublished()
 
     def is_in_use(self):
         """Return True if the transaction has written or read anything."""
@@ -76,33 +77,33 @@ class Journal(Locks):
     # Begin and end
 
     def begin(self, block):
-        """Another transaction has begun than the one that is known."""
+        """Begin the journal of another transaction than the known one."""
         if self.in_test:
             self.settle()
-        # Otherwise the last transaction has lost its connection, so that its
-        # end was not seen. Its LOCKs end by their timeout.
+        # Otherwise the last transaction has lost its connection, and its end
+        # was not seen. Its LOCKs end with their timeout.
         self.clear()
         watch_connection(self.connection)
         self.block = block
         self.in_test = any(map(is_around_test, self.connection.atomic_blocks))
 
     def settle(self):
-        """Release what the blocks of a TestCase wrote that have ended."""
+        """Release the rows of blocks of a TestCase that have ended."""
         if self.owed or self.owed_all or self.levels[0].fills:
             self.merge(1)
             self.release(has_committed=True)
 
     def abandon(self):
         """
-        An exception such as Ctrl-C has left the COMMIT or ROLLBACK. The LOCKs
-        end by their timeout.
+        Handle an exception such as Ctrl-C in COMMIT or ROLLBACK. The LOCKs end
+        with their timeout.
         """
         if not self.connection.in_atomic_block:  # otherwise Django has refused it
             self.clear()
             self.block = None
 
     def end(self):
-        """The transaction has ended, and the connection is in autocommit."""
+        """Handle the end of the transaction, which is over in the database."""
         if self.in_test:
             self.clear()  # the outermost block, which is the test's
             return
@@ -115,13 +116,17 @@ class Journal(Locks):
 
     def release(self, has_committed):
         """
-        Let all readers fill again what was locked, and fill what was read.
+        Let all readers fill the locked rows again. Fill the rows that were
+        read.
 
-        After a rollback as well, or each LOCK would stay for its timeout.
+        After a rollback, too, because each LOCK would stay for its timeout.
         """
         owed, owed_all, [level, *_] = self.owed, self.owed_all, self.levels
         try:
             try:
+                # Outside tests another writer may have committed a newer row.
+                if has_committed and self.in_test:
+                    self.publish_rest()
                 # Also after a rollback: no LOCK may come after its release.
                 self.wait_for_answers()
             finally:
@@ -140,7 +145,7 @@ class Journal(Locks):
                 region.release(self.connection, None, written=has_committed)
             fill_committed(fills)
         except BaseException:
-            # A time limit, or Ctrl-C. Release all of it later.
+            # A time limit, or Ctrl-C. Release everything later.
             for region, pks in owed.items():
                 region.client.owe_release(region, None if region in owed_all else pks)
             for region in owed_all - owed.keys():
@@ -150,7 +155,7 @@ class Journal(Locks):
     # Savepoints
 
     def roll_back_to(self, name):
-        """Drop what was written since a savepoint, which stays open."""
+        """Drop the rows written since a savepoint, which stays open."""
         depth = self.depth_of(name)
         if depth is None:
             self.doubt()
@@ -162,11 +167,11 @@ class Journal(Locks):
 
     def doubt(self):
         """
-        Trust no values any more, only that they were written.
+        Trust no values any longer, only that the rows were written.
 
-        Something was rolled back, and the Journal does not know what. The
-        locks of the rows in the database may be gone as well, and another
-        writer's release may have replaced the LOCKs in the cache.
+        Something was rolled back, but the Journal does not know which rows.
+        Their locks in the database may be gone, too, and another writer's
+        release may have replaced the LOCKs in the cache.
         """
         self.doubt_levels()
         self.clear_observed()
@@ -175,8 +180,8 @@ class Journal(Locks):
 
     def fill_later(self, fills):
         """
-        Rule *commit*: fill these rows after the commit, unless what the
-        transaction does now is rolled back.
+        Rule *commit*: fill these rows after the commit, unless the current
+        savepoint is rolled back.
 
         Not before: a trigger, a function or COPY may have written the row in
         this transaction, and this process would not see the rollback.
@@ -198,7 +203,7 @@ class Journal(Locks):
                 region.remember_keys([*region.keys_of_a_write([fill.pk]), *hints])
 
     def payload_to_fill(self, region, pk, fingerprint):
-        """Return the payload that the commit is going to set, or None."""
+        """Return the payload that the commit will set, or None."""
         for level in reversed(self.levels):
             if (region, pk) in level.fills:
                 fill = level.fills[region, pk]
@@ -209,7 +214,7 @@ class Journal(Locks):
     def observe(self, reading):
         """Return the epoch and the clock, as they were in this transaction."""
         region = reading.region
-        if reading.clock is not None:  # it has looked at both, before its SELECT
+        if reading.clock is not None:  # it has read both, before its SELECT
             self.observed[region] = reading.epoch, reading.clock
         elif region not in self.observed or reading.token_prefix:
             keys = [region.epoch_key, region.clock_key]
@@ -218,9 +223,7 @@ class Journal(Locks):
         return self.observed[region]
 
     def announce_later(self, fill):
-        """
-        Set the version of a row that was just created, together with others.
-        """
+        """Set the version of a new row, together with others."""
         fill.is_announced = False
         self.unannounced.append(fill)
         largest = MAX_LATER_BATCH if fill.region.client.waits_for_less() else MAX_BATCH
@@ -229,7 +232,7 @@ class Journal(Locks):
             self._announce()
 
     def announce_rest(self):
-        """Set the versions that are left, if nothing waits for the answer."""
+        """Set the remaining versions, if nothing waits for the answer."""
         if self.unannounced and self.unannounced[0].region.client.waits_for_less():
             with suppress(CacheFault):
                 self._announce()
@@ -237,11 +240,6 @@ class Journal(Locks):
     def _announce(self):
         fills, self.unannounced = self.unannounced, []
         self.unanswered += announce(fills)
-
-    def forget_published(self, region, pk):
-        """The payload of this row was not stored: the release deletes it."""
-        for level in self.levels:
-            level.published.get(region, {}).pop(pk, None)
 
 
 def journal(connection):
@@ -258,11 +256,11 @@ def journal(connection):
 
 def record_lookup(reading, created):
     """
-    Count the rows that a transaction creates one after the other: a call has
-    created a row, or found one.
+    Count the rows that a transaction creates one after the other, after a call
+    that has created or found a row.
     """
     connection = reading.connection
-    # The journal of a TestCase does not know where transactions begin.
+    # The journal of a TestCase does not show where transactions begin.
     if in_transaction(connection) and not reading.token_prefix:
         streaks = journal(connection).streaks
         streaks[reading.region] = streaks.get(reading.region, 0) + 1 if created else 0

@@ -1,20 +1,24 @@
-"""What an open transaction has written, savepoint by savepoint."""
+"""The rows that an open transaction has written, by savepoint."""
 
 from ..conf import conf
 from ..lookups.rows import size_of, unpack
 from . import drivers
 
-# Savepoints that are open at once. What is written after a later one counts as
-# a part of the last of these, and is doubted together with it.
+# The maximum number of open savepoints that are tracked. Rows that are written
+# after a later one count as written after the last of these, and are doubted
+# together with its rows.
 MAX_LEVELS = 64
-MAX_BYTES = 16 * 2**20  # beside the setting OVERLAY_ROWS
+MAX_BYTES = 16 * 2**20  # besides the setting OVERLAY_ROWS
 
 
 class Level:
-    """What a transaction has written since it began, or since a savepoint."""
+    """
+    The rows that a transaction has written since it began, or since a
+    savepoint.
+    """
 
     def __init__(self, savepoint=None):
-        self.savepoint = savepoint  # its name as Django quotes it
+        self.savepoint = savepoint  # its name, quoted by Django
         self.rows = {}  # (region, pk): (sequence, packed values or None)
         self.size = 0  # of these values and of the fills, in bytes
         self.held = set()  # (region, pk) of rows that are locked in the database
@@ -26,14 +30,16 @@ class Level:
         self.fills = {}  # (region, pk): Fill, for rows created or read
 
     def add_hint(self, region, lookup, pk):
-        """Let a lookup find a row. Any number of lookups may find one row."""
+        """
+        Add a lookup that finds a row. Any number of lookups may find one row.
+        """
         if lookup is not None:
             if len(self.hints) >= conf.OVERLAY_ROWS:
                 self.hints.clear()
             self.hints[region, lookup] = pk
 
     def take(self, other):
-        """Take over what was written since a savepoint that is released."""
+        """Take over the rows that were written since a released savepoint."""
         self.rows.update(other.rows)
         self.size += other.size
         self.held |= other.held
@@ -56,11 +62,11 @@ class Level:
 
 class Levels:
     """
-    One Level for a transaction, and one for each savepoint of Django's that is
-    open in it.
+    One Level for a transaction, and one for each of Django's savepoints that
+    is open in it.
 
-    Nothing here depends on how much a transaction has written before: a
-    savepoint that is rolled back takes its own Level with it.
+    No step takes longer if the transaction has written more before: a
+    savepoint that is rolled back removes only its own Level.
     """
 
     def __init__(self):
@@ -69,7 +75,7 @@ class Levels:
     def reset_levels(self):
         self.levels = [Level()]
         self.sequence = 0
-        self.doubted = 0  # no values of this sequence, nor of one before it
+        self.doubted = 0  # values up to this sequence are not trusted
 
     # Savepoints
 
@@ -88,7 +94,7 @@ class Levels:
         return None
 
     def merge(self, depth):
-        """Let the savepoints from this depth on be a part of what is below."""
+        """Merge the savepoints from this depth on into the Level below."""
         for level in self.levels[depth:]:
             self.levels[depth - 1].take(level)
         del self.levels[depth:]
@@ -98,14 +104,14 @@ class Levels:
         for level in self.levels:
             level.doubt()
 
-    # What was written
+    # Written rows
 
     def next_sequence(self):
         self.sequence += 1
         return self.sequence
 
     def record_rows(self, connection, region, pks):
-        """This transaction writes, or has inserted, these rows."""
+        """Record that this transaction writes or has inserted these rows."""
         for level in self.levels:
             if level.fills:
                 for pk in pks:
@@ -123,7 +129,7 @@ class Levels:
             level.held.update(rows)
 
     def drop_rows(self):
-        """Remember only that the models were written, not which rows."""
+        """Remember only the models that were written, not the rows."""
         for level in self.levels:
             for region in {region for region, _ in level.rows}:
                 level.queries[region] = self.next_sequence()
@@ -133,7 +139,7 @@ class Levels:
             level.size = 0
 
     def record_query(self, region):
-        """This transaction writes rows of a model, and it is unknown which."""
+        """Record that this transaction writes unknown rows of a model."""
         self.levels[-1].queries[region] = self.next_sequence()
 
     def is_written(self, region, pk):
@@ -146,12 +152,13 @@ class Levels:
         return any(region in level.queries for level in self.levels)
 
     def held(self, region, pks):
-        """Return those rows that are locked in the database."""
+        """Return the rows that are locked in the database."""
         return {pk for pk in pks if any((region, pk) in w.held for w in self.levels)}
 
     def record_unmatched(self, region, pks):
         """
-        The statement may not have found these rows, and so not locked them.
+        Record that a statement may not have found, and so not locked, these
+        rows.
         """
         self.levels[-1].held -= {(region, pk) for pk in pks}
 
@@ -161,10 +168,10 @@ class Levels:
         """
         Serve these rows, (pk, packed values, lookup), without a query: the
         transaction wrote them, or with ``selected`` it has selected them
-        since.
+        afterwards.
 
-        A row that may not be locked in the database is left out, because
-        another transaction may write it.
+        Rows that may not be locked in the database are left out, because
+        another transaction may write them.
         """
         if drivers.has_savepoint(connection):
             return
@@ -193,7 +200,10 @@ class Levels:
         )
 
     def room(self):
-        """Return how many bytes more the transaction may keep in memory."""
+        """
+        Return the number of bytes that the transaction may still keep in
+        memory.
+        """
         return MAX_BYTES - sum(level.size for level in self.levels)
 
     def find(self, region, lookup):

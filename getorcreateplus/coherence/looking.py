@@ -1,9 +1,9 @@
 """
-One look at the cache, for one row or for many: by the primary keys that the
-process remembers, by hints, and in the transaction's own rows.
+Reads the cache, for one row or for many: by the primary keys that the process
+remembers, by hints, and in the transaction's own rows.
 
-A batch looks as a single call does, by the same rules: what it needs of all
-its rows is one command.
+A batch reads as a single call does, by the same rules, with one command for
+all its rows.
 """
 
 import time
@@ -21,11 +21,12 @@ from .transactions import in_transaction, token_prefix_of
 
 class SoughtRow:
     """
-    A row that a reader looks for, and what it has found out about it.
+    A row that a reader looks for, and the results of the read.
 
-    At first: ``wanted``, ``lookup`` and ``pk``. After a hit: ``values`` and
-    ``source``. After a miss: ``pk``, if something has led to one; ``version``,
-    if it was observed; and ``seen``, the (payload, version, epoch).
+    At first it has ``wanted``, ``lookup`` and ``pk``. After a hit it has
+    ``values`` and ``source``. After a miss it has ``pk``, if a hint has led to
+    it; ``version``, if that was observed; and ``seen``, the (payload, version,
+    epoch).
     """
 
     __slots__ = (
@@ -56,17 +57,17 @@ class SoughtRow:
 
 class Observer:
     """
-    What the rows of one look have in common: where they are, and the tokens
-    that were observed before the statement.
+    The common state of the rows of one read: their region, and the tokens that
+    were observed before the statement.
 
-    At first: what the arguments give. After a look: ``epoch``, ``clock`` and
-    ``may_fill``, which says that rows from the statement may be put into the
+    At first it has the arguments. After a read it has ``epoch``, ``clock`` and
+    ``may_fill``, which is True if rows from the statement may be stored in the
     cache; or ``failed``.
     """
 
     epoch = clock = None
     may_fill = False
-    is_batch = False  # ask_many() is called, and not ask()
+    is_batch = False  # ask_many() is called, not ask()
 
     def __init__(self, region, key_client, layout, connection, local_timeout=0):
         self.region = region
@@ -92,7 +93,7 @@ class Observer:
     def observe(self):
         """
         Observe the tokens before a statement that may insert the row. In a
-        transaction that is done once, for all rows.
+        transaction, do so only once, for all rows.
         """
         release_what_has_ended(self.connection)
         _, may_fill = situation(self.connection)
@@ -105,15 +106,16 @@ class Observer:
         keys, known = [region.epoch_key], None
         if not self.is_batch and rows and rows[0].pk is not None:
             [one] = rows
-            # Without a version, the primary key may be outdated as well. And
-            # one command may add the version, and fill, after the statement.
+            # Without a version, the primary key may be outdated, too. And one
+            # command may add the version, and fill, after the statement.
             if one.version is not None or (
-                one.lookup is None and not self.client.transport.is_one_step
+                one.lookup is None and not region.vouches_by_pk
             ):
                 known = one
                 keys.append(region.version_key(one.pk))
-        # If the statement finds another row than the one that is known, the
-        # clock vouches for it: but not if that takes a command more.
+        # If the statement finds another row than the known one, the clock
+        # vouches for it. But the clock is not read if that takes another
+        # command.
         needs_clock = known is None or entries.get(region.clock_key) is not None
         if needs_clock:
             keys.append(region.clock_key)
@@ -130,10 +132,10 @@ class Observer:
 
     def _is_under_lock(self, row):
         """
-        Return True if a look for the row can help neither a hit nor a fill.
+        Return True if reading the row can lead neither to a hit nor to a fill.
 
         In a batch it may help the other rows. The LOCK of an earlier TestCase
-        is none: its token is replaced.
+        does not count, because its token is replaced.
         """
         return (
             not self.is_batch
@@ -146,15 +148,15 @@ class Observer:
 
 
 class Look(Observer):
-    """How an Observer looks for its rows, and where."""
+    """The steps in which an Observer reads its rows."""
 
     def _look(self, rows, may_hit, may_fill, entries=None):
         """
-        Look for these rows: first those with a known primary key, then those
-        with a hint, and then those that a hint has led to. Observe the tokens
-        that fill() needs for the others.
+        Read these rows: first those with a known primary key, then those with
+        a hint, and then those to which a hint has led. Observe the tokens that
+        fill() needs for the others.
 
-        ``entries`` are those of the rows' keys, if they were looked at.
+        ``entries`` are those of the rows' keys, if they were read before.
         """
         by_pk, by_hint, missed = [], [], []
         for row in rows:
@@ -170,8 +172,8 @@ class Look(Observer):
             led, again = [], []
             for row in by_pk:
                 if not self._judge(row, entries, may_hit):
-                    # The process may remember a primary key that is outdated.
-                    # If the row is gone from the cache, a SELECT finds out.
+                    # The process may remember an outdated primary key. If the
+                    # row is gone from the cache, a SELECT finds out.
                     may_be_led = (
                         row.lookup is not None
                         and row.hint_key is None
@@ -191,8 +193,9 @@ class Look(Observer):
 
     def _look_by_hint(self, sought, may_fill):
         """
-        Look for a row of which the process knows no primary key: as _look(),
-        by fewer steps if the cache does not know it either.
+        Do the same as _look(), for a row whose primary key the process does
+        not remember. It takes fewer steps if the cache does not have it
+        either.
         """
         if self.key_client is not self.client:
             self._look([sought], True, may_fill)
@@ -202,7 +205,7 @@ class Look(Observer):
         entries = self.client.look_by_hint(keys, region.payload_key, region.version_key)
         hint = entries.get(keys[0])
         if type(hint) is str and region.version_key(hint) in entries:
-            # The row was looked at as well.
+            # The row was read, too.
             sought.pk = hint
             self._look([sought], True, may_fill, dict.fromkeys(keys) | entries)
         elif keys[0] in entries or len(entries) < 2:
@@ -213,7 +216,7 @@ class Look(Observer):
 
     def _entries_of(self, by_pk, by_hint, entries, count):
         """
-        Return {key: value or None} for these rows, by one look at a cache.
+        Return {key: value or None} for these rows, with one read of a cache.
         """
         region = self.region
         hints = [self.hint_key(row) for row in by_hint]
@@ -223,7 +226,7 @@ class Look(Observer):
         is_together = self.key_client is self.client
         if keys or is_together:
             keys.append(region.epoch_key)
-            # A lookup that misses needs the clock, and so does a batch.
+            # A lookup that misses needs the clock. So does a batch.
             if region.clock_key not in entries and (
                 by_hint or count > 1 or any(row.hint_key for row in by_pk)
             ):
@@ -238,7 +241,7 @@ class Look(Observer):
         return found
 
     def _judge(self, row, entries, may_hit):
-        """Set the values of a row that is a hit. Return True then."""
+        """If the row is a hit, set its values and return True."""
         region, prefix = self.region, self.token_prefix
         keys = region.keys_of_row(row.pk)
         row.seen = _, version, epoch = tuple(map(entries.get, keys))
@@ -252,7 +255,7 @@ class Look(Observer):
             remember(self, row, row.pk, row.values)
             return True
         if in_transaction(self.connection):
-            # What this transaction is going to fill.
+            # A row that this transaction will fill.
             own = journal(self.connection)
             later = own.payload_to_fill(region, row.pk, self.fingerprint)
             if later and rules.verdict((later, version, epoch), self, row) is None:
@@ -262,7 +265,7 @@ class Look(Observer):
 
     def _follow_hint(self, row, entries):
         """
-        Let a hint lead to a primary key. Return True if it is another one.
+        Set the primary key from a hint. Return True if it is another one.
         """
         pk = entries.get(row.hint_key)
         if type(pk) is not str or pk == row.pk:
@@ -274,8 +277,8 @@ class Look(Observer):
 
     def _serve_own(self, row, may_hit):
         """
-        Serve a row from what this transaction has written. Return True if it
-        has written the row, so that the cache must not be asked.
+        Serve a row that this transaction has written. Return True if it has
+        written the row, so the cache must not be read.
         """
         own, region = journal(self.connection), self.region
         if not own.is_in_use():
@@ -291,14 +294,16 @@ class Look(Observer):
 
     def _not_own(self, rows):
         """
-        Serve the rows that this transaction has written. Return the others.
+        Serve the rows that this transaction has written. Return the other
+        rows.
         """
         own, region, others = journal(self.connection), self.region, []
         if not own.is_in_use():
             return rows
         by_query = own.is_written_by_query(region)
         for row in rows:
-            # Most rows: as _serve_own(), without its calls.
+            # Most rows take this path: the same as _serve_own(), without its
+            # calls.
             is_unknown = row.pk is None and own.find(region, row.lookup) is None
             if (is_unknown and not by_query) or not self._serve_own(row, True):
                 others.append(row)
@@ -307,7 +312,7 @@ class Look(Observer):
     def _serve_locally(self, row, may_hit):
         """
         Serve a row from the transaction or from the process's memory. Return
-        True if the cache need not be asked.
+        True if the cache need not be read.
         """
         if in_transaction(self.connection) and self._serve_own(row, may_hit):
             return True

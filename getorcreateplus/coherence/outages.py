@@ -1,22 +1,22 @@
 """
-What happens when a step of the protocol fails in a cache.
+Handles steps of the protocol that fail in a cache.
 
-A step that fails is tried once more, on a new connection, because the server,
-or a firewall, may have closed one that was idle. A cache that fails again is
-left alone for a second, and for twice as long each time. A cache that answers,
-but refuses writes (a full one, a replica), is not left alone: what it would
-not lock or release is deleted from it.
+A step that fails is repeated once, on a new connection, because the server or
+a firewall may have closed an idle one. A cache that fails again is not used
+for a second, and then for twice as long each time. A cache that answers, but
+refuses writes (because it is full, or a replica), is still used: entries that
+it refuses to lock or release are deleted from it.
 
-Other processes may still read what this one cannot write. So a release is
-tried in any case, once, on a new connection. It stays owed even if that works,
-because another write of the same row may be owed by then, and is paid before
-this process uses the cache again. Only after a new connection kept this
-process waiting are releases merely owed until the pause is over, because every
-write would wait as long.
+Other processes may still read entries that this process cannot write. So a
+release is always tried once, on a new connection. It stays owed even if that
+works, because another write of the same row may be owed by then, and it is
+paid before this process uses the cache again. But if a new connection kept
+this process waiting, releases are only owed until the pause is over, because
+every write would wait as long.
 
-A lock is not tried while the cache is left alone, unless no release is going
-to follow. A lock only covers the time until the release, for a writer that
-dies in between; and a cache that is gone costs each command that waits for it.
+A lock is not tried while the cache is not used, unless no release will follow.
+A lock only covers the time until the release, for a writer that dies in
+between, and each command to an unreachable cache has to wait.
 """
 
 import logging
@@ -45,9 +45,7 @@ logger = logging.getLogger("getorcreateplus")
 
 
 class Outage:
-    """
-    Whether one cache is left alone now, and what is known of its failure.
-    """
+    """The state of one cache: whether it is used now, and its last failure."""
 
     FIRST_PAUSE = 1  # seconds
     MAX_PAUSE = 60  # seconds
@@ -60,29 +58,30 @@ class Outage:
         self.pause = 0
         self.hangs = False  # a new connection was slow to fail
         self.failure = None  # of the last step, in words
-        self.refuses = False  # it answers, but does not take what is set
+        self.refuses = False  # it answers, but refuses writes
         self.is_behind = False  # a release that is owed has not reached it
 
     def mark_down(self, error):
-        """Leave the cache alone for a while, because of this error."""
+        """Stop using the cache for a while, because of this error."""
         with self.debts.lock:
             is_news = self.down_until is None
             self.pause = min(2 * self.pause or self.FIRST_PAUSE, self.MAX_PAUSE)
             self.down_until = time.monotonic() + self.pause
         if is_news:
-            # Without the lock: a handler may keep records by get_or_create().
+            # Without the lock, because a handler may store records with
+            # get_or_create().
             self.log_failure(error)
 
     def log_failure(self, error):
         said = cache_in_words(self.alias), error_in_words(error, self.alias)
         if is_misconfigured(error):
             logger.error(
-                "Cache %s cannot be used, which is no outage: %s. Install what its "
+                "Cache %s is misconfigured and cannot be used: %s. Install what its "
                 "BACKEND imports, or correct CACHES.",
                 *said,
             )
         else:
-            logger.warning("Cache %s failed and is left alone for a while: %s", *said)
+            logger.warning("Cache %s failed and is not used for a while: %s", *said)
 
     def log_refusal(self, failure):
         if not self.refuses:
@@ -99,7 +98,7 @@ class Outage:
     def log_acceptance(self):
         if self.refuses:
             self.refuses = False
-            logger.info("Cache %r takes writes again.", self.alias)
+            logger.info("Cache %r accepts writes again.", self.alias)
 
     def owe_release(self, region, pks):
         """Release these rows later; None means all rows of the model."""
@@ -115,15 +114,15 @@ class Outage:
 
     def pay_soon(self):
         if self.down_until is None:
-            # Another thread has found, since this one failed, that the cache
-            # is back and that nothing is owed. The next step pays.
+            # After this thread failed, another thread has found that the cache
+            # answers again and that nothing is owed. The next step pays.
             self.down_until = time.monotonic()
 
     def keep_locked(self, region, pks):
         """
         Keep the LOCK of these rows, because the write was interrupted: the
-        database may have done it, or do it later. The LOCK is owed if the
-        cache may not have taken it.
+        database may have carried it out, or may do so later. The LOCK is owed
+        if the cache may not have stored it.
         """
         if self.down_until is not None or self.refuses:
             self.owe_lock(region, pks)
@@ -131,8 +130,8 @@ class Outage:
 
 class Attempts(Outage):
     """
-    Steps of one cache that may fail: how often each is tried, on which
-    connection, and when the cache is used again.
+    Tries steps of one cache that may fail: how often, on which connection, and
+    when the cache is used again.
     """
 
     def __init__(self, alias):
@@ -163,7 +162,7 @@ class Attempts(Outage):
             raise
 
     def set_all(self, step, *args):
-        """Do a step that sets entries, all of which must be stored."""
+        """Do a step that sets entries, which must all be stored."""
         if failed := self.call(step, *args):
             raise Unreachable(f"set_many() did not store {failed}")
         self.log_acceptance()
@@ -173,8 +172,9 @@ class Attempts(Outage):
         Do a step that the cache may refuse. Raise Unreachable then.
         ``commands`` is how many commands the step may take.
 
-        Not once more, on a new connection: the first one may have been done,
-        and another writer's release after it. A token must not come back.
+        It is not repeated on a new connection, because the first attempt may
+        have been done, and another writer's release after it. A token must not
+        come back.
         """
         self.ensure_usable()
         started = time.monotonic()
@@ -188,7 +188,7 @@ class Attempts(Outage):
             raise
 
     def judge(self, error):
-        """Leave the cache alone, unless it answers: then it only refuses."""
+        """Stop using the cache, unless it answers: then it only refuses."""
         if not error.is_slow:
             try:
                 self.call(self.transport.probe)
@@ -201,10 +201,10 @@ class Attempts(Outage):
 
     def first_of(self, *attempts, insists=False):
         """
-        Do the first of these that the cache takes, each after the first on a
-        new connection. Raise Unreachable if it takes none of them. One that is
-        slow to fail is the last one; or with ``insists``, the first one on a
-        new connection is.
+        Try these until the cache accepts one, each after the first on a new
+        connection. Raise Unreachable if it accepts none of them. An attempt
+        that is slow to fail is the last one; with ``insists``, the first
+        attempt on a new connection is the last one.
         """
         for number, attempt in enumerate(attempts, start=1):
             started = time.monotonic()
@@ -224,7 +224,7 @@ class Attempts(Outage):
                 return
 
     def first_of_while_down(self, *attempts):
-        """As first_of(), for a cache that is left alone."""
+        """Do the same as first_of(), for a cache that is not used now."""
         if self.hangs and not self.transport.has_several_servers():
             raise Unreachable
         self.first_of(*attempts, insists=True)
@@ -243,11 +243,11 @@ class Attempts(Outage):
         Give this thread a new connection: a new backend object, with a client
         of its own.
 
-        pymemcache's client goes on leaving a server alone that has failed, and
-        returns as if it had deleted what it was asked to. And after a time
-        limit or Ctrl-C, a client would take the answer that it did not wait
-        for as the answer to its next command. Other threads have objects of
-        their own, which may be as old; these fail by themselves.
+        pymemcache's client continues to ignore a failed server, and returns as
+        if it had deleted the keys. And after a time limit or Ctrl-C, a client
+        would read the answer for which it did not wait as the answer to its
+        next command. Other threads have their own objects, which may be as
+        old; these fail on their own.
         """
         with failures_suppressed():
             cache = caches[self.alias]
@@ -263,13 +263,14 @@ class Attempts(Outage):
         """
         Share no lock and no connection with the parent of a fork.
 
-        A client such as pymemcache's goes on with the socket of the parent,
-        and then each of them may read the other's answers. The socket is not
-        closed either: libmemcached says goodbye to the server then.
+        A client such as pymemcache's continues with the socket of the parent,
+        and then each process may read the other's answers. The socket is not
+        closed either, because libmemcached sends a command to the server then.
         """
         self.debts.begin_anew()
         if self.down_until is not None:
-            self.down_until = time.monotonic()  # the thread that tried is gone
+            # The thread that tried does not exist here.
+            self.down_until = time.monotonic()
         with failures_suppressed():
             cache = caches[self.alias]
             if connects_anew(cache):
@@ -281,14 +282,14 @@ class Attempts(Outage):
     # Back again
 
     def ensure_usable(self):
-        """
-        Pay what is owed. Raise Unreachable while the cache is left alone.
-        """
+        """Pay what is owed. Raise Unreachable while the cache is not used."""
         if self.down_until is not None:
             self.try_again()
 
     def recover(self):
-        """As ensure_usable(), but return False while it is left alone."""
+        """
+        Do the same as ensure_usable(), but return False while it is not used.
+        """
         try:
             self.ensure_usable()
         except Unreachable:
@@ -302,7 +303,7 @@ class Attempts(Outage):
                 return
             if time.monotonic() < self.down_until:
                 raise Unreachable
-            # This thread tries; the others go on leaving the cache alone.
+            # This thread tries. The other threads still do not use the cache.
             self.down_until = time.monotonic() + self.MAX_PAUSE
             releases, locks = self.debts.copy()
         try:
@@ -322,10 +323,10 @@ class Attempts(Outage):
                 self.down_until = None
                 self.pause = 0
                 self.hangs = self.is_behind = False
-            else:  # more is owed since: the next step pays
+            else:  # more is owed in the meantime: the next step pays
                 self.down_until = time.monotonic()
         if is_back:
-            logger.info("Cache %r is back.", self.alias)
+            logger.info("Cache %r answers again.", self.alias)
 
 
 inherited = []  # cache objects of the parent of a fork: never closed here
@@ -333,15 +334,15 @@ inherited = []  # cache objects of the parent of a fork: never closed here
 
 def connects_anew(cache):
     """
-    Return True if a cache object connects anew by itself, after close() and in
+    Return True if a cache object reconnects on its own, after close() and in
     the child of a fork. The DjangoCache of diskcache does.
 
-    Another object of it would write to its files as it is made, and so wait
-    for a minute, or raise, where they cannot be written. And in a child the
-    object closes the connections of the parent first. Otherwise SQLite, which
-    counts in the memory of a process who has a file open, would take no lock
-    for the child; when the parent closes the file, the log that the child goes
-    on writing to is deleted, and nobody reads what it writes.
+    Creating another object of it writes to its files, and so waits for a
+    minute, or raises, if they cannot be written. And in a child, the object
+    closes the connections of the parent first. Otherwise SQLite, which counts
+    the open files of a process in its memory, would take no lock for the
+    child. When the parent then closes the file, it deletes the log to which
+    the child still writes, and the writes of the child are lost.
     """
     backend = getattr(sys.modules.get("diskcache"), "DjangoCache", None)
     return backend is not None and isinstance(cache, backend)

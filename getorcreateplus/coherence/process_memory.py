@@ -1,11 +1,11 @@
 """
-What this process remembers, in front of the caches: the primary keys that
-lookups have found, and under local_timeout the rows themselves.
+The memory of this process, in front of the caches: the primary keys that
+lookups have found, and with local_timeout the rows themselves.
 
 Both are bounded, and may be lost at any time. A hint may be wrong, because
-every hit is compared with its lookup. A row may be as old as local_timeout
-says, but never older than a write of this process: a row that a reader has
-seen while another thread wrote is not kept.
+every hit is compared with its lookup. A row may be as old as local_timeout,
+but never older than a write of this process: a row that a reader has read
+while another thread wrote it is not kept.
 """
 
 import threading
@@ -25,14 +25,14 @@ class Memory:
     """A bounded mapping that threads share."""
 
     def __init__(self, setting):
-        self.setting = setting  # its bound, in entries
+        self.setting = setting  # the setting with the maximum number of entries
         self.begin_anew()
         renew_in_child(self)
 
     def begin_anew(self):
         # Another thread of the parent may have held the lock, in the middle of
-        # a change. An RLock, because the handler of a signal may need the lock
-        # while its own thread holds it.
+        # a change. It is an RLock, because the handler of a signal may need
+        # the lock while its own thread holds it.
         self.lock = threading.RLock()
         self.__dict__.pop("entries", None)
 
@@ -47,20 +47,20 @@ class Memory:
     def get(self, key):
         with self.lock:
             try:
-                return self.entries[key]  # get() looks twice
+                return self.entries[key]  # get() reads twice
             except KeyError:
                 return None
 
     def put(self, key, value):
         with self.lock:
-            # As changing(), which takes as long as the change.
+            # The same as changing(), which takes as long as the change.
             try:
                 if self.entries.maxsize > 0:
                     self.entries[key] = value
             except BaseException as error:  # noqa: BLE001 - it is raised again
                 self.drop_entries(error)
 
-    def forget(self, key):
+    def discard(self, key):
         with self.lock, self.changing():
             self.entries.pop(key, None)
 
@@ -77,7 +77,7 @@ class Memory:
 
     def drop_entries(self, error):
         self.__dict__.pop("entries", None)
-        if type(error) is not KeyError:  # by what a signal handler has kept
+        if type(error) is not KeyError:  # because of an entry of a signal handler
             raise error
 
 
@@ -85,7 +85,9 @@ class Rows(Memory):
     """Rows by (region, its generation, token prefix, primary key)."""
 
     def find(self, region, prefix, pk, timeout):
-        """Return the values of a row that was seen within timeout seconds."""
+        """
+        Return the values of a row that was read less than timeout seconds ago.
+        """
         found = self.get((region, region.generation, prefix, pk))
         if found is None:
             return None
@@ -96,7 +98,7 @@ class Rows(Memory):
 
     def keep(self, reading, pk, values):
         """
-        Keep a row, unless the region was written since the reading began.
+        Keep a row, unless the region was written after the reading began.
         """
         region = reading.region
         with self.lock, self.changing():
@@ -107,7 +109,7 @@ class Rows(Memory):
 
     def drop(self, region, prefix, pks):
         """
-        Drop these rows, because this process writes them; None means all rows
+        Drop these rows, because this process writes them. None means all rows
         of the region.
         """
         with self.lock, self.changing():

@@ -5,6 +5,7 @@ import pickle
 
 from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import conf
 from ..environment.cache_keys import KeyMaker
@@ -37,68 +38,81 @@ class Region(Entries):
     ):
         """
         ``database`` are the parts that name the database in keys. ``timeout``
-        is that of payloads, versions and hints, in seconds.
+        is for payloads, versions and hints, in seconds.
         """
         self.client = clients.by_alias[alias]
+        transport = self.client.transport
         super().__init__(
             model,
             database,
             has_own_cache=own_cache,
             version_per_row=version_per_row,
-            has_hash_tag=self.client.transport.has_hash_tags,
+            has_hash_tag=transport.has_hash_tags,
+            buckets=buckets_of(model) if transport.has_hash_tags else 1,
         )
+        # A row may be on another server than the epoch and the clock.
+        self.is_apart = transport.has_hash_tags and (own_cache or self.buckets > 1)
+        self.vouches_by_pk = transport.vouches_by_pk and not self.is_apart
         self.model = model  # the sender of signals
         self.using = using
         self.made_keys = KeyMaker(alias)
         self.timeout = timeout
-        # Whether a lock on a row of its table is one on the whole row.
+        # True if a lock on a row of its table locks the whole row.
         self.one_table = one_table
         self.remember_keys([self.epoch_key, self.clock_key, self.shared_version_key])
         self.asking = Asking()
         # For rows in this process's memory: how often this process has written
-        # rows of the region, and how often all of them.
+        # rows of the region, and how often all of its rows.
         self.write_count = self.generation = 0
 
     @property
     def seconds(self):
-        """The timeout in seconds; the cache's own if none is set."""
+        """The timeout in seconds; that of the cache if it is not set."""
         if self.timeout is DEFAULT_TIMEOUT:
             return caches[self.client.alias].default_timeout
         return self.timeout
 
+    @property
+    def is_one_step(self):
+        """Return True if vouch_and_fill() is one step in this region."""
+        return self.client.transport.is_one_step and not self.is_apart
+
     def remember_keys(self, keys):
         """
-        Remember what the cache makes of these keys, if it may make others when
-        they are needed: a tenant may have changed by then.
+        Remember the cache's own keys for these keys, if the cache may make
+        other keys later, because another tenant may be current then.
         """
         if self.made_keys.are_lost_later and self.made_keys.is_current():
             self.made_keys.remember(keys)
 
     # Reading
 
-    def server_id(self):
+    def server_id(self, key):
         client = self.client
-        # A cluster that was never reached does not know its servers.
-        return client.call(client.transport.server_id, self.epoch_key)
+        # The servers of a cluster are unknown before the first connection.
+        return client.call(client.transport.server_id, key)
 
-    def new_token(self, prefix):
-        return new_token(prefix, self.server_id())
+    def new_token(self, prefix, key):
+        """Return a new token for this key."""
+        return new_token(prefix, self.server_id(key))
 
     def new_versions(self, pks, prefix):
         """Return {version key: new token} of these rows."""
         keys = dict.fromkeys(map(self.version_key, pks))
-        tokens = new_tokens(len(keys), prefix, self.server_id())
+        if self.buckets > 1:
+            return {key: self.new_token(prefix, key) for key in keys}
+        tokens = new_tokens(len(keys), prefix, self.server_id(self.epoch_key))
         return dict(zip(keys, tokens, strict=True))
 
     def observe(self, entries, keys, prefix):
         """
-        Return the tokens under these keys. Add those that are absent.
+        Return the tokens under these keys. Add absent tokens.
 
-        ``entries`` is what a look() at these keys has returned.
+        ``entries`` is the result of a look() at these keys.
         """
         absent = [key for key in keys if entries.get(key) is None]
         if absent:
-            fresh = {key: self.new_token(prefix) for key in absent}
+            fresh = {key: self.new_token(prefix, key) for key in absent}
             timeouts = {key: self.timeout_of(key) for key in absent}
             entries = entries | self.client.observe(fresh, timeouts)
         tokens = [entries.get(key) for key in keys]
@@ -111,8 +125,8 @@ class Region(Entries):
         """Return a token for a key that does not hold a valid one."""
         if found is None:
             raise Unreachable(f"{key!r} does not stay in the cache")
-        # A token of another server, or of another test, which has ended.
-        token = self.new_token(prefix)
+        # This is a token of another server, or of a test that has ended.
+        token = self.new_token(prefix, key)
         token = self.client.replace(key, found, token, self.timeout_of(key))
         if not is_token(token, prefix):
             raise Unreachable(f"{key!r} has changed meanwhile")
@@ -125,9 +139,9 @@ class Region(Entries):
 
     def lock(self, connection, pks, has_release=True, *, waits=True):
         """
-        Have no reader trust, or fill, these rows until the release; None means
-        all rows of the model. Without ``waits``, this may return an object
-        whose wait() has to follow before the commit.
+        Prevent readers from trusting or filling these rows until the release.
+        None means all rows of the model. Without ``waits``, this may return an
+        object whose wait() has to be called before the commit.
         """
         prefix = token_prefix_of(connection)
         process_memory.rows.drop(self, prefix, pks)
@@ -149,8 +163,8 @@ class Region(Entries):
 
     def release(self, connection, pks, published=(), all_rows=False, written=True):
         """
-        Let readers fill these rows again; None means all rows of the model.
-        With ``all_rows``, both were locked.
+        Let readers fill these rows again. None means all rows of the model.
+        With ``all_rows``, both these rows and all rows were locked.
 
         The published rows, {pk: version}, keep their payloads. ``written`` is
         False for rows that were rolled back: then no signal is sent.
@@ -161,7 +175,7 @@ class Region(Entries):
         try:
             self.client.release_rows(self, pks, published, all_rows, prefix)
         finally:
-            # Last, because a row that was read until now may be the old one.
+            # Last, because a row that was read until now may be outdated.
             process_memory.rows.drop(self, prefix, changed)
             self.asking.rests_until = 0.0
         if written:
@@ -173,7 +187,7 @@ class Region(Entries):
             self.client.release(steps, None if pks is None else self.timeout)
 
     def drop_trusted(self, pks):
-        """Delete what a reader could trust, in place of a LOCK."""
+        """Delete the entries that a reader could trust, instead of a LOCK."""
         with self.made_keys.again():
             self.client.drop(self.version_keys(pks), self.payload_keys(pks))
 
@@ -186,7 +200,7 @@ class Region(Entries):
         with self.made_keys.again():
             self.client.drop([self.clock_key], versions, payloads)
 
-    # Rows that the cache does not take
+    # Rows that the cache refuses
 
     def record_refused(self, pk, values):
         """Remember a row that the cache has refused, if it is too large."""
@@ -205,3 +219,16 @@ class Region(Entries):
                 pk,
                 f"{size:,}",
             )
+
+
+def buckets_of(model):
+    """Return how many buckets the setting has for a model in a cluster."""
+    for label, number in conf.BUCKETS.items():
+        if label.lower() == model._meta.label.lower():
+            if type(number) is not int or number < 1:
+                raise ImproperlyConfigured(
+                    f"GETORCREATEPLUS_BUCKETS[{label!r}] is {number!r}. Use an integer "
+                    "of at least 1, or leave the model out."
+                )
+            return number
+    return 1

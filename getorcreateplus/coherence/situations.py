@@ -1,4 +1,6 @@
-"""What a read may do now: be a hit, fill the cache."""
+"""
+Finds out whether a read may be a hit now, and whether it may fill the cache.
+"""
 
 from django.db import connections
 
@@ -29,7 +31,7 @@ def situation(connection):
     ):
         return False, False
     if not connection.in_atomic_block:
-        # As is_autocommit(), which is a call more for each hit.
+        # The same as is_autocommit(), which is one more call for each hit.
         if connection.connection is None:
             autocommit = connection.settings_dict["AUTOCOMMIT"]
         else:
@@ -44,7 +46,7 @@ def situation(connection):
     if has_waited(connection):
         return False, False
     if connection.vendor == "sqlite":
-        # With a rollback journal no other connection commits while this one
+        # With a rollback journal, no other connection commits while this one
         # reads. BEGIN IMMEDIATE may have waited for one that did.
         return not (begins_with_lock(connection) or is_wal(connection)), False
     return (is_read_committed(connection),) * 2
@@ -52,8 +54,8 @@ def situation(connection):
 
 def release_what_has_ended(connection):
     """
-    Release the LOCKs of transactions that have ended without a call that this
-    process has seen: those managed by hand, and the blocks of a TestCase.
+    Release the LOCKs of transactions whose end this process has not seen:
+    those managed by hand, and the blocks of a TestCase.
     """
     if not connection.in_atomic_block:
         if by_hand.has_locked(connection) and is_autocommit(connection):
@@ -69,7 +71,7 @@ def release_what_has_ended(connection):
 def has_waited(connection):
     """
     Rule *waited*: return True if this transaction holds locks in the database,
-    or has waited for some. It then has no hits until it ends.
+    or has waited for locks. It then has no hits until it ends.
 
     It may have waited for the commit of another transaction whose release is
     still on its way, and whose LOCK a third transaction's release has
@@ -81,11 +83,12 @@ def has_waited(connection):
 
 def has_waited_elsewhere(connection):
     """
-    As has_waited(), for another alias of the same database in this thread.
+    Do the same as has_waited(), for another alias of the same database in this
+    thread.
     """
     for other in connections.all(initialized_only=True):
         if (
-            other.in_atomic_block  # hardly ever, and asked first: for each hit
+            other.in_atomic_block  # rarely True, so it is tested first, for each hit
             and other is not connection
             and has_waited(other)
             and other.alias
@@ -108,8 +111,9 @@ def is_aborted(connection):
 
 def record_locks(connection, takes_locks):
     """
-    A statement is about to run inside atomic(); ``takes_locks`` is called if
-    it matters, and returns whether the statement may lock rows or wait.
+    Record the locks of a statement that is about to run inside atomic().
+    ``takes_locks`` is called only if it matters, and returns whether the
+    statement may lock rows or wait.
     """
     own = journal(connection)
     if not in_transaction(connection):

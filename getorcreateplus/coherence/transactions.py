@@ -1,8 +1,9 @@
 """
-Where a connection is: in autocommit, in a transaction, in that of a TestCase,
-or in one that is managed by hand; and what its SELECTs see there.
+The state of a connection: in autocommit, in a transaction, in that of a
+TestCase, or in one that is managed by hand; and what its SELECTs see.
 
-All functions here only answer. What acts is in journal.py and endings.py.
+The functions here only return the state. Those that act on it are in
+journal.py and endings.py.
 """
 
 import secrets
@@ -22,7 +23,9 @@ def is_around_test(block):
 
 
 def first_block(connection):
-    """Return the outermost atomic() of a transaction that is no TestCase's."""
+    """
+    Return the outermost atomic() of a transaction, except that of a TestCase.
+    """
     for block in connection.atomic_blocks:
         if not block._from_testcase:
             return block
@@ -35,7 +38,10 @@ def token_prefix(using):
 
 
 def token_prefix_of(connection):
-    """As token_prefix(): "", or another one in each TestCase."""
+    """
+    Do the same as token_prefix(): return "", or a different prefix in each
+    TestCase.
+    """
     if not connection.in_atomic_block:
         return ""
     around = [block for block in connection.atomic_blocks if is_around_test(block)]
@@ -46,8 +52,8 @@ def token_prefix_of(connection):
 
 def in_transaction(connection):
     """
-    Return True if a write now can be rolled back, by another end than that of
-    a TestCase.
+    Return True if a write made now can be rolled back. A TestCase's own
+    transaction does not count.
     """
     # The blocks of tests are around all others.
     blocks = connection.atomic_blocks
@@ -72,7 +78,7 @@ def is_by_hand(connection):
 
 
 def is_autocommit(connection):
-    """Return True if a write now is committed at once. Do not connect."""
+    """Return True if a write made now is committed at once. Do not connect."""
     if connection.in_atomic_block:
         return not in_transaction(connection) and not is_by_hand(connection)
     if connection.connection is None:
@@ -80,7 +86,7 @@ def is_autocommit(connection):
     return connection.autocommit and not drivers.is_begun(connection)
 
 
-# What a SELECT sees
+# Which rows a SELECT sees
 
 
 def sees_uncommitted(connection):
@@ -104,7 +110,7 @@ def is_read_committed(connection):
         )
     return (
         connection.vendor == "postgresql"
-        # The server or the role may have another default than Django's.
+        # The server or the role may have another default than Django.
         and answer_of(connection, "SHOW transaction_isolation") == "read committed"
     )
 
@@ -120,8 +126,8 @@ def is_wal(connection):
 
 def answer_of(connection, sql):
     """
-    Return what a server answers. The driver asks it once per connection, so
-    that it is no query of the user's.
+    Return a server's answer to this query. The driver sends it, once per
+    connection, because it is not the user's query.
     """
     raw, answer = getattr(connection, "getorcreateplus_answer", (None, None))
     if raw is not connection.connection:
@@ -136,24 +142,26 @@ def answer_of(connection, sql):
 def is_apart(connection):
     """
     Return True if a statement has made this session see other values than
-    other sessions do. That lasts until it connects anew.
+    other sessions. This lasts until the connection reconnects.
     """
     raw = getattr(connection, "getorcreateplus_apart", None)
     return raw is not None and raw is connection.connection
 
 
-# What a statement may have changed
+# After a statement that may have changed this
 
 
 def requery_isolation(connection):
-    """Query the isolation level again: a statement may have changed it."""
+    """
+    Query the isolation level again, because a statement may have changed it.
+    """
     if connection.vendor == "mysql":
-        # Its driver does not tell for which transactions.
+        # Its driver does not report for which transactions.
         connection.getorcreateplus_isolated = connection.connection
     else:
         connection.getorcreateplus_answer = None, None
 
 
 def set_apart(connection):
-    """Take this session for one that sees other values, from now on."""
+    """Record that this session may see other values from now on."""
     connection.getorcreateplus_apart = connection.connection

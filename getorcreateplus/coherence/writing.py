@@ -1,17 +1,19 @@
-"""What a writer does to the cache around its statement."""
+"""The steps of a writer in the cache, before and after its statement."""
 
 from . import by_hand
 from .journal import journal
+from .locks import MAX_LOCKED
 from .transactions import in_transaction, is_autocommit
 
 
 def before_write(connection, region, pks, *, commits=True):
     """
-    Lock these rows, which a statement is going to write; ``pks`` None means
-    rows of this model, and it is unknown which. If the statement ``commits``
-    nothing, the LOCKs are not waited for.
+    Lock these rows, which a statement will write. ``pks`` None means unknown
+    rows of this model. If the statement ``commits`` nothing, do not wait for
+    the LOCKs.
 
-    Return those that this transaction does not hold yet, in the database.
+    Return the rows whose locks this transaction does not hold yet in the
+    database.
     """
     if not in_transaction(connection):
         region.lock(connection, pks, has_release=is_autocommit(connection))
@@ -28,6 +30,16 @@ def before_write(connection, region, pks, *, commits=True):
     return new
 
 
+def locks_rows(connection, region, number):
+    """
+    Return True if this transaction may lock this number of further rows one by
+    one. Otherwise it locks all rows of the model.
+    """
+    own = journal(connection)
+    locked = len(own.owed.get(region, ()))
+    return not own.has_locked_all(region) and locked + number <= MAX_LOCKED
+
+
 def wait_for_answers(connection):
     """
     Wait for the LOCKs, versions and payloads that this transaction has sent,
@@ -38,15 +50,16 @@ def wait_for_answers(connection):
 
 
 def after_unmatched(connection, region, pks):
-    """The statement did not match all of the rows that it named."""
+    """Handle a statement that did not match all of the rows that it named."""
     if in_transaction(connection):
         journal(connection).record_unmatched(region, pks)
 
 
 def after_inserts(connection, region, pks=None):
     """
-    This transaction inserted rows, with these primary keys or, for None, it is
-    unknown which. They need no lock, because there are no older ones.
+    Handle rows that this transaction has inserted, with these primary keys;
+    None means unknown keys. They need no lock, because there are no older
+    rows.
     """
     if pks is None:
         journal(connection).record_query(region)
@@ -57,7 +70,7 @@ def after_inserts(connection, region, pks=None):
 def after_writes(connection, rows):
     """
     Release {region: primary keys, None for all rows}, which a statement has
-    written. In a transaction its end does that.
+    written. In a transaction, its end releases them.
     """
     if not is_autocommit(connection):
         if not in_transaction(connection):
@@ -75,8 +88,8 @@ def after_writes(connection, rows):
 
 def after_interrupted_write(connection, rows):
     """
-    It is unknown whether the database has done a statement, or is still doing
-    it: its LOCKs end by their timeout.
+    Handle a statement that the database may have carried out, or may still be
+    carrying out: its LOCKs end with their timeout.
     """
     if is_autocommit(connection):
         for region, pks in rows.items():
@@ -84,7 +97,9 @@ def after_interrupted_write(connection, rows):
 
 
 def invalidate_rows(connection, region, pks):
-    """Have no reader trust these rows, which something else has written."""
+    """
+    Prevent readers from trusting these rows, which other code has written.
+    """
     if is_autocommit(connection):
         region.release(connection, pks)
         return

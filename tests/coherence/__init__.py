@@ -1,1 +1,1 @@
-"""What the cache serves beside writers, transactions, faults and releases."""
+"""Reads of the cache during writes, transactions, failures and upgrades."""

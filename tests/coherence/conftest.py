@@ -1,4 +1,7 @@
-"""The stage of test_interleavings.py and test_rules.py, on PostgreSQL."""
+"""
+Servers that the tests of a module share, and the stage of
+test_interleavings.py and test_rules.py, on PostgreSQL.
+"""
 
 import threading
 from importlib.util import find_spec
@@ -9,10 +12,23 @@ from django.db import connection
 from getorcreateplus.coherence.debts import Debts
 
 from ..models import FarGauge, Gauge, History
+from ..support.servers import memcached, redis_server
 from .interleavings import company
 from .stages import Stage
 
 collect_ignore = [] if find_spec("pylibmc") else ["test_pylibmc.py"]
+
+
+@pytest.fixture(scope="module")
+def redis_location():
+    with redis_server() as location:
+        yield location
+
+
+@pytest.fixture(scope="module")
+def memcached_location():
+    with memcached() as location:
+        yield location
 
 
 @pytest.fixture
@@ -26,7 +42,7 @@ def cached(settings):
 
 @pytest.fixture
 def history(cached):
-    """Have the server note every value, in the order of the commits."""
+    """Make the server record every value, in the order of the commits."""
     table = History._meta.db_table
     with connection.cursor() as cursor:
         cursor.execute("SET synchronous_commit TO off")
@@ -55,7 +71,7 @@ def history(cached):
 
 @pytest.fixture
 def debts_of_the_living(monkeypatch):
-    """What a process owes is gone with it: this one stands for several."""
+    """The debts of a process end with it. This process plays several."""
     add = Debts._add
 
     def add_of_the_living(debts, *args):

@@ -25,9 +25,10 @@ PATIENCE = 0.002
 
 def gate(*resources):
     """
-    Stop here, if this thread is an actor's, until the scheduler lets it pass.
+    Stop here, if this thread belongs to an actor, until the scheduler opens
+    the gate.
 
-    A resource is (what the next command touches, whether it changes it).
+    A resource is (what the next command uses, True if it changes that).
     """
     actor = threading.current_thread()
     if isinstance(actor, Actor) and not actor.passes:
@@ -37,8 +38,8 @@ def gate(*resources):
 class GatedCache(LocMemCache):
     """A cache that the threads share, with a gate before every command."""
 
-    # Whether a command for several entries is one for each, as with several
-    # memcached servers.
+    # True if a command for several entries is one command for each, as with
+    # several memcached servers.
     splits = False
 
     def get(self, key, default=None, version=None):
@@ -76,7 +77,9 @@ class GatedCache(LocMemCache):
         return passage()
 
     def evict(self, key):
-        """Lose an entry, but for a LOCK: that goes by its timeout alone."""
+        """
+        Lose an entry. A LOCK is not lost, because only its timeout ends it.
+        """
         gate((key, True))
         value = super().get(key)
         if type(value) is not str or not is_locked(value):
@@ -99,14 +102,14 @@ class Dead(BaseException):
 
 
 class Actor(threading.Thread):
-    """A thread with a connection of its own, which does job after job."""
+    """A thread with its own connection, which does one job after the other."""
 
     def __init__(self, name):
         super().__init__(name=name, daemon=True)
         self.jobs = SimpleQueue()
         self.statements = 0
         self.passes = False
-        self.unsent = []  # functions that send what a job has left
+        self.unsent = []  # functions that send the remaining commands of a job
         # Bare locks, which cost a tenth of an Event: held until the scheduler
         # opens the gate, or the actor is at one.
         self.opened = threading.Lock()
@@ -156,9 +159,9 @@ class Actor(threading.Thread):
         self.at = resources
         self.arrived.release()
         if not self.opened.acquire(timeout=TIMEOUT):
-            raise AssertionError("The scheduler has forgotten this actor")
+            raise AssertionError("The scheduler does not open this gate")
         if self.dies:
-            # The server rolls back what was not committed.
+            # The server rolls back the open transaction.
             connection.connection.close()
             raise Dead
 
@@ -172,7 +175,7 @@ class Actor(threading.Thread):
         verb = sql.split(" ", 1)[0]
         locks = verb in {"UPDATE", "INSERT", "DELETE"} or " FOR UPDATE" in sql
         if locks:
-            # Others see it with the commit, which may be now.
+            # Other connections see it after the commit, which may be now.
             gate(("lock", True), ("row", not connection.in_atomic_block))
         elif verb == "SELECT":
             gate(("row", False))
@@ -192,9 +195,9 @@ class Actor(threading.Thread):
 
 class Order:
     """
-    Which of the commands that do not commute came before which.
+    The order of the commands that do not commute.
 
-    Two orders that agree in that have the same effect.
+    Two orders of commands with the same value have the same effect.
     """
 
     def __init__(self):
@@ -247,7 +250,7 @@ class Scheduler:
     def __init__(self, actors, jobs, mortal=()):
         self.actors = dict(zip(jobs, actors, strict=False))
         self.jobs = jobs
-        self.mortal = mortal  # names, of whom one may die
+        self.mortal = mortal  # names of the actors of which one may die
         self.order = Order()
         self.points = []
         self.waiting = []
@@ -305,7 +308,9 @@ class Scheduler:
             self.running.remove(name)
 
     def settle(self):
-        """Let those whose statement has returned come to their next gate."""
+        """
+        Let the actors whose statement has returned run to their next gate.
+        """
         for name in list(self.waiting):
             actor = self.actors[name]
             while not self.is_blocked(actor):
@@ -316,7 +321,9 @@ class Scheduler:
                     break
 
     def is_blocked(self, actor):
-        """Tell whether the actor's statement waits for another's row lock."""
+        """
+        Return True if the actor's statement waits for the row lock of another.
+        """
         with connection.cursor() as cursor:
             cursor.execute("SELECT cardinality(pg_blocking_pids(%s))", [actor.backend])
             return cursor.fetchone()[0] > 0
@@ -328,7 +335,7 @@ class Scheduler:
 
 @contextmanager
 def company(size):
-    """Provide as many actors."""
+    """Provide this number of actors."""
     actors = [Actor(f"actor {n}") for n in range(size)]
     try:
         yield actors
@@ -340,7 +347,7 @@ def company(size):
 
 
 def follow(choices):
-    """Choose as in an order, and after its end switch only where one must."""
+    """Choose as in an order, and after its end switch only if necessary."""
     choices = iter(choices)
 
     def choose(names, current):
@@ -361,10 +368,11 @@ def at_random(random):
 
 def explore(play, switches):
     """
-    Play every order with at most so many switches; return how many.
+    Play every order with at most this number of switches. Return the number of
+    orders.
 
-    A switch is a turn taken from an actor that could go on. ``play`` takes a
-    chooser and returns the Scheduler. The fewest switches come first.
+    A switch is a turn taken from an actor that could continue. ``play`` takes
+    a chooser and returns the Scheduler. Orders with fewer switches come first.
     """
     plays = 0
     known = {}  # (state, whose turn it was): fewest switches to it

@@ -1,4 +1,4 @@
-"""The actors' jobs. Each writes a value of its own: its number."""
+"""The actors' jobs. Each writes its own value: its number."""
 
 from django.db import connection, transaction
 
@@ -43,7 +43,9 @@ def save_in_transaction(stage, number):
 
 @write
 def save_and_read(stage, number):
-    """A transaction that sees what it wrote, and leaves it to its commit."""
+    """
+    A transaction that reads its own row, which is released after its commit.
+    """
     with transaction.atomic():
         row(stage, number).save()
         read_own(stage, number)
@@ -161,7 +163,10 @@ def read_in_transaction(stage, number):
 
 
 def lock_and_read(stage, number):
-    """A transaction that waited for a lock sees what was committed then."""
+    """
+    A transaction that has waited for a lock sees the row that was committed
+    then.
+    """
     with transaction.atomic():
         rows = stage.model.objects.select_for_update().filter(**WARM)
         locked = rows.values_list("value", flat=True).first()
@@ -171,7 +176,7 @@ def lock_and_read(stage, number):
 
 
 def write_untold_and_roll_back(stage, number):
-    """A transaction whose write is seen by no statement of Django's."""
+    """A transaction whose write Django does not see."""
     try:
         with transaction.atomic():
             gate(("lock", True), ("row", False))

@@ -17,11 +17,12 @@ from .interleavings import Scheduler, explore, gate
 from .jobs import COLD, WARM
 
 SWITCHES = int(os.environ.get("INTERLEAVINGS_SWITCHES", "1"))
-LOST = IntegrityError, OperationalError
+# Also errors of the driver, whose cursor some jobs use.
+LOST = IntegrityError, OperationalError, connection.Database.OperationalError
 
 
 class Miss(Exception):
-    """A statement was about to be run."""
+    """Pass the gate before a statement."""
 
 
 class Stage:
@@ -33,7 +34,7 @@ class Stage:
         self.region = registry.region_of(model.objects.all())
         self.cache = caches[self.region.client.alias]
         self.plays = self.hits = 0
-        self.in_bulk = False  # whether all reads are batches of two rows
+        self.in_bulk = False  # True if all reads are batches of two rows
 
     def evict(self, key):
         caches[self.region.client.alias].evict(key)
@@ -91,7 +92,7 @@ class Stage:
             self.evict(self.region.payload_key("1"))
 
     def restore(self):
-        """Have the entries of another server, which are older than the row."""
+        """Take the entries of another server, which are older than the row."""
         region, cache = self.region, caches[self.region.client.alias]
         payload_key, *keys = region.keys_of_row("1")
         keys.append(region.clock_key)
@@ -140,9 +141,9 @@ class Stage:
             history = cursor.fetchall()
         for pk, value, before in self.reads:
             expect((pk, value) in history, f"{value} was read and never committed")
-            # A row that another has taken the place of, by a create() that
-            # returned, may be seen until the delete() has returned; but only
-            # where a third writer has released its lock.
+            # A row that a create() has replaced, which has returned, may be
+            # seen until the delete() has returned; but only if a third writer
+            # has released its lock.
             floor = [
                 history.index(write)
                 for write in before

@@ -46,7 +46,7 @@ def read(model):
 
 
 def read_many(model):
-    """As pages(), by a batch."""
+    """Do the same as pages(), with a batch."""
     [(obj, created)], queries = count_row_statements(
         lambda: model.objects.bulk_get_or_create([{"title": "a"}], ["title"])
     )
@@ -167,7 +167,7 @@ def test_memory_of_the_process_is_filled_after_the_commit(monkeypatch):
 
 
 def test_row_that_a_trigger_writes():
-    """The INSERT is seen, and what its trigger writes is not."""
+    """Django sees the INSERT, but not the write of its trigger."""
     Sheet.objects.create(title="a", pages=1)
     body = f"UPDATE {table(Sheet)} SET pages = pages + 1"
     with connection.cursor() as cursor:
@@ -197,7 +197,7 @@ def test_row_that_a_trigger_writes():
                 cursor.execute("DROP TRIGGER count_racks")
 
 
-# Errors that no statement of Django's has
+# Errors without one of Django's statements
 
 
 def by_copy():
@@ -226,7 +226,9 @@ def by_a_server_side_cursor():
     "fail", [by_copy, by_callproc, by_the_driver, by_a_server_side_cursor]
 )
 def test_commit_that_is_a_rollback(model, fail):
-    """PostgreSQL makes a rollback of the COMMIT of a transaction in error."""
+    """
+    PostgreSQL turns the COMMIT of an aborted transaction into a rollback.
+    """
     model.objects.create(title="kept", pages=1)
     with transaction.atomic():
         model.objects.update_or_create(title="kept", defaults={"pages": 2})

@@ -34,7 +34,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    """A clock of the test's own, in a process that is no test's."""
+    """The test's own clock, in a process that is not that of a test."""
     clock = Clock()
     monkeypatch.setattr(asking, "is_testing", lambda: False)
     monkeypatch.setattr(asking.time, "monotonic", clock)
@@ -62,7 +62,7 @@ def reasons():
 
 def answer(judge, hits, reads=PATIENCE, question=1, query=1, fill=1, names=10):
     """
-    Judge many reads, some of which are hits. Return how many read the cache.
+    Count many reads, some of which are hits. Return how many read the cache.
     """
     asked = 0
     for number in range(reads):
@@ -105,7 +105,7 @@ def test_process_asks_again_when_hits_return():
 
 
 def test_rows_that_are_read_seldom_are_seen_to_be_hits():
-    """A sample of reads at random would meet none of them twice."""
+    """A random sample of reads would not contain any of them twice."""
     judge = Asking()
     answer(judge, 0, query=2)
     names, seen = 50_000, set()
@@ -119,14 +119,15 @@ def test_rows_that_are_read_seldom_are_seen_to_be_hits():
     assert judge.rate is None
 
 
-def test_rows_that_nobody_finds_in_the_cache_are_not_asked_for(reasons):
+@pytest.mark.slow
+def test_rows_that_are_never_hits_are_not_read(reasons):
     """Each is written between two reads of it."""
     paper = warm()
     judge = asking_of()
     for number in range(PATIENCE + 300):
         save(paper, number)
         assert pages()[0] == number
-        # As on Redis. (The clock of the test stands still.)
+        # As on Redis. (The test's clock stands still.)
         judge.query.value = judge.look.value = 1.0
     assert judge.rate is not None
     asked = []
@@ -220,7 +221,7 @@ def test_own_release_ends_the_rest():
 
 
 class SmallCache(LocMemCache):
-    """As memcached: no entry may have more than a megabyte."""
+    """Like memcached: no entry may have more than a megabyte."""
 
     sent = []
 
@@ -233,7 +234,7 @@ class SmallCache(LocMemCache):
 
 
 class FullCache(SmallCache):
-    """It takes nothing at all."""
+    """It does not store anything."""
 
     def set_many(self, data, *args, **kwargs):
         self.sent += data

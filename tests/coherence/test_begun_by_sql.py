@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 postgresql = pytest.mark.database("postgresql")
 mysql = pytest.mark.database("mysql")
 sqlite = pytest.mark.database("sqlite")
-# On SQLite no other connection reads meanwhile.
+# On SQLite other connections cannot read in the meantime.
 servers = pytest.mark.database("postgresql", "mysql")
 
 
@@ -141,7 +141,7 @@ def test_reader_before_its_end(how):
 def test_write_in_the_text_that_begins_it():
     for number, begin in enumerate(begins()):
         if begin.startswith("/*") or "CHAIN" in begin:
-            continue  # Alone, it begins nothing.
+            continue  # Without another statement, it does not begin a transaction.
         name = f"a{number}"
         warm(name)
         execute(f"{begin}; UPDATE tests_begun SET uses = 1 WHERE name = '{name}'")
@@ -151,7 +151,7 @@ def test_write_in_the_text_that_begins_it():
         assert (begin, elsewhere(lambda name=name: uses(name))) == (begin, 1)
 
 
-# It waits for who holds a lock of this name.
+# It waits for the lock with this name.
 LATE = (
     "SELECT 1; DO GET_LOCK('begun', 20); UPDATE tests_begun SET uses = uses + 1; "
     "DO RELEASE_LOCK('begun')"
@@ -160,7 +160,7 @@ LATE = (
 
 @pytest.fixture
 def hold():
-    """Hold that lock, until what the test gets is called."""
+    """Hold that lock until the test calls the function that it gets."""
     raw = connection.get_new_connection(connection.get_connection_params())
     with raw.cursor() as cursor:
         cursor.execute("SELECT GET_LOCK('begun', 0)")
@@ -188,7 +188,9 @@ def procedures():
 @mysql
 @pytest.mark.usefixtures("procedures")
 class TestSeveralResults:
-    """A cursor of MySQL returns before the server has done all of a text."""
+    """
+    A cursor of MySQL returns before the server has executed all of a text.
+    """
 
     def results(self, cursor):
         found = [cursor.fetchall()]
@@ -235,7 +237,7 @@ class TestSeveralResults:
         warm("a")
 
     def test_release_waits_for_mysql_too(self, hold, monkeypatch):
-        """It cannot be asked for its transaction, as MariaDB can."""
+        """Its transaction cannot be queried, unlike that of MariaDB."""
         release, found = region.Region.release, []
 
         def look(region, *args, **kwargs):
@@ -261,7 +263,7 @@ class TestSeveralResults:
         assert elsewhere(lambda: uses("a")) == 1
         assert elsewhere(lambda: queries_of_row("a")) == 0
 
-    def test_procedure_without_results_is_told_at_once(self):
+    def test_procedure_without_results_ends_at_once(self):
         warm("a")
         execute("CALL begun_writes()")
         assert elsewhere(lambda: uses("a")) == 1
@@ -276,7 +278,7 @@ class TestSeveralResults:
         assert elsewhere(lambda: uses("a")) == 1
 
     def test_number_of_rows_is_that_of_the_last_statement(self):
-        """A question of the package's would change it."""
+        """A query by the package would change it."""
         warm("a")
         execute("BEGIN", "COMMIT")
         with connection.cursor() as cursor:
@@ -397,7 +399,7 @@ def test_many_rows_are_kept_as_their_model(monkeypatch):
 
 @servers
 def test_autocommit_stays_off():
-    """What a transaction locked, the next one's statement releases."""
+    """The first statement of the next transaction releases the locked rows."""
     if connection.vendor == "mysql":
         execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
     warm("a")
@@ -416,7 +418,7 @@ def test_autocommit_stays_off():
 
 @mysql
 def test_atomic_in_it_ends_it():
-    """Django sets autocommit behind the block, and MySQL commits."""
+    """Django sets autocommit after the block, and MySQL commits."""
     warm("a")
     execute("BEGIN")
     Begun.plain.update(uses=1)
@@ -451,8 +453,11 @@ def test_procedure_begins_it():
 
 
 @mysql
-def test_server_that_does_not_tell_its_transactions(monkeypatch):
-    """MySQL is one: only COMMIT and ROLLBACK show the end of a transaction."""
+def test_server_that_does_not_report_its_transactions(monkeypatch):
+    """
+    MySQL is such a database: only COMMIT and ROLLBACK end a transaction
+    visibly.
+    """
     monkeypatch.setattr(drivers, "MARIADB", "no such server")
     warm("a")
     execute("BEGIN")
@@ -541,7 +546,7 @@ class TestSQLite:
         warm("a")
 
     def test_autocommit_attribute(self):
-        """Python 3.12 has added it."""
+        """It exists since Python 3.12."""
         if sys.version_info < (3, 12):
             assert not hasattr(sqlite3.Connection, "autocommit")
             return
@@ -557,7 +562,7 @@ class TestSQLite:
 
 
 def break_connection():
-    """Have the server close the connection of this thread."""
+    """Make the server close the connection of this thread."""
     if connection.vendor == "postgresql":
         number = connection.connection.info.backend_pid
         elsewhere(execute, f"SELECT pg_terminate_backend({number})")
@@ -567,7 +572,7 @@ def break_connection():
 
 
 def broken(execute, *args):
-    """An execute wrapper: the statement is sent, and no answer comes."""
+    """An execute wrapper: the statement is sent, but no answer arrives."""
     break_connection()
     return execute(*args)
 
@@ -575,7 +580,7 @@ def broken(execute, *args):
 @servers
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_commit_whose_connection_is_lost(by_hand):
-    """It may be on its way, so LOCK goes by its timeout."""
+    """It may be on its way, so only the timeout ends the LOCK."""
     warm("a")
     if by_hand:
         connection.set_autocommit(False)
@@ -610,7 +615,7 @@ def test_connection_that_is_closed_has_rolled_back():
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_connection_that_is_lost(begun):
-    """A hit needs none, and its transaction is over."""
+    """A hit needs no connection, and its transaction is over."""
     warm("a")
     if begun:
         execute(begins()[0])
@@ -629,7 +634,9 @@ def test_connection_that_is_lost(begun):
 
 
 class Proxy:
-    """As of a tool that measures queries, and hides all but what it needs."""
+    """
+    Like that of a tool that measures queries, which hides most attributes.
+    """
 
     def __init__(self, raw):
         self.__dict__["cursor"] = raw.cursor
@@ -639,7 +646,7 @@ class Proxy:
 
 
 def test_driver_that_is_hidden():
-    """Django is taken at its word."""
+    """Django's state counts."""
     warm("a")
     raw, connection.connection = connection.connection, Proxy(connection.connection)
     try:
@@ -661,7 +668,7 @@ def test_no_connection_is_opened():
 
 @postgresql
 @pytest.mark.parametrize(("status", "begun"), [(0, False), (2, True), (3, True)])
-def test_psycopg2_tells_its_status_by_another_name(status, begun):
+def test_psycopg2_has_another_name_for_its_status(status, begun):
     warm("a")
     raw = connection.connection
     proxy = Proxy(raw)

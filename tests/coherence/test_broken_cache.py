@@ -30,7 +30,7 @@ DEAD = "redis://127.0.0.1:1"
 
 
 class KeyByKeyCache(SwitchedCache):
-    """A command of many keys is a command of each of them."""
+    """A command for many keys is a command for each of them."""
 
     def set(self, *args, **kwargs):
         self.check()
@@ -43,7 +43,8 @@ class KeyByKeyCache(SwitchedCache):
 
 class SilentCache(KeyByKeyCache):
     """
-    It loses what is set and reports that at the end, as memcached clients do.
+    It loses entries that are set and reports that at the end, as memcached
+    clients do.
     """
 
     def set_many(self, data, *args, **kwargs):
@@ -73,7 +74,7 @@ def broken_keys():
 
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
-    """Forget outages, and pause for no time."""
+    """Reset the outages, and do not pause."""
     monkeypatch.setattr(clients, "by_alias", clients.Clients())
     monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 0)
     monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 0)
@@ -126,14 +127,14 @@ def test_one_warning_per_outage(caplog):
             Switch.failure = None
             Paper.objects.get_or_create(title="a")
     assert [record.getMessage() for record in caplog.records] == 2 * [
-        f"Cache 'default' ({place}) failed and is left alone for a while: "
+        f"Cache 'default' ({place}) failed and is not used for a while: "
         "ConnectionError: refused",
-        "Cache 'default' is back.",
+        "Cache 'default' answers again.",
     ]
 
 
 class RowPerRecord(logging.Handler):
-    """Keep the log in the database, and each message once."""
+    """Store the log in the database, each message once."""
 
     def emit(self, record):
         Paper.objects.get_or_create(title=record.levelname)
@@ -170,9 +171,7 @@ def test_cache_that_is_down_is_left_alone(monkeypatch):
 
 @pytest.mark.parametrize("location", ["one;two", ["one", "two"]])
 def test_writers_go_on_where_other_servers_are_read(location, monkeypatch):
-    """
-    One of several servers failed, and the alias is left alone by readers.
-    """
+    """One of several servers failed, so readers do not use the alias."""
     monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 100)
     monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 100)
     config = backend(KeyByKeyCache)
@@ -186,7 +185,7 @@ def test_writers_go_on_where_other_servers_are_read(location, monkeypatch):
             region = paper_region()
             assert caches["default"].get(region.version_key(f"{paper.pk}")) == "LOCK"
         assert clients.by_alias["default"].down_until > time.monotonic() + 50
-        # Another process, where the alias is up.
+        # Another process, for which the cache works.
         monkeypatch.setattr(clients, "by_alias", clients.Clients())
         monkeypatch.setitem(settings.CACHES["default"], "LOCATION", config["LOCATION"])
         cached_models[Paper].regions.clear()
@@ -374,7 +373,7 @@ def test_entries_that_are_evicted_one_by_one():
 
 
 class SmallCache(LocMemCache):
-    """It takes no rows, as memcached does not take those of over 1 MB."""
+    """It refuses rows, as memcached refuses those of more than 1 MB."""
 
     def set_many(self, data, *args, **kwargs):
         if any(type(value) is tuple for value in data.values()):
@@ -457,7 +456,7 @@ def test_listener_pays_what_a_cache_is_owed():
 
 
 class Vanishing(LocMemCache):
-    """Loses what is added at once."""
+    """It loses added entries at once."""
 
     added, stored = [], []
 
@@ -470,7 +469,7 @@ class Vanishing(LocMemCache):
 
 
 def test_token_that_goes_at_once_is_not_set():
-    """A writer may have set LOCK since, which only add() leaves alone."""
+    """A writer may have set a LOCK in the meantime, which only add() keeps."""
     with override_settings(CACHES={"default": backend(Vanishing)}):
         region = paper_region()
         with pytest.raises(faults.Unreachable):

@@ -24,14 +24,7 @@ from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper, Sheet
 from ..support.clusters import redis_cluster, redis_sentinel
-from ..support.papers import (
-    pages,
-    save,
-    save_in_transaction,
-    update,
-    update_or_create_in_transaction,
-    warm,
-)
+from ..support.papers import WRITES, is_fresh, pages, save, save_in_transaction, warm
 from ..support.servers import another_process, wait_for
 from .test_kinds_of_cache import OnRedis
 from .test_transports import Redis, on_servers
@@ -41,7 +34,6 @@ pytestmark = [
     pytest.mark.database("postgresql"),
     pytest.mark.django_db(transaction=True),
 ]
-WRITES = [save, save_in_transaction, update, update_or_create_in_transaction]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +47,12 @@ class TestSteps(Redis):
     backend = "django_valkey.cluster_cache.cache.ClusterValkeyCache"
     transport = RedisClusterTransport
     follows_hints = False
-    key_prefix = "{tag}"  # as a model's keys have one
+    key_prefix = "{tag}"  # like the keys of a model
 
-    # Of this backend's API, set_many() sets other keys than get_many() gets.
+    # In this backend's API, set_many() sets other keys than get_many() gets.
     test_several_processes_of_other_transports = None
-    # So the transport calls no method of the API, not even a replaced one.
+    # So the transport does not call methods of the API, not even replaced
+    # ones.
     test_replaced_method_is_called = test_each_step_by_replaced_methods = None
 
     @pytest.fixture
@@ -81,7 +74,7 @@ class TestGuarantees(OnRedis):
     location = "valkey://{}"
     transport = RedisClusterTransport
 
-    test_restart = None  # but test_primary_dies(), below
+    test_restart = None  # except test_primary_dies(), below
 
     def config(self, request):
         self.cluster = request.getfixturevalue("cluster")
@@ -96,7 +89,7 @@ class TestGuarantees(OnRedis):
             self.write_in_vain(caplog)
 
     def refuse(self):
-        """Have fewer replicas than they want: NOREPLICAS."""
+        """Let the servers have too few replicas: NOREPLICAS."""
         self.cli("config", "set", "min-replicas-to-write", "2")
 
     def refuse_no_more(self):
@@ -128,15 +121,6 @@ def own_cache(cluster):
     with using(default=config, paper=config | {"KEY_PREFIX": "papers"}):
         yield cluster
         cluster.flush()
-
-
-def is_fresh(number):
-    """Return True if all processes read this, and another one has a hit."""
-    assert pages()[0] == number
-    with another_process():
-        assert pages()[0] == number
-        assert pages() == (number, 0)
-    return True
 
 
 @pytest.mark.parametrize("write", WRITES)
@@ -186,9 +170,15 @@ def test_keys_of_a_model_have_one_slot(rows):
 # Keys on their way to another server
 
 
-def slot_of_papers(cluster):
-    key = region_of(Paper.objects.all()).epoch_key
-    return cluster.slot(caches["default"].make_key(key))
+@pytest.fixture
+def slot_of_papers():
+    """Return a function that returns the slot of their entries."""
+
+    def slot_of(cluster):
+        key = region_of(Paper.objects.all()).epoch_key
+        return cluster.slot(caches["default"].make_key(key))
+
+    return slot_of
 
 
 def other_port(cluster, slot):
@@ -205,8 +195,8 @@ def update_to(paper, number):
 
 
 @pytest.mark.parametrize("write", [save, update_to])
-def test_keys_are_moved(rows, write):
-    """A write is seen after each of them, and at last there are hits."""
+def test_keys_are_moved(rows, write, slot_of_papers):
+    """A write is seen after each of them, and in the end there are hits."""
     paper = warm()
     slot = slot_of_papers(rows)
     for number, _ in enumerate(rows.move(slot, other_port(rows, slot), 1), start=2):
@@ -220,7 +210,10 @@ def test_keys_are_moved(rows, write):
 
 
 def moved(cluster, slot, keys):
-    """Begin to move a slot, by these keys. Return what moves the others."""
+    """
+    Begin to move a slot, with these keys. Return a function that moves the
+    others.
+    """
     steps = cluster.move(slot, other_port(cluster, slot), 1)
     next(steps)
     source, _ = cluster.primary_of(slot)
@@ -235,7 +228,7 @@ def test_version_that_was_moved_alone(rows):
     paper = warm()
     _, version, epoch = region_of(Paper.objects.all()).keys_of_row(f"{paper.pk}")
     made = caches["default"].make_key(version)
-    steps = moved(rows, slot_of_papers(rows), [made])
+    steps = moved(rows, rows.slot(made), [made])
     found = clients.by_alias["default"].look([version, epoch])
     assert found[version].startswith(FOREIGN)
     assert not found[epoch].startswith(FOREIGN)
@@ -245,7 +238,7 @@ def test_version_that_was_moved_alone(rows):
     assert is_fresh(1)
 
 
-def test_transaction_while_keys_are_moved(rows):
+def test_transaction_while_keys_are_moved(rows, slot_of_papers):
     paper = warm()
     slot = slot_of_papers(rows)
     for number, _ in enumerate(rows.move(slot, other_port(rows, slot), 1), start=2):
@@ -256,7 +249,7 @@ def test_transaction_while_keys_are_moved(rows):
     assert is_fresh(2)
 
 
-# What is not waited for
+# Commands that are not waited for
 
 
 @pytest.fixture
@@ -274,8 +267,8 @@ class TestUnanswered:
             assert caches["default"].get(region.version_key(f"{paper.pk}")) == LOCK
         assert is_fresh(2)
 
-    def test_keys_have_been_moved(self, rows):
-        """The server says so in an answer that nothing has waited for."""
+    def test_keys_have_been_moved(self, rows, slot_of_papers):
+        """The server reports it in an answer for which no code has waited."""
         paper = warm()
         slot = slot_of_papers(rows)
         for _ in rows.move(slot, other_port(rows, slot)):
@@ -283,7 +276,7 @@ class TestUnanswered:
         save_in_transaction(paper)
         assert is_fresh(2)
 
-    def test_fill_is_redirected(self, rows):
+    def test_fill_is_redirected(self, rows, slot_of_papers):
         Paper._base_manager.create(title="a", pages=1)
         warm()
         slot = slot_of_papers(rows)
@@ -301,7 +294,7 @@ class TestUnanswered:
         pages(title="b")
         assert pages(title="b") == (1, 0)
 
-    def test_each_key_on_its_way(self, rows):
+    def test_each_key_on_its_way(self, rows, slot_of_papers):
         paper = warm()
         slot = slot_of_papers(rows)
         for number, _ in enumerate(rows.move(slot, other_port(rows, slot), 1), start=2):
@@ -326,7 +319,7 @@ class TestUnanswered:
         ]
 
 
-# Which servers there are
+# The list of servers
 
 
 def test_first_server_of_location_is_gone(cluster):
@@ -347,7 +340,7 @@ def test_all_servers_of_location_are_gone(cluster):
 
 
 def test_server_that_is_new(rows):
-    """Another one names it, before the process has heard of it."""
+    """Another server names it before the process has found it."""
     warm()
     cluster = transport_of("default").cluster
     [node, *_] = cluster.client.get_nodes()
@@ -361,11 +354,9 @@ def test_server_that_is_new(rows):
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_primary_dies(rows, write):
+def test_primary_dies(rows, write, slot_of_papers):
     paper = warm()
-    slot = slot_of_papers(rows)
-    rows.stop([caches["default"].make_key(region_of(Paper.objects.all()).epoch_key)])
-    assert slot == rows.stopped_slot
+    rows.stop_primary_of(slot_of_papers(rows))
     assert pages()[0] == 1
     write(paper)
     assert pages()[0] == 2
@@ -398,7 +389,7 @@ def test_sentinel(sentinel, package, monkeypatch):
         assert is_fresh(2)
 
 
-# Which alias is in a cluster
+# Aliases in a cluster
 
 
 def test_check_of_an_own_cache_in_a_cluster(own_cache):

@@ -18,9 +18,11 @@ from ..coherence_model import (
     warm_reader,
 )
 
+# They need no database: one is enough.
+pytestmark = pytest.mark.database("sqlite")
+
 
 @pytest.mark.slow
-@pytest.mark.database("sqlite")  # It needs no database: once is enough.
 def test_no_interleaving_of_one_writer_is_wrong():
     for programs, crashes, takes_over in scenarios(writers=1):
         evictions = int(not takes_over)  # both at once take minutes
@@ -41,7 +43,17 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
+# Those that take seconds.
+SLOW = {"answered", "drop", "lock", "waited"}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(rule, marks=pytest.mark.slow if rule in SLOW else ())
+        for rule in RULES
+    ],
+)
 def test_each_rule_is_needed(rule):
     programs, crashes = NEEDED[rule]
     assert explore(programs, set(RULES), 1, crashes)[1] is None

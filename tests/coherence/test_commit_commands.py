@@ -1,4 +1,4 @@
-"""How many commands the cache is given at a commit."""
+"""The number of commands for the cache at a commit."""
 
 from contextlib import ExitStack
 
@@ -68,7 +68,7 @@ class TestManyCreatedRows:
             made = commands(
                 lambda: [Sheet.objects.get_or_create(title=f"{i}") for i in range(100)]
             )
-        # The first two are looked for, and get a version each.
+        # The first two are read from the cache, and each gets a version.
         assert made.count("set_many") == 12
         assert len(made) < 20
 
@@ -114,7 +114,7 @@ class TestManyCreatedRows:
         assert pages_of_row(Paper, "3") == (1, 0)
 
     def test_another_writer_is_quicker_and_its_version_is_lost(self):
-        """The clock has moved, which the rule recheck notices."""
+        """The clock has moved, which the rule recheck detects."""
 
         def save_and_evict():
             paper = self.save_last()
@@ -153,7 +153,7 @@ class TestManyCreatedRows:
         for i in (20, 29, 49):
             assert pages_of_row(Paper, f"{i}")[0] == 2
 
-    def test_key_that_was_given_is_told_at_once(self):
+    def test_given_key_is_announced_at_once(self):
         """Another session may use that key before the commit."""
 
         def create():
@@ -161,3 +161,77 @@ class TestManyCreatedRows:
                 Ticket.objects.get_or_create(code=f"{i}")
 
         assert commands_of_commit(create) == ["set_many"]
+
+
+@committed
+class TestManyUpdatedRows:
+    """The rows that one transaction updates are published together."""
+
+    def update(self, numbers, pages=2):
+        for i in numbers:
+            Sheet.objects.update_or_create({"pages": pages}, title=f"{i}")
+
+    @pytest.fixture(autouse=True)
+    def rows(self):
+        Sheet.objects.bulk_create(Sheet(title=f"{i}", pages=1) for i in range(50))
+
+    def test_payloads_cost_a_fraction_of_a_command(self):
+        with transaction.atomic():
+            made = commands(lambda: self.update(range(50)))
+        # One LOCK for each row, and 10 for all payloads but the last few.
+        assert 55 < made.count("set_many") < 65
+        for i in range(50):
+            assert pages_of_row(Sheet, f"{i}") == (2, 0)
+
+    def test_first_payload_does_not_wait_for_the_commit(self):
+        with transaction.atomic():
+            made = commands(lambda: self.update([0]))
+            assert made.count("set_many") == 2
+        assert pages_of_row(Sheet, "0") == (2, 0)
+
+    def test_row_that_is_updated_again_has_its_last_values(self):
+        with transaction.atomic():
+            self.update([*range(20), 19])
+            self.update([18, 19], pages=3)
+        assert [pages_of_row(Sheet, f"{i}") for i in (17, 18, 19)] == [
+            (2, 0),
+            (3, 0),
+            (3, 0),
+        ]
+
+    def test_row_that_is_saved_later_is_dropped(self):
+        with transaction.atomic():
+            self.update(range(20))
+            for i in range(20):
+                Sheet.objects.filter(pk=Sheet.objects.get(title=f"{i}").pk).update(
+                    pages=4
+                )
+        assert {pages_of_row(Sheet, f"{i}") for i in range(20)} == {(4, 1)}
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("count", [1, 2, 7, 20])
+    def test_savepoint_of_updates_that_is_rolled_back(self, count):
+        with transaction.atomic():
+            self.update(range(20))
+            with pytest.raises(Rollback), transaction.atomic():
+                self.update(range(20 - count, 20 + count), pages=3)
+                raise Rollback
+            self.update([0], pages=5)
+        expected = [5] + [2] * 19 + [1] * count
+        assert [
+            elsewhere(lambda i=i: pages_of_row(Sheet, f"{i}"))[0]
+            for i in range(20 + count)
+        ] == expected
+
+    def test_savepoint_of_updates_that_is_released(self):
+        with transaction.atomic():
+            for i in range(20):
+                with transaction.atomic():
+                    self.update([i])
+        assert {pages_of_row(Sheet, f"{i}") for i in range(20)} == {(2, 0)}
+
+    def test_rollback_publishes_nothing(self):
+        with pytest.raises(Rollback), transaction.atomic():
+            self.update(range(20))
+            raise Rollback
+        assert {pages_of_row(Sheet, f"{i}")[0] for i in range(20)} == {1}

@@ -25,11 +25,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Interrupt(BaseException):
-    """As KeyboardInterrupt, SystemExit, gevent.Timeout."""
+    """Like KeyboardInterrupt, SystemExit and gevent.Timeout."""
 
 
 class ManyKeysCache(SwitchedCache):
-    """A command of many keys is one command."""
+    """A command for many keys is one command."""
 
     def set_many(self, data, *args, **kwargs):
         self.check()
@@ -64,8 +64,8 @@ def pause_is_over():
 
 def test_debt_is_paid_that_is_noted_as_the_cache_comes_back(monkeypatch):
     """
-    The writer has found that the cache is left alone; before it notes its
-    debt, a reader finds that it is back, and is owed nothing.
+    The writer has found that the cache is not used. Before it records its
+    debt, a reader finds that the cache answers again and is owed nothing.
     """
     paper = warm()
     store().mark_down(ConnectionError())
@@ -78,7 +78,7 @@ def test_debt_is_paid_that_is_noted_as_the_cache_comes_back(monkeypatch):
         owe(*args)
 
     monkeypatch.setattr(store(), "owe_release", owe_late)
-    # And what it tries itself does not work.
+    # The writer's own attempt fails, too.
     monkeypatch.setattr(store(), "hangs", True)
     thread = start(lambda: save(paper))
     assert refused.wait(10)
@@ -95,7 +95,7 @@ def test_debt_is_paid_that_is_noted_as_the_cache_comes_back(monkeypatch):
 
 @pytest.mark.parametrize("all_rows", [False, True])
 def test_debt_of_the_same_rows_that_is_made_while_they_are_paid(all_rows, monkeypatch):
-    """They are written once more, after their release, before it is noted."""
+    """They are written again, after their release, before it is recorded."""
     paper = warm()
     region = region_of(Paper.objects.all())
     pks = None if all_rows else [f"{paper.pk}"]
@@ -115,7 +115,7 @@ def test_debt_of_the_same_rows_that_is_made_while_they_are_paid(all_rows, monkey
 
 
 def test_two_threads_that_pay(monkeypatch):
-    """The second one begins when the first is about to note what it paid."""
+    """The second payment begins when the first is about to be recorded."""
     paper = warm()
     region = region_of(Paper.objects.all())
     store().mark_down(ConnectionError())
@@ -175,7 +175,7 @@ def test_interrupted_payment_is_still_owed():
             pages()
         Switch.failure = None
         assert store().debts.releases
-    assert pages() == (2, 1)  # no pause: it was no failure of the cache
+    assert pages() == (2, 1)  # no pause, because the cache has not failed
     assert store().debts.releases == {}
     assert pages() == (2, 0)
 
@@ -243,7 +243,10 @@ takes_lock = re.compile(r"with .*lock:").search
 
 
 class Interrupter:
-    """Raise Interrupt at the n-th line of these modules, from a release on."""
+    """
+    Raise Interrupt at the n-th line of these modules after the start of a
+    release.
+    """
 
     files = {clients.__file__, debts.__file__, outages.__file__}
 
@@ -276,7 +279,7 @@ class Interrupter:
 
 
 def is_interrupted(write, number):
-    """Tell whether a call has come to its n-th line, and was interrupted."""
+    """Return True if a call has reached its n-th line, and was interrupted."""
 
     def call():
         try:
@@ -292,19 +295,24 @@ def is_interrupted(write, number):
     return next(call())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "failure"),
     [
         (save_in_transaction, None),
-        (save_in_savepoints, ConnectionError("refused")),
-        (update_in_transaction, ConnectionError("refused")),
+        pytest.param(
+            save_in_savepoints, ConnectionError("refused"), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            update_in_transaction, ConnectionError("refused"), marks=pytest.mark.slow
+        ),
         (update_or_create, None),
     ],
 )
 def test_no_release_of_a_commit_is_lost_at_any_line(write, failure, monkeypatch):
     """
-    Neither of the rows that were being released nor of those that were to
-    follow, in either cache.
+    This concerns the rows that were being released and those that were to
+    follow, in both caches.
     """
     rows = warm(Paper), warm(Sheet)
     for number in range(1, 1000):
@@ -326,6 +334,7 @@ def test_no_release_of_a_commit_is_lost_at_any_line(write, failure, monkeypatch)
     assert 10 < number < 999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["pk", "all"])
 def test_no_release_of_a_statement_is_lost_at_any_line(rows):
     paper = warm()
@@ -350,7 +359,9 @@ def test_no_release_of_a_statement_is_lost_at_any_line(rows):
 
 
 def test_statement_that_is_interrupted_after_it_was_done_stays_locked():
-    """Only this process can release it. Whether it was done is unknown."""
+    """
+    Only this process can release it. It is unknown whether the write was done.
+    """
     paper = warm()
 
     def interrupt(execute, *args):
@@ -379,8 +390,8 @@ def test_invalidation_that_is_interrupted_is_owed():
 
 
 def test_releases_of_an_alias_that_hangs_are_tried_once_in_each_pause(monkeypatch):
-    """Each would wait for the client's timeout."""
-    monkeypatch.setattr(clients.CacheClient, "SLOW", -1)  # whatever fails was slow
+    """Each command would wait for the client's timeout."""
+    monkeypatch.setattr(clients.CacheClient, "SLOW", -1)  # every failure was slow
     paper = warm()
     Switch.failure = TimeoutError()
     Switch.commands = 0
@@ -428,20 +439,20 @@ def test_command_that_fails_without_an_answer_is_an_outage(command):
     assert clients.by_alias["default"].down_until is not None
 
 
-def test_what_could_not_be_told_is_paid_with_the_next_release():
+def test_release_that_failed_is_paid_with_the_next_one():
     """This process may not use the cache again for a long time."""
     paper, other = warm(), Paper.objects.create(title="b", pages=1)
     Switch.failure = ConnectionError()
     save(paper)
     Switch.failure = None
-    save(other)  # while the cache is left alone
+    save(other)  # while the cache is not used
     assert store().down_until is not None
     with another_process():
         assert pages() == (2, 1)
 
 
 def test_release_that_is_tried_stays_owed():
-    """It may be that of an earlier write, and the later one failed."""
+    """It may be the LOCK of an earlier write, and the later one failed."""
     paper = warm()
     store().mark_down(ConnectionError())
     save(paper)
@@ -455,7 +466,7 @@ def test_release_that_is_tried_stays_owed():
 
 
 def test_lock_by_hand_is_tried_while_the_cache_is_left_alone():
-    """There will be no release of it."""
+    """It will not be released."""
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
     store().mark_down(ConnectionError())
@@ -463,7 +474,7 @@ def test_lock_by_hand_is_tried_while_the_cache_is_left_alone():
     assert caches["paper"].get(region.version_key(pk)) != "LOCK"
     region.lock(connection, [pk], has_release=False)
     assert caches["paper"].get(region.version_key(pk)) == "LOCK"
-    # A release that is owed from before is going to undo it.
+    # An earlier release that is owed will undo it.
     assert store().debts.locks == {region: {pk}}
 
 

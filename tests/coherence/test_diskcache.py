@@ -24,9 +24,13 @@ from ..support.repository import ROOT
 from ..support.servers import PATIENCE
 from .test_transports import CLOCK, OTHER, TOKEN, Shared
 
+# It is always the cache here, so these tests run on only one database.
+pytestmark = pytest.mark.database("sqlite")
+
 BOUNDED = "tests.support.diskcache.DiskCache"
 
 
+@pytest.mark.slow
 class TestDiskCache(Shared):
     backend = "diskcache.DjangoCache"
 
@@ -62,6 +66,7 @@ class TestDiskCache(Shared):
         assert self.steps.look(["version", "clock"]) == step[0] | step[1]
 
 
+@pytest.mark.slow
 class TestBoundedDiskCache(TestDiskCache):
     backend = BOUNDED
     parameters = {"DATABASE_TIMEOUT": 5}
@@ -69,7 +74,7 @@ class TestBoundedDiskCache(TestDiskCache):
 
 @contextmanager
 def hanging_writer(location):
-    """Hold the files as another process does that is stopped as it writes."""
+    """Hold the files, like another process that is stopped while it writes."""
     other = FanoutCache(location)
     with other.transact():
         yield
@@ -103,7 +108,9 @@ def test_steps_raise_while_another_process_hangs(location):
 
 @pytest.mark.django_db(transaction=True)
 def test_write_while_another_process_hangs(location):
-    """It costs time, and the row is not stale once the other goes on."""
+    """
+    It costs time, and the row is not stale when the other process continues.
+    """
     sheet, _ = Sheet.objects.get_or_create(title="a")
     with assert_cache_hits(1):
         Sheet.objects.get_or_create(title="a")

@@ -1,4 +1,4 @@
-"""Steps of several commands: a look fails in one, or a token does not stay."""
+"""Steps of several commands: a read fails in one, or a token does not stay."""
 
 import uuid
 
@@ -17,9 +17,9 @@ TITLES = ["a", "b", "c"]
 
 
 class StepCache(LocMemCache):
-    """Its commands fail as told, and are counted."""
+    """Its commands fail on demand, and are counted."""
 
-    failing_look = None  # what the next get_many() raises
+    failing_look = None  # the exception of the next get_many()
     adds = True
     commands = 0
 
@@ -90,7 +90,7 @@ def test_cache_that_keeps_no_token_is_asked_a_few_times(step_cache):
 
 
 class TestLockOfAnEarlierTestCase(TestCase):
-    """It is neither seen as a LOCK, nor stays for its timeout."""
+    """It does not count as a LOCK, and does not stay for its timeout."""
 
     @classmethod
     def setUpClass(cls):

@@ -1,4 +1,6 @@
-"""Others run or drop the hooks by which a transaction releases its rows."""
+"""
+Other code runs or drops the hooks with which a transaction releases its rows.
+"""
 
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
@@ -50,7 +52,7 @@ def capture():
 
 
 def run_hooks():
-    """As a package does that does not wait for the commit."""
+    """Like a package that does not wait for the commit."""
     for _, hook, _ in list(connection.run_on_commit):
         hook()
 
@@ -58,7 +60,9 @@ def run_hooks():
 @committed
 @MODELS
 class TestBeforeTheCommit:
-    """Others run the hooks while the transaction may still be rolled back."""
+    """
+    Other code runs the hooks while the transaction may still be rolled back.
+    """
 
     def test_rolled_back(self, model):
         warm(model)
@@ -95,7 +99,10 @@ class TestBeforeTheCommit:
         assert pages(model)[0] == 5
 
     def test_hooks_that_are_gone_before_the_commit(self, model):
-        """They ran too early, so the commit releases nothing: LOCK stays."""
+        """
+        They ran too early, so the commit does not release the row: the LOCK
+        stays.
+        """
         warm(model)
         with transaction.atomic():
             write(model)
@@ -125,7 +132,7 @@ class TestBeforeTheCommit:
 @MODELS
 @pytest.mark.parametrize("method", ["_commit", "_rollback"])
 def test_end_that_is_interrupted(model, method, monkeypatch):
-    """The driver has done it when Ctrl-C, or a time limit, arrives."""
+    """The driver has committed when Ctrl-C or a time limit arrives."""
     warm(model)
     own_class = type(connections["default"])
     plain = getattr(own_class, method)

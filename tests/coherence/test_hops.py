@@ -1,4 +1,4 @@
-"""How many functions of the package a hit calls, and how deep."""
+"""The number and depth of the package's functions that a hit calls."""
 
 import sys
 from contextlib import contextmanager
@@ -25,8 +25,8 @@ pytestmark = [
 @contextmanager
 def calls_of_package(found, skipped=None):
     """
-    Add (depth, name) of each call of a function of the package, but of those
-    in one of its folders, and what these call.
+    Add (depth, name) for each call of a function of the package, except for
+    functions in one of its folders and the functions that they call.
     """
     depth = depth_in_folder = 0
 
@@ -57,13 +57,13 @@ def test_a_hit_calls_few_functions(monkeypatch):
     """
     one = {"default": connections.settings["default"]}
     monkeypatch.setattr(connections, "settings", one)
-    # What other tests have left: LOCKs by hand, and a rest after a LOCK.
+    # Other tests have left LOCKs by hand, and a rest after a LOCK.
     monkeypatch.delattr(connection, "getorcreateplus_kept", raising=False)
     monkeypatch.setattr(region_of(Paper.objects.all()), "asking", Asking())
     Paper.objects.get_or_create(title="a")
     Paper.objects.get_or_create(title="a")
     found = []
-    # A transport to a server makes a packet, and takes the answer apart.
+    # A transport to a server makes a packet, and parses the answer.
     is_local = settings.CACHES["default"]["BACKEND"].endswith("LocMemCache")
     with calls_of_package(found, None if is_local else "/coherence/transports/"):
         _, created = Paper.objects.get_or_create(title="a")

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
-    """Forget outages, and make no pause that a test could see the end of."""
+    """Reset the outages, and make each pause longer than a test."""
     monkeypatch.setattr(clients, "by_alias", clients.Clients())
     monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 1000)
     monkeypatch.setattr(clients.CacheClient, "MAX_PAUSE", 1000)
@@ -85,7 +85,7 @@ WRITES = [
 
 @pytest.mark.shared_cache
 @pytest.mark.parametrize("write", WRITES)
-def test_write_after_a_pause_is_told(write, gateway, caplog):
+def test_write_after_a_pause_reaches_the_cache(write, gateway, caplog):
     paper = warm()
     gateway.cut()
     write(paper)
@@ -97,7 +97,7 @@ def test_write_after_a_pause_is_told(write, gateway, caplog):
 
 @pytest.mark.shared_cache
 @pytest.mark.parametrize("write", WRITES)
-def test_commit_after_a_pause_is_told(write, gateway, caplog):
+def test_commit_after_a_pause_reaches_the_cache(write, gateway, caplog):
     """The connection was idle between the writes and the commit."""
     paper = warm()
     with transaction.atomic():
@@ -110,7 +110,7 @@ def test_commit_after_a_pause_is_told(write, gateway, caplog):
 
 
 class TimeLimit(BaseException):
-    """As gevent.Timeout, or what Ctrl-C raises."""
+    """Like gevent.Timeout, or the exception of Ctrl-C."""
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def time_limit(seconds):
 @pytest.mark.shared_cache
 @pytest.mark.parametrize("by_pk", [True, False])
 def test_answer_that_a_time_limit_did_not_wait_for(gateway, by_pk):
-    """A client may take it for the answer to its next question."""
+    """A client may use it as the answer to its next command."""
     paper = warm()
     lookup = {"pk": paper.pk} if by_pk else {"title": "a"}
     for _ in range(2):
@@ -157,7 +157,7 @@ def test_read_after_a_pause_is_a_hit(gateway, caplog):
 
 @pytest.mark.shared_cache
 def test_each_thread_renews_its_own_connection(gateway, caplog):
-    """All of them were idle, and each finds that out by itself."""
+    """All of them were idle, and each detects that on its own."""
     paper = warm()
     together, found = threading.Barrier(4), []
 
@@ -192,10 +192,10 @@ def test_commands_that_are_given_again_are_counted(gateway):
 
 @pytest.mark.shared_cache
 @pytest.mark.parametrize("write", WRITES)
-def test_firewall_that_has_forgotten_the_connection(write, impatient_gateway):
+def test_firewall_that_has_dropped_the_connection(write, impatient_gateway):
     """The first command waits in vain; the release has a new connection."""
     paper = warm()
-    impatient_gateway.forget()
+    impatient_gateway.freeze()
     write(paper)
     with another_process():
         assert pages()[0] == 2
@@ -204,7 +204,7 @@ def test_firewall_that_has_forgotten_the_connection(write, impatient_gateway):
 
 @pytest.mark.shared_cache
 def test_release_is_tried_while_the_cache_is_left_alone(gateway, caplog):
-    """Others read from it."""
+    """Other processes read from it."""
     paper = warm()
     gateway.is_closed = True
     gateway.cut()
@@ -219,7 +219,7 @@ def test_release_is_tried_while_the_cache_is_left_alone(gateway, caplog):
         write(paper)
         with another_process():
             assert pages()[0] == 2
-    assert pages() == (2, 1)  # it is still left alone by this process
+    assert pages() == (2, 1)  # this process still does not use it
     assert len(caplog.records) == 1
 
 
@@ -262,11 +262,13 @@ def is_closed(sock):
         sock.setblocking(True)
 
 
-# What the first of two commands may have done
+# Effects of the first of two commands
 
 
 class Flaky:
-    """How many commands of a name fail after they were done."""
+    """
+    The number of commands with a name that fail after they were carried out.
+    """
 
     failures = {}
     given = []

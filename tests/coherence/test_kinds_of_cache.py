@@ -1,6 +1,6 @@
 """
-What is guaranteed, with each kind of cache: in a process, on a server that
-dies, loses all, refuses writes or is full, and for a writer that dies.
+The guarantees, with each kind of cache: in a process, on a server that dies,
+loses all entries, refuses writes or is full, and for a writer that dies.
 
 The classes at the top are inherited once for each kind of cache. The orders in
 which processes may use one are in test_interleavings.py and
@@ -33,6 +33,7 @@ from ..support.clusters import RedisServer
 from ..support.errors import Rollback
 from ..support.forks import in_child
 from ..support.papers import (
+    WRITES,
     pages,
     save,
     save_in_transaction,
@@ -40,21 +41,13 @@ from ..support.papers import (
     update,
     update_by_cursor,
     update_or_create,
-    update_or_create_in_transaction,
     warm,
 )
 from ..support.servers import MemcachedServer, another_process, memcached, wait_for
 from .test_broken_cache import write_in_every_way
 from .test_refused_writes import fill_up
 
-WRITES = [
-    save,
-    save_in_transaction,
-    update,
-    update_by_cursor,
-    update_or_create,
-    update_or_create_in_transaction,
-]
+ALL_WRITES = [*WRITES, update_by_cursor, update_or_create]
 committing = pytest.mark.django_db(transaction=True)
 # They start servers of their own, so that one database will do.
 on_own_servers = [
@@ -65,7 +58,7 @@ on_own_servers = [
 
 
 class InProcess:
-    """What is guaranteed where no server can fail."""
+    """The guarantees if no server can fail."""
 
     pytestmark = committing
     transport = DjangoTransport
@@ -104,7 +97,7 @@ class InProcess:
             assert pages() == (number, 0)
         return True
 
-    @pytest.mark.parametrize("write", WRITES)
+    @pytest.mark.parametrize("write", ALL_WRITES)
     def test_write(self, write):
         paper = warm()
         write(paper)
@@ -116,7 +109,7 @@ class InProcess:
             assert pages()[0] == 0  # it is created again
         assert self.is_fresh(0)
 
-    @pytest.mark.parametrize("write", WRITES)
+    @pytest.mark.parametrize("write", ALL_WRITES)
     def test_rollback(self, write):
         paper = warm()
         with pytest.raises(Rollback), transaction.atomic():
@@ -147,7 +140,7 @@ class InProcess:
 
 
 class OnServer(InProcess):
-    """And where one can."""
+    """The guarantees if a server can fail."""
 
     pytestmark = on_own_servers
     backend = location = None
@@ -169,7 +162,7 @@ class OnServer(InProcess):
     def kill(self):
         self.server.kill()
 
-    @pytest.mark.parametrize("write", WRITES)
+    @pytest.mark.parametrize("write", ALL_WRITES)
     def test_restart(self, write):
         paper = warm()
         self.kill()
@@ -190,7 +183,7 @@ class OnServer(InProcess):
 
     @pytest.mark.parametrize("write", [save_in_transaction, update_or_create, update])
     def test_writer_that_dies_before_its_release(self, write):
-        """Its LOCK stays, so that no process has a hit."""
+        """Its LOCK stays, so no process has a hit."""
         paper = warm()
 
         def die(*args, **kwargs):
@@ -243,7 +236,7 @@ class OnRedis(OnServer):
             self.cli("script", "flush")
             assert self.is_fresh(number)
 
-    @pytest.mark.parametrize("write", WRITES)
+    @pytest.mark.parametrize("write", ALL_WRITES)
     def test_full_server(self, write):
         paper = warm()
         self.cli("config", "set", "maxmemory", "1")
@@ -287,7 +280,7 @@ class OnMemcached(OnServer):
     def server_of(self, request):
         return request.getfixturevalue("memcached_server")
 
-    @pytest.mark.parametrize("write", WRITES)
+    @pytest.mark.parametrize("write", ALL_WRITES)
     def test_full_server(self, write):
         with memcached("-m", "2", "-M") as address:
             with self.using(self.config_at(address)):
@@ -321,7 +314,9 @@ class TestLocMem(InProcess):
 
 
 class CacheOfAProject(LocMemCache):
-    """It is not known in what order it does a command for several entries."""
+    """
+    The order in which it carries out a command for several entries is unknown.
+    """
 
     def get_many(self, keys, version=None):
         return {k: v for k in keys if (v := self.get(k, version=version)) is not None}
@@ -363,7 +358,7 @@ class TestMemcached(OnMemcached):
 
 
 class TestPoolOfMemcached(OnMemcached):
-    """The transport is the same, and takes Django's cache API."""
+    """The transport is the same, and uses Django's cache API."""
 
     options = {"use_pooling": True}
 

@@ -1,4 +1,4 @@
-"""What a process remembers, and how many cache commands that saves."""
+"""The memory of a process, and the cache commands that it saves."""
 
 import time
 import unittest
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("cache_api")
 
 
 def cost(call):
-    """Return what call returns, its queries and its cache commands."""
+    """Return the result of the call, its queries and its cache commands."""
     results = []
     with CaptureQueriesContext(connection) as queries:
         made = commands(lambda: results.append(call()))
@@ -30,7 +30,7 @@ def cost(call):
 
 @pytest.fixture
 def other_process(monkeypatch):
-    """Run something as a process does that remembers other things."""
+    """Run a call like a process that remembers other rows."""
 
     def run(call):
         with monkeypatch.context() as patch:
@@ -49,7 +49,9 @@ def warm(model):
 
 @pytest.mark.django_db(transaction=True)
 class TestCommands:
-    """Paper's rows have a cache of their own, Sheet's are in the default."""
+    """
+    Paper's rows have their own cache, Sheet's rows are in the default cache.
+    """
 
     @pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])
     def test_hit_is_one_command(self, model):
@@ -93,7 +95,9 @@ class TestCommands:
         assert commands == ["get_many", "add", "get_many", "set_many"]
 
     def test_several_servers(self, monkeypatch):
-        """Where the order of the keys in a command is nobody's."""
+        """
+        With a cache that does not guarantee the order of keys in a command.
+        """
         monkeypatch.setattr(DjangoTransport, "keeps_order", lambda transport: False)
         warm(Sheet).save()
         _, queries, commands = cost(lambda: Sheet.objects.get_or_create(title="a"))
@@ -122,7 +126,7 @@ class TestCommands:
         assert commands == ["get_many"] * (most - 1) + ["set_many"]
 
     def test_hint_that_is_out_of_date(self, other_process):
-        """Another process has put another row in the place of this one."""
+        """Another process has replaced this row."""
 
         def replace():
             Sheet.objects.get(title="a").delete()
@@ -135,7 +139,7 @@ class TestCommands:
         )
         assert (obj, obj.pages, queries) == (new, 2, 1)
         assert commands == ["get_many"]
-        # It is what the hint leads to, and not what the process remembered.
+        # The hint leads to it, and not the memory of the process.
         assert cost(lambda: Sheet.objects.get_or_create(title="a"))[1:] == (
             0,
             ["get_many"] * 2,

@@ -1,6 +1,7 @@
 """
-A Redis that is not the one that it was: it has started from a snapshot, or a
-replica has become the primary. Both have entries that were replaced since.
+A Redis that is not the same as before: it has started from a snapshot, or a
+replica has become the primary. Both have entries that were replaced in the
+meantime.
 """
 
 import threading
@@ -18,14 +19,7 @@ from getorcreateplus.writes.registry import region_of
 
 from ..models import Paper
 from ..support.clusters import RedisServer
-from ..support.papers import (
-    pages,
-    save,
-    save_in_transaction,
-    update,
-    update_or_create_in_transaction,
-    warm,
-)
+from ..support.papers import WRITES, is_fresh, pages, save, update, warm
 from ..support.servers import (
     Gateway,
     another_process,
@@ -39,7 +33,6 @@ pytestmark = [
     pytest.mark.database("postgresql"),
     pytest.mark.django_db(transaction=True),
 ]
-WRITES = [save, save_in_transaction, update, update_or_create_in_transaction]
 
 
 @pytest.fixture(autouse=True)
@@ -55,21 +48,9 @@ def cache_at(location):
         caches["default"].close()
 
 
-def is_fresh():
-    """Return True if all processes read what was written, at last as a hit."""
-    for _ in range(2):
-        assert pages()[0] == 2
-        with another_process():
-            assert pages()[0] == 2
-    assert pages() == (2, 0)
-    with another_process():
-        assert pages() == (2, 0)
-    return True
-
-
 @contextmanager
 def process_that_names_no_server():
-    """It has the cache API alone, and so has version 1.0."""
+    """It uses only the cache API, like version 1.0."""
     with another_process():
         with override_settings(GETORCREATEPLUS_TRANSPORTS={"default": "django"}):
             yield
@@ -80,7 +61,7 @@ def process_that_names_no_server():
 
 @pytest.fixture
 def persistent(tmp_path):
-    """A Redis with a snapshot, which it reads as it starts."""
+    """A Redis with a snapshot, which it reads when it starts."""
     server = RedisServer(tmp_path, "--save", "")
     server.start()
     yield server
@@ -100,7 +81,7 @@ def test_start_from_a_snapshot(persistent, write):
 
 @pytest.mark.parametrize("write", [save, update])
 def test_tokens_without_a_server_do_not_hold_on_the_next(persistent, write):
-    """Those of a process that has the cache API alone."""
+    """The tokens of a process that uses only the cache API."""
     with cache_at(persistent.location()) as client:
         with process_that_names_no_server():
             paper = warm()
@@ -112,7 +93,7 @@ def test_tokens_without_a_server_do_not_hold_on_the_next(persistent, write):
 
 
 def test_each_token_has_to_name_its_server(persistent, monkeypatch):
-    """The snapshot has a hit that is wrong, unless its tokens are none."""
+    """The snapshot has a wrong hit, unless its tokens are invalid."""
     monkeypatch.setattr(redis_identity, "names_of", lambda answer: [])
     with cache_at(persistent.location()) as client:
         paper = warm()
@@ -140,7 +121,9 @@ def test_lock_in_a_snapshot_holds(persistent):
 
 
 def follow(client, other):
-    """Make a server the replica of another, and wait until it has all."""
+    """
+    Make a server the replica of another, and wait until it has all entries.
+    """
     _, _, port = other.rpartition("/")[0].rpartition(":")
     client.replicaof("127.0.0.1", port)
     wait_for(lambda: client.info("replication").get("master_link_status") == "up")
@@ -171,7 +154,7 @@ def lose_replication(location):
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_replica_that_has_not_heard_of_a_write(pair, write):
+def test_replica_that_has_missed_a_write(pair, write):
     _, second, gateway = pair
     with cache_at(gateway.location) as client:
         paper = warm()
@@ -183,7 +166,7 @@ def test_replica_that_has_not_heard_of_a_write(pair, write):
 
 
 def test_first_primary_once_more(pair):
-    """It has the same process, and the entries of the second one."""
+    """It is the same process, with the entries of the second server."""
     first, second, gateway = pair
     with cache_at(gateway.location) as client:
         paper = warm()
@@ -210,11 +193,11 @@ def test_primary_that_is_made_a_replica(monkeypatch):
         assert pages() == (1, 0)
 
 
-# Who else has the cache
+# Other users of the cache
 
 
 def test_process_that_names_no_server():
-    """Each hears of the other's writes, and has hits after them."""
+    """Each process sees the writes of the other, and has hits after them."""
     with redis_server() as location, cache_at(location):
         paper = warm()
         for number in range(2, 8, 2):
@@ -237,7 +220,7 @@ def test_server_that_does_not_say_who_it_is():
         assert is_fresh()
 
 
-# A token in place of another
+# Replacing a token
 
 
 @pytest.fixture

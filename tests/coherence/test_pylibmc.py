@@ -1,14 +1,14 @@
 """
-The steps of the protocol, and what is guaranteed, through pylibmc, by Django's
-cache API. They are collected where it is installed: see the extra "pylibmc".
+The steps of the protocol, and the guarantees, through pylibmc, with Django's
+cache API. They are collected if it is installed: see the extra "pylibmc".
 """
 
 from getorcreateplus.coherence.transports.django import DjangoTransport
 
 from .test_kinds_of_cache import OnMemcached, memcached_server
-from .test_transports import Memcached, memcached_location, on_servers
+from .test_transports import Memcached, on_servers
 
-__all__ = ["memcached_location", "memcached_server"]
+__all__ = ["memcached_server"]
 
 
 class TestText(Memcached):

@@ -1,4 +1,6 @@
-"""A cache that answers but refuses writes: what is written is still no hit."""
+"""
+A cache that answers but refuses writes: a written row is still not a hit.
+"""
 
 import errno
 import logging
@@ -49,7 +51,7 @@ class Refusal:
 
 
 class FullCache(LocMemCache):
-    """Its set() and add() fail while the switch is on; what it had stays."""
+    """Its set() and add() fail while the switch is on. Its entries stay."""
 
     def check(self):
         if Refusal.is_on:
@@ -76,7 +78,7 @@ class SilentlyFullCache(FullCache):
 
 
 class HalfFullCache(FullCache):
-    """It takes one entry of several, and no more."""
+    """It stores only one entry of several."""
 
     def set_many(self, data, *args, **kwargs):
         if Refusal.is_on and len(data) > 1:
@@ -85,7 +87,7 @@ class HalfFullCache(FullCache):
 
 
 class UnorderedFullCache(FullCache):
-    """Not a backend of Django's: each step is a command of its own."""
+    """It is not one of Django's backends: each step is a separate command."""
 
 
 class FullDisk(FileBasedCache):
@@ -95,7 +97,7 @@ class FullDisk(FileBasedCache):
 
 
 class ReplicaCache(FullCache):
-    """It does not take deletes either."""
+    """It refuses deletes, too."""
 
     def delete(self, *args, **kwargs):
         self.check()
@@ -142,7 +144,7 @@ def update_in_transaction(paper):
 
 
 def write_elsewhere(paper):
-    """As another program does."""
+    """Write like another program."""
     wrappers, connection.execute_wrappers[:] = connection.execute_wrappers[:], []
     try:
         update_by_cursor(paper)
@@ -175,7 +177,7 @@ WRITES = [
 
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("cls", FULL)
-def test_full_cache_forgets_what_is_written(cls, write, use):
+def test_full_cache_drops_written_rows(cls, write, use):
     use(cls)
     paper = warm()
     Refusal.is_on = True
@@ -205,7 +207,7 @@ def test_lock_that_is_refused_deletes_the_row(use):
 
 @pytest.mark.parametrize("cls", [HalfFullCache, UnorderedFullCache])
 def test_clock_is_deleted_first(cls, use):
-    """Whether by one command or several."""
+    """With one command or with several."""
     use(cls)
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
@@ -218,7 +220,7 @@ def test_clock_is_deleted_first(cls, use):
 @pytest.mark.parametrize("knows", ["pk", "lookup", "nothing"])
 @pytest.mark.parametrize("write", [save, update])
 def test_reader_that_meets_a_release_by_deletion_does_not_fill(write, knows, use):
-    """The cache takes writes again when the reader goes on."""
+    """The cache accepts writes again when the reader continues."""
     use(FullCache)
     paper = warm()
     region, pk = region_of(Paper.objects.all()), f"{paper.pk}"
@@ -333,7 +335,7 @@ def test_refusal_is_one_warning(use, caplog):
     assert [record.getMessage() for record in caplog.records] == 2 * [
         f"Cache 'default' ({place}) answers, but refuses writes: "
         "OSError: [Errno 28] No space left on device",
-        "Cache 'default' takes writes again.",
+        "Cache 'default' accepts writes again.",
     ]
 
 
@@ -347,7 +349,9 @@ def test_hits_go_on_where_a_new_row_is_refused(use):
 
 
 def test_reader_that_wants_to_repair_a_full_cache(use):
-    """Entries that cannot be read are deleted, which the cache refuses."""
+    """
+    The package deletes entries that cannot be read, which the cache refuses.
+    """
     use(ReplicaCache)
     paper = warm()
     region = region_of(Paper.objects.all())
@@ -384,7 +388,7 @@ def full_memcached():
 @pytest.mark.shared_cache
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("server", [full_redis, full_memcached])
-def test_full_server_forgets_what_is_written(server, write):
+def test_full_server_drops_written_rows(server, write):
     with server() as location, override_settings(CACHES=caches_at(location)):
         paper = warm()
         fill_up(caches["default"]._cache)
@@ -395,7 +399,7 @@ def test_full_server_forgets_what_is_written(server, write):
 
 
 def refuse_as_replica(client):
-    # Its primary does not exist, so it goes on serving what it has.
+    # Its primary does not exist, so it continues to serve its entries.
     client.config_set("replica-serve-stale-data", "yes")
     client.replicaof("127.0.0.1", 1)
 

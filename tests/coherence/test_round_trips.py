@@ -1,4 +1,4 @@
-"""What a call costs: its queries, and the commands that the cache gets."""
+"""The cost of a call: its queries and its cache commands."""
 
 import pytest
 from django.db import connection

@@ -1,5 +1,5 @@
 """
-What each rule of the protocol prevents: without it, an order is wrong.
+The purpose of each rule of the protocol: without it, an order is wrong.
 
 Each test replaces a rule, which is a function, by one that breaks it; for
 single calls and for batches.
@@ -106,7 +106,7 @@ def ignore_epoch(seen, reading, sought):
     return None if is_old else reason
 
 
-releases = {}  # by actor, those that it has not sent
+releases = {}  # by actor, the commands that it has not sent
 
 
 def release_later(region, *args, **kwargs):
@@ -129,7 +129,7 @@ def keep_no_order(transport):
     return False
 
 
-# rule: ([(where it is, its name, what replaces it)], jobs, options of play())
+# rule: ([(its module, its name, its replacement)], jobs, options of play())
 RULES = {
     "lock": (
         [(rules, "entries_to_lock", lock_no_rows)],

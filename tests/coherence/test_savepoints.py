@@ -1,4 +1,4 @@
-"""A transaction releases its rows, whichever savepoints are rolled back."""
+"""A transaction releases its rows even if savepoints are rolled back."""
 
 from contextlib import suppress
 
@@ -113,7 +113,7 @@ class Struck(Exception):
 
 
 def struck_after(word):
-    """A time limit ends a statement that the database has done."""
+    """A time limit ends a statement that the database has carried out."""
 
     def wrapper(execute, sql, params, many, context):
         result = execute(sql, params, many, context)

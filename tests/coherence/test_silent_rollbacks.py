@@ -43,7 +43,7 @@ def close():
 
 
 def fail_by_savepoint():
-    """The row stays, and what is after it is rolled back."""
+    """The row stays, and later writes are rolled back."""
     with pytest.raises(Rollback), transaction.atomic():
         Rack._base_manager.create(name="undone")
         raise Rollback
@@ -59,7 +59,7 @@ def in_block(model, method):
 
 
 def check(model, call, receive):
-    """What others are served after the call is what there is."""
+    """After the call, other connections get the row of the database."""
 
     def receiver(sender, **kwargs):
         if sender is model:
@@ -67,7 +67,7 @@ def check(model, call, receive):
 
     Rack._base_manager.create(name="there")
     with connected(post_save, receiver):
-        # As Django's own manager raises it, where the block is not its own.
+        # Django's own manager raises the same, if the block is not its own.
         with suppress(transaction.TransactionManagementError, DatabaseError):
             call()
     assert_served(model)
@@ -99,7 +99,7 @@ class TestInReceiver:
 
     @pytest.mark.database("postgresql")
     def test_error_in_sql(self, model, method, call):
-        """PostgreSQL makes a rollback of the COMMIT."""
+        """PostgreSQL turns the COMMIT into a rollback."""
         check(model, lambda: call(model, method), swallow_an_error_in_sql)
 
     @pytest.mark.database("postgresql", "mysql")

@@ -35,6 +35,7 @@ def test_nothing_is_wrong_under_load():
     [
         (["--database", "sqlite://"], "PostgreSQL or MariaDB is needed."),
         (["--cache", "redis", "--servers", "3"], "several are for memcached."),
+        (["--cache", "redis", "--buckets", "3"], "several are for a cluster."),
     ],
 )
 def test_arguments_that_make_no_sense(args, message):

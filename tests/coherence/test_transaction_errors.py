@@ -1,4 +1,4 @@
-"""What errors and hooks of others leave of the rows of a transaction."""
+"""The rows of a transaction after errors, and after hooks of other code."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ class TestErrors:
     @pytest.mark.database("postgresql")
     @pytest.mark.parametrize("by", ["cursor", "queryset"])
     def test_error_that_is_caught(self, by):
-        """The COMMIT after it is a ROLLBACK, without a word."""
+        """The COMMIT after it is a silent ROLLBACK."""
         Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         with transaction.atomic():
             self.write()
@@ -50,7 +50,7 @@ class TestErrors:
                     connection.cursor().execute("SELECT 1 / 0")
                 else:
                     Paper.objects.extra(select={"x": "1 / 0"}).first()
-            # No hit either, while Django refuses all queries.
+            # There are no hits either, while Django refuses all queries.
             with pytest.raises(InternalError):
                 Paper.objects.get_or_create(title="a")
         self.check_rolled_back()
@@ -67,7 +67,7 @@ class TestErrors:
 
     @pytest.mark.database("postgresql")
     def test_lost_race_is_no_error(self):
-        """What was written before it stays warm."""
+        """Rows that were written before it stay hits."""
         PlusPaper.objects.get_or_create(title="a", defaults={"pages": 1})
         with transaction.atomic():
             PlusPaper.objects.get_or_create(title="b", defaults={"pages": 2})
@@ -80,7 +80,7 @@ class TestErrors:
 
     @pytest.mark.database("mysql")
     def test_deadlock_that_is_caught(self):
-        """InnoDB has rolled all of it back."""
+        """InnoDB has rolled back everything."""
         Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         first, second = (Rack.objects.create(name=name) for name in "cd")
         waits, locked = threading.Event(), threading.Event()
@@ -107,7 +107,7 @@ class TestErrors:
 
     @pytest.mark.database("mysql")
     def test_statement_that_commits(self):
-        """From then on others may write the row."""
+        """From then on other connections may write the row."""
         Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         with transaction.atomic(), connection.cursor() as cursor:
             self.write()
@@ -153,7 +153,7 @@ def raise_conflict(*args):
 @committed
 class TestHooks:
     def test_hook_of_other_code_raises(self):
-        """The rows are released all the same."""
+        """The rows are released nevertheless."""
         obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         other = Sheet.objects.create(title="a")
 

@@ -86,7 +86,9 @@ class TestByHand:
 class TestIsolation:
     @pytest.mark.database("sqlite")
     def test_sqlite_with_a_write_ahead_log(self, tmp_path):
-        """Others commit while this transaction sees what was before."""
+        """
+        Other connections commit while this transaction sees the older rows.
+        """
         Paper.objects.get_or_create(title="a", defaults={"pages": 1})
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA journal_mode = wal")
@@ -193,7 +195,10 @@ urlpatterns = urlpatterns()
 @committed
 @pytest.mark.database("postgresql", "mysql")
 class TestSessions:
-    """No other session is served what one reads under its own settings."""
+    """
+    Other sessions do not get rows that a session has read with its own
+    settings.
+    """
 
     SETTINGS = {
         "postgresql": "SET LOCAL extra_float_digits = -5",
@@ -276,7 +281,7 @@ class TestSessions:
 
 
 class TestBlocksOfATestCase(TestCase):
-    """Each counts as a transaction of its own."""
+    """Each counts as a separate transaction."""
 
     def test_epoch_of_another_block(self):
         for title in "ab":
@@ -299,7 +304,7 @@ class TestBlocksOfATestCase(TestCase):
 
 class TestOfUsers(unittest.TestCase):
     """
-    Caching works in a TestCase as in production, and nothing is left of it.
+    Caching works in a TestCase as in production, and leaves no entries behind.
     """
 
     def run_tests(self, case):

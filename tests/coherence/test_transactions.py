@@ -1,4 +1,6 @@
-"""Commit, rollback and savepoints, seen from inside and from elsewhere."""
+"""
+Commit, rollback and savepoints, seen from inside and from other connections.
+"""
 
 import pytest
 from django.db import connection, transaction
@@ -69,7 +71,7 @@ class TestCommit:
         assert pages_of_row(model) == (5, 0)
 
     def test_hook_of_other_code_may_read_at_once(self, model):
-        """Whether it was there before the first write, or came after it."""
+        """The row was there before the first write, or was read after it."""
         obj, _ = model.objects.get_or_create(title="a")
         seen = []
         with transaction.atomic():
@@ -89,7 +91,7 @@ class TestCommit:
 @committed
 @CACHED
 class TestRollback:
-    def test_created_row_is_served_to_nobody(self, model):
+    def test_created_row_is_not_served(self, model):
         with pytest.raises(Rollback), transaction.atomic():
             model.objects.get_or_create(title="a")
             raise Rollback
@@ -128,7 +130,7 @@ class TestRollback:
             raise Rollback
         assert pages_of_row(model)[0] == 1
 
-    def test_plain_create_is_served_to_nobody(self, model):
+    def test_plain_create_is_not_served(self, model):
         with pytest.raises(Rollback), transaction.atomic():
             model.objects.create(title="a")
             model.objects.get_or_create(title="a")
@@ -136,7 +138,7 @@ class TestRollback:
         _, created = model.objects.get_or_create(title="a")
         assert created
 
-    def test_bulk_create_is_served_to_nobody(self, model):
+    def test_bulk_create_is_not_served(self, model):
         with pytest.raises(Rollback), transaction.atomic():
             model.objects.bulk_create([model(title="a")])
             model.objects.get_or_create(title="a")
@@ -148,7 +150,7 @@ class TestRollback:
 @committed
 @CACHED
 class TestInside:
-    """What a transaction wrote is served inside it without a query."""
+    """Rows that a transaction wrote are served inside it without a query."""
 
     def test_created(self, model):
         with transaction.atomic():
@@ -203,7 +205,7 @@ class TestInside:
             obj.pages = 99
             assert pages_of_row(model) == (1, 0)
 
-    def test_nobody_else_sees_them(self, model):
+    def test_others_do_not_see_them(self, model):
         if connection.vendor == "sqlite":
             return  # the other connection would wait for the lock
         model.objects.get_or_create(title="a", defaults={"pages": 1})
@@ -321,7 +323,9 @@ class TestSavepoints:
             assert pages_of_row(model) == (4, 0)
 
     def test_savepoint_by_hand(self, model):
-        """Django drops no hook of it, so that what it undid is not trusted."""
+        """
+        Django does not drop its hooks, so the undone rows are not trusted.
+        """
         with transaction.atomic():
             model.objects.update_or_create(title="a", defaults={"pages": 1})
             savepoint = connection.savepoint()
@@ -351,7 +355,10 @@ class TestSavepoints:
     @pytest.mark.database("postgresql")  # InnoDB keeps the lock.
     @pytest.mark.parametrize("by_sql", [False, True])
     def test_row_that_is_no_longer_locked(self, model, by_sql):
-        """The savepoint took the row's lock with it: others may write it."""
+        """
+        The row's lock ended with the savepoint, so other connections may write
+        it.
+        """
         obj = model.objects.create(title="a", pages=1)
         with transaction.atomic(), connection.cursor() as cursor:
             model.objects.get_or_create(title="b")
@@ -373,7 +380,10 @@ class TestSavepoints:
 @committed
 @pytest.mark.database("postgresql", "mysql")
 class TestRowsOfOthers:
-    """What a statement names but does not match is not this transaction's."""
+    """
+    A row that a statement names but does not match is not locked by this
+    transaction.
+    """
 
     def test_row_that_was_not_there_yet(self):
         with transaction.atomic():
@@ -396,7 +406,7 @@ class TestRowsOfOthers:
         assert pages_of_row(Paper, "b")[0] == 3
 
     def test_row_that_the_transaction_had_written_before(self):
-        """The second statement matches nothing, and takes nothing away."""
+        """The second statement does not match a row, and changes nothing."""
         with transaction.atomic():
             obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
             Paper.objects.filter(pk=obj.pk, pages=7).update(pages=2)

@@ -13,6 +13,7 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.cache.backends.redis import RedisCache
+from django_valkey.cluster_cache.cache import ClusterValkeyCache
 
 from getorcreateplus.coherence.locks import Locks
 from getorcreateplus.coherence.tokens import is_locked
@@ -20,16 +21,21 @@ from getorcreateplus.coherence.transports import (
     choice,
     memcached,
     redis,
+    redis_cluster,
     redis_servers,
 )
 from getorcreateplus.coherence.transports.django import DjangoTransport
 from getorcreateplus.coherence.transports.locmem import LocMemTransport
 from getorcreateplus.coherence.transports.memcached import PyMemcacheTransport
 from getorcreateplus.coherence.transports.packets import Answers, Commands, Script
+from getorcreateplus.coherence.transports.redis_cluster import (
+    ClusterCommands,
+    RedisClusterTransport,
+)
 from getorcreateplus.environment.cache_keys import keys_of
 
 from ..models import FarGauge, Gauge
-from ..support import servers
+from ..support import clusters
 from ..support.errors import Wrong
 from .interleavings import Actor, gate
 from .jobs import (
@@ -61,7 +67,9 @@ pytestmark = [
 
 class Evicting:
     def evict(self, key):
-        """Lose an entry, but for a LOCK: that goes by its timeout alone."""
+        """
+        Lose an entry. A LOCK is not lost, because only its timeout ends it.
+        """
         gate((self.make_key(key), True))
         if not is_locked(self.get(key)):
             self.delete(key)
@@ -79,9 +87,14 @@ class EvictingMemcached(Evicting, PyMemcacheCache):
     pass
 
 
-class GatedCommands(Commands):
+class EvictingCluster(Evicting, ClusterValkeyCache):
+    pass
+
+
+class Gated:
     def send(self, *commands):
         answers = Answers()
+        answers.server_ids = []
         for name, *args in commands:
             changes = name in {"SET", "DEL"}
             keys = args[:1] if name == "SET" else args
@@ -90,6 +103,7 @@ class GatedCommands(Commands):
             part = super().send((name, *args))
             answers += part
             answers.server_id = part.server_id
+            answers.server_ids += getattr(part, "server_ids", ())
         return answers
 
     def run(self, script, keys, *args):
@@ -101,8 +115,18 @@ class GatedCommands(Commands):
         return super().replace(key, *args)
 
 
+class GatedCommands(Gated, Commands):
+    pass
+
+
+class GatedCluster(Gated, ClusterCommands):
+    """
+    Commands of other processes also come between those to several servers.
+    """
+
+
 class LateCommands(GatedCommands):
-    """What is not waited for arrives as late as it can."""
+    """Commands that are not waited for arrive as late as possible."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -126,7 +150,7 @@ class LateCommands(GatedCommands):
     def send_later(self, take, *commands):
         self.late.append((take, commands))
         if not isinstance(threading.current_thread(), Actor):
-            self.read_unread()  # what the actors find when they begin
+            self.read_unread()  # entries that the actors find when they begin
 
     def read_unread(self):
         late, self.late = self.late, []
@@ -149,6 +173,11 @@ class GatedLocMem(LocMemTransport):
         gate((self.made(key), True))
         return super().add(key, token, timeout)
 
+    def vouch_and_fill(self, key, token, timeout, clock_key, clock, entries):
+        keys = key, clock_key, *entries
+        gate(*((self.made(each), True) for each in keys))
+        return super().vouch_and_fill(key, token, timeout, clock_key, clock, entries)
+
     def _set(self, name, entries, timeout):
         gate(*((self.made(key), True) for key in entries))
         return super()._set(name, entries, timeout)
@@ -162,6 +191,8 @@ class GatedClient:
     A client of memcached. What does not wait for an answer arrives as late as
     it can: before the next command, which is on the same connection.
     """
+
+    sock = None  # Each command is sent alone, because one of another actor may follow.
 
     def __init__(self, client):
         self.client = client
@@ -220,34 +251,36 @@ class GatedMemcached(PyMemcacheTransport):
 
 
 @pytest.fixture(scope="module")
-def redis_location():
-    with servers.redis_server() as location:
-        yield location
-
-
-@pytest.fixture(scope="module")
-def memcached_location():
-    with servers.memcached() as location:
-        yield location
+def cluster_location():
+    with clusters.redis_cluster() as cluster:
+        yield cluster.config()["LOCATION"]
 
 
 ON_REDIS = ["redis", "redis late"]
-ON_SERVERS = [*ON_REDIS, "memcached"]
+# Without buckets all keys of a model are on one server, as with Redis.
+ON_CLUSTERS = ["cluster buckets"]
+ON_SERVERS = [*ON_REDIS, "memcached", *ON_CLUSTERS]
 
 
 @pytest.fixture(params=ON_SERVERS)
 def cached(request, settings, monkeypatch):
-    """In place of conftest.py's: caches of each transport, with gates."""
-    kind, _, late = request.param.partition(" ")
+    """
+    It replaces the fixture of conftest.py: caches of each transport, with
+    gates.
+    """
+    kind, _, way = request.param.partition(" ")
+    late = way == "late"
     monkeypatch.setattr(redis, "waits", lambda: not late)
     monkeypatch.setattr(memcached, "waits", lambda: False)
     monkeypatch.setattr(
         redis_servers, "Commands", LateCommands if late else GatedCommands
     )
+    monkeypatch.setattr(redis_cluster, "ClusterCommands", GatedCluster)
     monkeypatch.setitem(choice.TRANSPORTS, "gated locmem", GatedLocMem)
     monkeypatch.setitem(choice.TRANSPORTS, "gated memcached", GatedMemcached)
     backend, name, location = {
         "redis": (EvictingRedis, "redis", "redis_location"),
+        "cluster": (EvictingCluster, "redis-cluster", "cluster_location"),
         "memcached": (EvictingMemcached, "gated memcached", "memcached_location"),
         "locmem": (EvictingLocMem, "gated locmem", "request"),
     }[kind]
@@ -261,6 +294,9 @@ def cached(request, settings, monkeypatch):
         for alias in ("default", FarGauge._meta.model_name)
     }
     settings.GETORCREATEPLUS_TRANSPORTS = dict.fromkeys(settings.CACHES, name)
+    if way == "buckets":
+        labels = "tests.Gauge", "tests.FarGauge"
+        settings.GETORCREATEPLUS_BUCKETS = dict.fromkeys(labels, 8)
 
 
 @pytest.mark.parametrize("cached", [*ON_SERVERS, "locmem"], indirect=True)
@@ -287,7 +323,9 @@ def test_each_order_where_the_rows_have_a_cache_of_their_own(far_stage, writer):
 @pytest.mark.parametrize(
     ("cached", "eviction"),
     [
-        *itertools.product(ON_REDIS, [evict_clock, evict_version]),
+        *itertools.product(
+            [*ON_REDIS, *ON_CLUSTERS, "locmem"], [evict_clock, evict_version]
+        ),
         ("memcached", evict_clock),
     ],
     indirect=["cached"],
@@ -360,6 +398,40 @@ def test_commit_waits_for_locks(stage, monkeypatch):
         explored(stage, jobs, **options)
 
 
+vouch_and_fill = GatedLocMem.vouch_and_fill
+
+
+def vouch_by_any_clock(self, key, token, timeout, clock_key, clock, entries):
+    gate(*((self.made(each), True) for each in (key, clock_key, *entries)))
+    now = LocMemTransport.look(self, [clock_key]).get(clock_key)
+    args = key, token, timeout, clock_key, now, entries
+    return LocMemTransport.vouch_and_fill(self, *args)
+
+
+def vouch_without_the_version(self, key, *args):
+    self.delete([key])
+    return vouch_and_fill(self, key, *args)
+
+
+@pytest.mark.parametrize("cached", ["locmem"], indirect=True)
+def test_locmem_needs_the_clock(stage, monkeypatch):
+    """
+    Rule *recheck*, in its one step: the version that a release has set may be
+    gone again.
+    """
+    monkeypatch.setattr(GatedLocMem, "vouch_and_fill", vouch_by_any_clock)
+    with pytest.raises(Wrong):
+        explored(stage, [save, evict_version, cold_read, cold_read], 2, start="empty")
+
+
+@pytest.mark.parametrize("cached", ["locmem"], indirect=True)
+def test_locmem_leaves_a_lock_alone(stage, monkeypatch):
+    """Rule *lock*, in its one step: the writer may die before its release."""
+    monkeypatch.setattr(GatedLocMem, "vouch_and_fill", vouch_without_the_version)
+    with pytest.raises(Wrong):
+        explored(stage, [save, cold_read], 2, start="empty", mortal={"save"})
+
+
 def add_and_look_at_the_clock_first(self, client, name, fresh, timeouts, keys):
     return add_and_look(self, client, name, fresh, timeouts, keys[::-1])
 
@@ -377,19 +449,44 @@ def test_memcached_is_asked_for_the_clock_last(stage, monkeypatch):
         explored(stage, [save, cold_read, cold_read], 2, start="empty")
 
 
-def release_from_the_end(self, steps, timeout):
-    return release(self, steps[::-1], timeout)
+def release_from_the_end(transport):
+    release = transport.release
 
+    def released(self, steps, timeout):
+        return release(self, steps[::-1], timeout)
 
-release = PyMemcacheTransport.release
+    return released
 
 
 @pytest.mark.parametrize("cached", ["memcached"], indirect=True)
 def test_memcached_gets_the_clock_first(stage, monkeypatch):
     """Rule *clock*, in the order of the keys."""
-    monkeypatch.setattr(PyMemcacheTransport, "release", release_from_the_end)
+    backwards = release_from_the_end(PyMemcacheTransport)
+    monkeypatch.setattr(PyMemcacheTransport, "release", backwards)
     with pytest.raises(Wrong):
         explored(stage, [save, cold_read], 2, start="empty")
+
+
+@pytest.mark.parametrize("cached", ["cluster buckets"], indirect=True)
+def test_cluster_gets_the_clock_first(stage, monkeypatch):
+    """Rule *clock*, on another server than the version."""
+    backwards = release_from_the_end(RedisClusterTransport)
+    monkeypatch.setattr(RedisClusterTransport, "release", backwards)
+    with pytest.raises(Wrong):
+        explored(stage, [save, cold_read], 2, start="empty")
+
+
+@pytest.mark.parametrize("cached", ["cluster buckets"], indirect=True)
+def test_cluster_is_asked_for_the_clock_last(stage, monkeypatch):
+    """Rule *recheck*, on another server than the version."""
+
+    def gets_clock_first(self, keys, last=()):
+        return gets(self, last, keys)
+
+    gets = RedisClusterTransport.gets
+    monkeypatch.setattr(RedisClusterTransport, "gets", gets_clock_first)
+    with pytest.raises(Wrong):
+        explored(stage, [save, cold_read, cold_read], 2, start="empty")
 
 
 @pytest.mark.parametrize("cached", ["memcached"], indirect=True)
@@ -405,7 +502,7 @@ def test_memcached_leaves_a_lock_alone(stage, monkeypatch):
 
 
 def test_gauge_is_cached(stage):
-    """What is explored here goes through the transport."""
+    """The explored calls use the transport."""
     stage.set_up("warm")
     assert Gauge.objects.get_or_create(name="row")[1] is False
     assert stage.served({"name": "row"}) == (1, 0)

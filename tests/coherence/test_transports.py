@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 from contextlib import contextmanager
-from socket import IPPROTO_TCP, TCP_NODELAY
+from socket import IPPROTO_TCP, SHUT_RDWR, TCP_NODELAY
 
 import pytest
 from django.core.cache import caches
@@ -32,9 +32,9 @@ from getorcreateplus.test import CaptureCacheCommands
 
 from ..support.caches import Unreadable as UnreadableValue
 from ..support.forks import in_child
-from ..support.servers import Gateway, memcached, redis_server
+from ..support.servers import Gateway, memcached
 
-# They start servers of their own, so that one database will do.
+# They start their own servers, so one database is enough.
 on_servers = [pytest.mark.shared_cache, pytest.mark.database("postgresql")]
 TOKEN, OTHER, CLOCK = "0123456789abcdef", "fedcba9876543210", "00112233445566aa"
 HINT = f"goc{0:010}#{0:020}"
@@ -46,27 +46,16 @@ def payload(token):
     return (CLOCK, token), "fingerprint", values, mark(values)
 
 
-@pytest.fixture(scope="module")
-def redis_location():
-    with redis_server() as location:
-        yield location
-
-
-@pytest.fixture(scope="module")
-def memcached_location():
-    with memcached() as location:
-        yield location
-
-
 class Steps:
     """The steps of one transport."""
 
     backend = options = None
-    parameters = {}  # of the backend, beside OPTIONS
+    parameters = {}  # of the backend, besides OPTIONS
     transport = DjangoTransport
     key_prefix = "steps"
     forced = {}
     follows_hints = False  # look_by_hint() does
+    second = 1.1  # when an entry with a timeout of a second is gone
 
     @pytest.fixture(autouse=True)
     def cache(self, location):
@@ -93,7 +82,7 @@ class Steps:
     def test_transport(self):
         assert type(self.steps) is self.transport
 
-    # Each finds what the other has set
+    # Each finds the entries of the other
 
     def test_entries_of_the_cache_api_are_seen(self, cache):
         entries = {"a": self.token, "b": payload(self.token), "c": "LOCK"}
@@ -130,7 +119,7 @@ class Steps:
         assert not self.steps.fill({}, 60)
         assert not self.steps.release([{}, {}], 60)
 
-    # What a reader does
+    # Steps of a reader
 
     def test_observe(self, cache):
         cache.set_many({"locked": "LOCK", "known": self.other})
@@ -216,7 +205,7 @@ class Steps:
         ],
     )
     def test_nothing_is_filled(self, cache, there):
-        """Under a LOCK, and after a release has moved the clock."""
+        """With a LOCK, and after a release has moved the clock."""
         there = {key: getattr(self, token, token) for key, token in there.items()}
         cache.set_many(there)
         version, clock, is_filled = self.vouch_and_fill()
@@ -225,7 +214,7 @@ class Steps:
         assert not is_filled
         assert self.row() == {}
 
-    # What a writer does
+    # Steps of a writer
 
     def test_release(self, cache):
         cache.set_many({"row": payload(self.other), "version": "LOCK"})
@@ -255,7 +244,7 @@ class Steps:
         self.steps.observe({"seen": self.token}, {"seen": 1})
         keys = ["filled", "added", "seen"]
         assert len(self.steps.look(keys)) == 3
-        threading.Event().wait(2.1)  # memcached counts whole seconds
+        threading.Event().wait(self.second)
         assert self.steps.look(keys) == {}
         assert self.steps.add("added", self.other, 60)
 
@@ -274,10 +263,12 @@ class Steps:
         assert self.steps.look(["key"]) == {"key": self.token}
         assert cache.get("key") == self.token
 
-    # What other code does to a cache object
+    # Other code that changes a cache object
 
     def test_replaced_method_is_called(self, cache):
-        """By a tool that shows the commands, or a test that lets them fail."""
+        """
+        A tool replaces them to show the commands, or a test to make them fail.
+        """
         called = []
         get_many = cache.get_many
 
@@ -361,7 +352,7 @@ class Shared(Steps):
         return True
 
     def test_several_processes_of_other_transports(self, cache):
-        """As if one had an older release, with the cache API alone."""
+        """As if one had an older release, which uses only the cache API."""
         older = DjangoTransport("default")
         for reader, writer in (older, self.steps), (self.steps, older):
             writer.release(
@@ -376,7 +367,7 @@ class Shared(Steps):
 
 
 def as_tuple(value):
-    """Return what a serializer has made a list of."""
+    """Return the tuple that a serializer has turned into a list."""
     if type(value) is list:
         return (tuple(value[0]), value[1], tuple(value[2]), *value[3:])
     return value
@@ -395,6 +386,8 @@ class TestLocMem(Steps):
         cache._max_entries = 3
         self.steps.fill({f"key{n}": self.token for n in range(10)}, 60)
         assert len(cache._cache) <= 3
+        self.test_vouch_and_fill()
+        assert len(cache._cache) <= 3
 
     def test_value_that_can_change_is_copied(self):
         value = (self.clock, self.token), "fingerprint", ({"a": 1},), ""
@@ -403,7 +396,7 @@ class TestLocMem(Steps):
         assert self.steps.look(["row"]) == {"row": value}
 
     def test_cache_api_sees_a_payload(self, cache):
-        """It is pickled by then at the latest."""
+        """It is pickled then, at the latest."""
         row = payload(self.token)
         self.steps.fill({"row": row}, 60)
         assert cache.get("row") == row
@@ -442,7 +435,9 @@ class TestRedis(Redis):
     transport = RedisTransport
 
     def test_connection_is_closed_by_the_server(self):
-        """At once: a step is not repeated, and the next one connects anew."""
+        """
+        It fails at once: a step is not repeated, and the next one reconnects.
+        """
         client = clients.by_alias["default"]
         client.fill({"key": self.token}, 60)
         [line] = client.transport.server().commands.kept
@@ -587,6 +582,8 @@ class TestDjangoValkeyHerd(TestDjangoValkey):
 
 
 class Memcached(Shared):
+    second = 2.1  # It counts whole seconds.
+
     @pytest.fixture
     def location(self, memcached_location):
         return memcached_location
@@ -601,7 +598,7 @@ class Memcached(Shared):
             caches["default"].close()
 
     def test_keys_are_sent_in_order(self):
-        """The server looks for one after the other."""
+        """The server reads one after the other."""
         gateway = Gateway()
         with self.at(gateway.location) as steps:
             steps.look(["connected"])
@@ -631,13 +628,35 @@ class Memcached(Shared):
         assert client.look(["row"]) == {}
 
 
+def interrupt(keys):
+    raise KeyboardInterrupt
+
+
+class WatchedSocket:
+    """A socket that adds what it sends to a list."""
+
+    def __init__(self, sock, sent):
+        self.sock = sock
+        self.sent = sent
+
+    def sendall(self, data):
+        self.sent.append(data)
+        self.sock.sendall(data)
+
+    def recv(self, size):
+        return self.sock.recv(size)
+
+    def close(self):
+        self.sock.close()
+
+
 class TestMemcached(Memcached):
     pytestmark = on_servers
     backend = "django.core.cache.backends.memcached.PyMemcacheCache"
     transport = PyMemcacheTransport
 
     def can_pickle(self, cache):
-        return False  # pymemcache returns None in its place
+        return False  # pymemcache returns None instead
 
     def test_commands(self):
         with CaptureCacheCommands() as made:
@@ -648,10 +667,46 @@ class TestMemcached(Memcached):
         assert [command.method for command in made] == ["vouch", "release"]
 
     def test_command_after_one_without_an_answer(self):
-        """TCP would let it wait until the other side has acknowledged that."""
+        """
+        TCP would make it wait until the other side has acknowledged that.
+        """
         self.steps.look(["key"])
         option = self.steps.client().sock.getsockopt(IPPROTO_TCP, TCP_NODELAY)
         assert option != 0
+
+    def test_vouch_is_one_packet(self):
+        """The server answers once, and so it wakes up once."""
+        self.steps.look(["connected"])
+        client, sent = self.steps.client(), []
+        sock = client.sock
+        client.sock = WatchedSocket(sock, sent)
+        assert self.vouch(self.steps, self.token) == (self.token, None)
+        [packet] = sent
+        commands = re.findall(rb"(?m)^(?:add|get) .*version.*?\r", packet)
+        assert [command[:3] for command in commands] == [b"add", b"get"]
+        # A client collects only one packet.
+        self.steps.look(["version"])
+        assert len(sent) == 2
+
+    def test_vouch_is_interrupted(self, monkeypatch):
+        """Its commands are not sent together with the next one."""
+        self.steps.look(["connected"])
+        client, sent = self.steps.client(), []
+        client.sock = WatchedSocket(client.sock, sent)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(client, "get_many", interrupt)
+            self.vouch(self.steps, self.token)
+        assert self.steps.look(["version"]) == {}
+        [packet] = sent
+        assert packet.startswith(b"get ")
+
+    def test_server_closes_the_connection_of_a_vouch(self):
+        self.steps.look(["connected"])
+        self.steps.client().sock.shutdown(SHUT_RDWR)
+        with pytest.raises(Exception, match=r"(?i)close|pipe|transport"):
+            self.vouch(self.steps, self.token)
+        assert self.steps.client().sock is None
+        assert self.vouch(self.steps, self.other) == (self.other, None)
 
     def test_pool_of_connections(self, cache):
         """A command may take another connection than the one before it."""
@@ -665,11 +720,11 @@ class TestMemcached(Memcached):
             caches["default"].close()
 
 
-# Which transport an alias has
+# The transport of an alias
 
 
 class OtherLocMem(LocMemCache):
-    """A subclass of a project's, with a method of its own."""
+    """A project's subclass, with its own method."""
 
     def size(self):
         return len(self._cache)

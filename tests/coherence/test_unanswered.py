@@ -1,6 +1,6 @@
 """
-What is sent and not waited for: fills, and the LOCKs of a statement in a
-transaction. A test waits for everything else, so these tests turn that off.
+Commands without waiting for the answer: fills, and the LOCKs of a statement in
+a transaction. Other tests wait for every answer; these tests turn that off.
 """
 
 import logging
@@ -30,7 +30,7 @@ from getorcreateplus.writes.registry import region_of
 from ..models import Paper, Sheet
 from ..support.servers import caches_at, memcached, redis_server
 
-# They start servers of their own, so that one database will do.
+# They start their own servers, so one database is enough.
 pytestmark = [
     pytest.mark.shared_cache,
     pytest.mark.database("postgresql"),
@@ -87,9 +87,9 @@ def entry(key):
 
 
 def lose_answer():
-    """Lose an answer that is unread, with its connection."""
+    """Lose an unread answer, together with its connection."""
     if is_on_memcached():
-        return  # it gives none: only the entries can be lost
+        return  # there is no answer: only the entries can be lost
     [line] = [line for line in sender().kept if line.unread]
     read_response = line.connection.read_response
 
@@ -183,7 +183,7 @@ class TestFills:
         assert line not in sender().kept
 
     def test_connections_are_given_back(self, on_redis):
-        """One whose answers are unread is closed."""
+        """A connection with unread answers is closed."""
         pool = pool_of(100)
         leaving = Commands(pool, is_shared=True)
         leaving.send_later(len, ("PING",))
@@ -218,13 +218,13 @@ class TestFills:
             sheet = read()
             with assert_cache_hits(1):
                 assert read() == sheet
-            # A row that the server may refuse is waited for.
+            # The client waits for a row that the server may refuse.
             assert clients.by_alias["default"].fill({"row": "x" * 2**21}, 60)
             caches["default"].close()
 
 
 class Spy:
-    """An execute wrapper that looks at the row's version before a write."""
+    """An execute wrapper that reads the row's version before a write."""
 
     def __init__(self):
         self.seen = []
@@ -259,7 +259,7 @@ class TestLocks:
         assert spy.seen == [0]
 
     def test_lock_is_lost(self, sheet):
-        """With its connection. It is set again, on another one."""
+        """It is lost with its connection, and set again on another one."""
 
         with transaction.atomic():
             sheet.save()
@@ -271,7 +271,7 @@ class TestLocks:
         assert read() == sheet
 
     def test_lock_is_refused(self, sheet):
-        """The entries are deleted in its place."""
+        """The entries are deleted instead."""
         row = region_of(Sheet.objects.all()).payload_key(sheet.pk)
         assert entry(row) is not None
         send("CONFIG", "SET", "maxmemory", "1")
@@ -304,7 +304,10 @@ class TestLocks:
         assert entry(self.key) not in {None, LOCK}
 
     def test_creates(self, on_redis):
-        """A look or two, few packets of versions, and one at the commit."""
+        """
+        One or two reads, few packets of versions, and one packet at the
+        commit.
+        """
         Sheet.objects.get_or_create(title="another")
         with CaptureCacheCommands() as made, transaction.atomic():
             for n in range(200):
@@ -353,7 +356,7 @@ class TestLocks:
             read()
 
     def test_lock_of_another_on_a_created_row(self, on_redis):
-        """It wrote a row that it could not know, by a primary key."""
+        """It wrote a row by a primary key that it could not know."""
         sheet = read()
         lock = region_of(Sheet.objects.all()).version_key(f"{sheet.pk + 2}")
         caches["default"].set(lock, LOCK)
@@ -366,7 +369,7 @@ class TestLocks:
                 Sheet.objects.get_or_create(title=title)
 
     def test_update(self, sheet):
-        """The payload is published, and that is known before the release."""
+        """The payload is published, and this is certain before the release."""
         with transaction.atomic():
             Sheet.objects.update_or_create({"pages": 7}, title="a")
             assert unread() == 1 + is_on_memcached()
@@ -391,9 +394,9 @@ class TestLocks:
 
 
 class TestLocksOnMemcached(TestLocks):
-    """A look at the entries is the answer to all that was sent before it."""
+    """Reading the entries answers all commands that were sent before."""
 
-    test_lock_is_refused = None  # memcached refuses no small entry
+    test_lock_is_refused = None  # memcached does not refuse small entries
 
     @pytest.fixture
     def on_redis(self):

@@ -1,6 +1,6 @@
 """
 Two releases of the package share a cache and a database: during a deployment,
-and after an upgrade that was taken back.
+and after an upgrade that was reverted.
 
 Each runs in a process of its own. The older one has Django's cache API alone,
 as version 1.0 has it, and the newer one the transport of the backend. Where
@@ -17,7 +17,6 @@ from itertools import count
 import pytest
 
 from ..support.repository import ROOT
-from ..support.servers import memcached, redis_server
 
 pytestmark = pytest.mark.slow
 
@@ -216,7 +215,8 @@ def test_upgrade_and_downgrade(releases_that_differ):
     )
     assert older("get", 1)[:2] == (1, 0)  # created
     assert older("get", 1) == (1, 0, 0, [])
-    # The upgrade: what it cannot read is a miss, and it fills in its own.
+    # The upgrade: rows that it cannot read are misses, and it fills its own
+    # rows.
     assert newer("get", 1) == (1, 0, 1, ["fields"])
     assert newer("get", 1) == (1, 0, 0, [])
     # The downgrade.
@@ -225,7 +225,7 @@ def test_upgrade_and_downgrade(releases_that_differ):
 
 
 @pytest.mark.parametrize("write", ["save", "update"])
-def test_each_hears_of_the_other_s_writes(releases_that_differ, write):
+def test_each_sees_the_other_s_writes(releases_that_differ, write):
     older, newer = releases_that_differ(
         "keep_values_in_another_order", "raise_the_format"
     )
@@ -238,8 +238,8 @@ def test_each_hears_of_the_other_s_writes(releases_that_differ, write):
         assert reader("get", 1) == (1, uses, 0, [])
 
 
-def test_number_of_the_format_is_what_tells(releases_that_differ):
-    """A release that does not raise it takes one column for another."""
+def test_number_of_the_format_decides(releases_that_differ):
+    """A release that does not increase it confuses two columns."""
     older, newer = releases_that_differ("keep_values_in_another_order")
     older("get", 1)
     older("save", 1, 1)  # equal to the name, and so a match in either order
@@ -268,7 +268,7 @@ names = count(1)
 
 
 class Sharing:
-    """What two releases have from each other."""
+    """Entries that two releases read from each other."""
 
     transport = "django"
     scheme = "redis:"
@@ -288,7 +288,7 @@ class Sharing:
         return name
 
     def settle(self, release, name, uses):
-        """A release reads this, at last as a hit."""
+        """A release reads this, in the end as a hit."""
         for _ in range(20):
             found = release("get", name)
             assert found[:2] == (name, uses)
@@ -345,24 +345,12 @@ class Sharing:
             assert writer("get", name) == (name, uses, 0, [])
 
 
-# They start servers of their own, so that one database will do.
+# They start their own servers, so one database is enough.
 on_servers = [pytest.mark.shared_cache, pytest.mark.database("postgresql")]
 
 
-@pytest.fixture(scope="module")
-def redis_of_releases():
-    with redis_server() as location:
-        yield location
-
-
-@pytest.fixture(scope="module")
-def memcached_of_releases():
-    with memcached() as location:
-        yield location
-
-
 class TestFiles(Sharing):
-    """A cache of no known kind."""
+    """A cache of an unknown kind."""
 
     @classmethod
     def caches(cls, request, folder):
@@ -372,7 +360,7 @@ class TestFiles(Sharing):
 class TestRedis(Sharing):
     pytestmark = on_servers
     backend = "django.core.cache.backends.redis.RedisCache"
-    server = "redis_of_releases"
+    server = "redis_location"
     transport = "redis"
 
 
@@ -388,5 +376,5 @@ class TestDjangoValkey(TestRedis):
 class TestMemcached(Sharing):
     pytestmark = on_servers
     backend = "django.core.cache.backends.memcached.PyMemcacheCache"
-    server = "memcached_of_releases"
+    server = "memcached_location"
     transport = "memcached"

@@ -28,7 +28,7 @@ def warm(model, title="a"):
     assert result[1] == 0
 
 
-# What locks, and what does not
+# Statements that lock rows, and others
 
 
 def lock_row(model):
@@ -83,7 +83,9 @@ def update_nothing(model):
 
 
 def delete(model):
-    """By SQL, because delete() would write the sheets that refer to a rack."""
+    """
+    With SQL, because delete() would write the sheets that refer to a rack.
+    """
     execute(f"DELETE FROM {connection.ops.quote_name(Rack._meta.db_table)}")
 
 
@@ -105,7 +107,7 @@ def in_a_savepoint(model):
 
 
 def in_a_savepoint_that_is_rolled_back(model):
-    """The locks are gone, but not what the transaction has waited for."""
+    """The locks are gone, but the transaction has still waited."""
     try:
         with transaction.atomic():
             insert(model)
@@ -270,7 +272,7 @@ def test_lock_by_another_alias_of_the_database(model, in_transaction, second_ali
 
 @pytest.fixture
 def own_connection():
-    """Leave no isolation behind."""
+    """Restore the isolation level."""
     connection.close()
     yield
     connection.close()
@@ -293,7 +295,7 @@ INSIDE = [
 
 
 def snapshot_is_not_kept(before=None, inside=None):
-    """Read other rows for the snapshot, because InnoDB may lock these."""
+    """Read other rows for the snapshot, because InnoDB may lock these rows."""
     Sheet.objects.create(title="a", pages=1)
     with transaction.atomic():
         assert pages_of_row(Sheet) == (1, 1)  # caches the isolation level
@@ -340,7 +342,7 @@ def test_new_connection_has_hits_again(own_connection):
 
 @committed
 def test_commit_is_wrapped_once():
-    """Also where something replaces the wrappers of a connection."""
+    """Even if other code replaces the wrappers of a connection."""
     connection.ensure_connection()
     commit = connection.commit
     connection.execute_wrappers.clear()
@@ -355,7 +357,7 @@ def test_commit_is_wrapped_once():
 
 
 class TestsOfDjango(TestCase):
-    """The transaction around a test is the outside world, with hits."""
+    """The transaction around a test counts as autocommit, with hits."""
 
     def test_blocks_of_a_test(self):
         Sheet.objects.create(title="a", pages=1)
@@ -373,7 +375,7 @@ class TestsOfDjango(TestCase):
         assert pages_of_row(Sheet) == (1, 0)
 
 
-# The order of things that this is for
+# The order that this prevents
 
 
 class Writers:
@@ -441,8 +443,8 @@ def publish_sheet(value):
 def test_release_of_an_earlier_writer(monkeypatch, first, second):
     """
     The first writer's release replaces the second one's LOCK, a reader fills
-    the first one's row, and the second writer commits. Who has waited for the
-    second one's lock sees its row.
+    the first one's row, and the second writer commits. A transaction that has
+    waited for the second one's lock sees its row.
     """
     Sheet.objects.create(title="a", pages=0)
     Sheet.objects.create(title="b", pages=0)
@@ -467,7 +469,7 @@ def test_release_of_an_earlier_writer(monkeypatch, first, second):
     assert wrote.wait(TIMEOUT), "the second writer waits"
     writers.may_release["first"].set()
     threads[0].join(TIMEOUT)
-    elsewhere(lambda: pages_of_row(Sheet))  # a reader fills what the first one wrote
+    elsewhere(lambda: pages_of_row(Sheet))  # a reader fills the row of the first writer
     may_commit.set()
     writers.wait_for_commit("second")
 

@@ -44,6 +44,7 @@ def check(members, walks, managers=MANAGERS):
     assert played == walks * walk.LENGTH
 
 
+@pytest.mark.slow
 def test_shared_cache(members):
     check(members, WALKS)
 
@@ -69,7 +70,7 @@ def do_nothing(*args, **kwargs):
     pass
 
 
-def forget_what_is_owed(monkeypatch):
+def ignore_what_is_owed(monkeypatch):
     """A write in a transaction is neither locked nor released."""
     monkeypatch.setattr(journal.Journal, "lock", do_nothing)
     monkeypatch.setattr(journal.Journal, "lock_all", do_nothing)
@@ -81,8 +82,10 @@ def trust_what_was_rolled_back(monkeypatch):
     monkeypatch.setattr(journal.Journal, "roll_back_to", release)
 
 
-def forget_what_is_released(monkeypatch):
-    """What is written in a savepoint goes with it, also if committed."""
+def drop_what_is_released(monkeypatch):
+    """
+    Rows that are written in a savepoint are lost with it, even after a commit.
+    """
     monkeypatch.setattr(levels.Level, "take", do_nothing)
 
 
@@ -98,7 +101,7 @@ def shrunk_walks(members):
 @pytest.mark.database("sqlite")  # a search of minutes on a server
 @pytest.mark.parametrize(
     "break_rule",
-    [forget_what_is_owed, trust_what_was_rolled_back, forget_what_is_released],
+    [ignore_what_is_owed, trust_what_was_rolled_back, drop_what_is_released],
 )
 def test_broken_rule_is_found_and_its_walk_is_short(members, monkeypatch, break_rule):
     with monkeypatch.context() as patch:
@@ -126,14 +129,14 @@ def test_walk_that_found_a_row_which_is_never_released(members):
     assert play(members, steps) == (len(steps), None)
 
 
-def test_failing_walk_is_told(members, monkeypatch):
-    """As it is pasted into a test, with the seed that repeats it."""
-    forget_what_is_owed(monkeypatch)
+def test_failing_walk_is_reported(members, monkeypatch):
+    """The text can be pasted into a test, and has the seed that repeats it."""
+    ignore_what_is_owed(monkeypatch)
     monkeypatch.setenv("WALK_SEED", "7")
     seed = new_seed()
     _, wrong = walk.walk(members, seed, None)
-    told, *lines = wrong.splitlines()
-    assert told.startswith("Seed 7, walk ")
+    heading, *lines = wrong.splitlines()
+    assert heading.startswith("Seed 7, walk ")
     steps = eval("\n".join(lines).strip().rstrip(","))
     right, error = play(members, steps)
     assert right == len(steps) - 1

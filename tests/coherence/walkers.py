@@ -11,7 +11,7 @@ MODELS = ("Lamp", "Bulb")
 CONNECTIONS = 3
 TIMEOUT = 60  # seconds
 
-# Operations with their weights, and what they take besides a model, a manager
+# Operations with their weights, and their arguments besides a model, a manager
 # and a name.
 WRITES = {
     "get_or_create": 6,
@@ -41,11 +41,11 @@ WRITES = {
 
 
 class Fault(Exception):
-    """An error of the walk's own, which ends an atomic() block."""
+    """The walk's own error, which ends an atomic() block."""
 
 
 class Member(threading.Thread):
-    """A thread with a connection of its own, which does one step at a time."""
+    """A thread with its own connection, which runs one step at a time."""
 
     def __init__(self, number):
         super().__init__(daemon=True)
@@ -83,7 +83,7 @@ class Member(threading.Thread):
         # (model, primary key) of the rows that were written; what is rolled
         # back is cut off.
         self.log = []
-        self.told = set()
+        self.invalidated = set()
 
     # Before and after a walk
 
@@ -144,7 +144,7 @@ class Member(threading.Thread):
         model = getattr(models, model)
         getattr(self, f"do_{operation}")(model, getattr(model, manager), name, size)
 
-    # What there is
+    # Rows of the database
 
     def rows(self, model):
         """
@@ -179,7 +179,9 @@ class Member(threading.Thread):
         return tuple(getattr(obj, field.attname) for field in obj._meta.concrete_fields)
 
     def check(self, manager_name, kind, mask):
-        """Compare what the manager serves with what there is."""
+        """
+        Compare the rows that the manager serves with those of the database.
+        """
         from .. import models
 
         for shift, label in enumerate(MODELS):
@@ -268,7 +270,7 @@ class Member(threading.Thread):
         self.points = [each for each in self.points if each[2] <= len(self.blocks)]
         commits = error is None and not connection.needs_rollback
         written = self.log[:]
-        self.told.clear()
+        self.invalidated.clear()
         if not commits or not self.blocks:
             del self.log[mark:]
         try:
@@ -280,9 +282,11 @@ class Member(threading.Thread):
             self.check_told(written)
 
     def check_told(self, written):
-        """What is committed must be released, or it is never a hit again."""
+        """
+        Committed rows must be released. Otherwise they are never hits again.
+        """
         for label, pk in written:
-            if not self.told & {(label, pk), (label, None)}:
+            if not self.invalidated & {(label, pk), (label, None)}:
                 raise Wrong(
                     f"connection {self.number} has committed {label} {pk} and not "
                     "released it"
@@ -398,13 +402,13 @@ class Member(threading.Thread):
         return {"lamp_id": lamp and lamp[0]}
 
     def served(self, model, manager, name):
-        """Return the row as the manager serves it, or None."""
+        """Return the row that the manager serves, or None."""
         if self.row(model, name) is None:
             return None
         return manager.get_or_create(name=name)[0]
 
     def same(self, obj, model):
-        """The object that a method returns must be the row that there is."""
+        """The object that a method returns must be the row of the database."""
         row = self.row(model, obj.name)
         if row is not None and self.values(obj) != row:
             raise Wrong(
@@ -434,7 +438,8 @@ class Member(threading.Thread):
         manager.create(name=name, size=size, **self.more(model, name))
 
     def do_create_pk(self, model, manager, name, size):
-        # No sequence comes here, and some rows are made anew under their key.
+        # There is no sequence here, and some rows are created again with their
+        # key.
         pk = -1 - size % 2
         manager.create(pk=pk, name=name, size=size, **self.more(model, name))
 
@@ -564,7 +569,7 @@ class Member(threading.Thread):
 def note_told(sender, pks, **kwargs):
     member = threading.current_thread()
     if isinstance(member, Member):
-        member.told |= {(sender._meta.label, pk) for pk in pks or [None]}
+        member.invalidated |= {(sender._meta.label, pk) for pk in pks or [None]}
 
 
 @contextmanager

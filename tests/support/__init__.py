@@ -1,1 +1,1 @@
-"""What the tests of several folders use; no test, and no model."""
+"""Code that the tests of several folders use, without tests and models."""

@@ -1,4 +1,4 @@
-"""Backends that fail, and the commands that a backend is given."""
+"""Backends that fail, and the commands that a backend gets."""
 
 from contextlib import contextmanager
 
@@ -11,7 +11,7 @@ from getorcreateplus.test import CaptureCacheCommands
 
 
 def commands(call):
-    """Return the commands that the caches are given by a call, their names."""
+    """Return the names of the commands that a call sends to the caches."""
     with CaptureCacheCommands() as made:
         call()
     return [command.method for command in made]
@@ -48,7 +48,7 @@ def every_cache(cls, *aliases):
 
 
 class Switch:
-    """It makes the commands of each SwitchedCache fail."""
+    """A switch that makes the commands of each SwitchedCache fail."""
 
     failure = None  # of all commands
     commands = 0

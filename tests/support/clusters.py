@@ -7,20 +7,20 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .servers import Server, can_connect, wait_for
+from .servers import REDIS_SERVER, Server, can_connect, wait_for
 
-# A server is taken for dead after so many milliseconds.
+# A server counts as dead after this number of milliseconds.
 NODE_TIMEOUT = 2000
 
 
-# A server of a cluster has another port as well, 10,000 above its own. Each
-# process tries other ones, because it may take a while until they are in use.
+# A server of a cluster also has another port, 10,000 above its own. Each
+# process tries other ports, because it may take a while until they are in use.
 ports = itertools.cycle(range(10_000, 22_000))
 ports = itertools.islice(ports, os.getpid() % 500 * 24, None)
 
 
 def free_ports():
-    """Return a port that is free, as the one for the other servers is."""
+    """Return a free port, whose second port is free, too."""
     return next(
         port
         for port in ports
@@ -33,7 +33,7 @@ class RedisServer(Server):
         port = free_ports()
         self.folder = Path(folder) / str(port)
         self.folder.mkdir()
-        command = ["redis-server"]
+        command = [REDIS_SERVER]
         if sentinel:
             config = self.folder / "sentinel.conf"  # which it writes itself
             config.write_text("\n".join(sentinel))
@@ -45,7 +45,7 @@ class RedisServer(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def cli(self, *args):
-        """Return what the server answers to redis-cli."""
+        """Return the server's answer to redis-cli."""
         command = ["redis-cli", "-p", str(self.port), *map(str, args)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip()
@@ -53,7 +53,10 @@ class RedisServer(Server):
 
 @contextmanager
 def running_servers(count, *options):
-    """Start as many; the block gets them, their folder, and what ends them."""
+    """
+    Start this number of servers. The block gets them, their folder, and a
+    stack that ends them.
+    """
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         ExitStack() as stack,
@@ -129,12 +132,15 @@ class RedisCluster:
 
     def stop(self, keys):
         """Kill the primary that has the first of these keys."""
-        self.stopped_slot = self.slot(keys[0])
-        self.stopped, _ = self.primary_of(self.stopped_slot)
+        self.stop_primary_of(self.slot(keys[0]))
+
+    def stop_primary_of(self, slot):
+        self.stopped_slot = slot
+        self.stopped, _ = self.primary_of(slot)
         self.stopped.kill()
 
     def start(self):
-        """Return when a replica has taken over, and the killed one is back."""
+        """Wait until a replica has taken over, and the killed one is back."""
         dead = self.stopped
         wait_for(
             lambda: (
@@ -162,8 +168,7 @@ class RedisCluster:
 
     def move(self, slot, to, keys_at_once=10):
         """
-        Move a slot to another server, some keys after the others. Yield after
-        each step.
+        Move a slot to another server, in several steps. Yield after each step.
         """
         (source, source_id), target = self.primary_of(slot), self.server_at(to)
         self.moving = slot, source.port, to
@@ -210,7 +215,7 @@ def redis_cluster():
 
 
 class RedisSentinel:
-    """A primary and its replica, and a Sentinel that makes one the other."""
+    """A primary and its replica, and a Sentinel that promotes the replica."""
 
     name = "main"
 
@@ -264,7 +269,7 @@ class RedisSentinel:
         )
 
     def start(self):
-        """Return when a replica has taken over, and the killed one is back."""
+        """Wait until a replica has taken over, and the killed one is back."""
         self.wait_for_another_primary()
         dead = self.stopped
         dead.start()

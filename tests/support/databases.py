@@ -1,4 +1,4 @@
-"""Two databases: a row of one of them, and a router of replicas."""
+"""Two databases: a row in one of them, and a router of replicas."""
 
 from contextlib import contextmanager
 
@@ -27,7 +27,7 @@ def size_and_queries(manager, using, **lookup):
 
 
 class Replica:
-    """Reads go to another database than writes."""
+    """A router that sends reads to another database than writes."""
 
     def db_for_read(self, model, **hints):
         return "other"

@@ -1,10 +1,10 @@
-"""The subclass of diskcache's backend that docs/caches.rst has."""
+"""The subclass of diskcache's backend in docs/caches.rst."""
 
 from diskcache import DjangoCache
 
 
 class DiskCache(DjangoCache):
-    """It raises what it has not done within its DATABASE_TIMEOUT."""
+    """A DjangoCache that gives up a write after its DATABASE_TIMEOUT."""
 
     def set(self, *args, retry=False, **kwargs):
         if not super().set(*args, retry=retry, **kwargs):

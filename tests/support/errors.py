@@ -2,15 +2,15 @@
 
 
 class Rollback(Exception):
-    """It undoes the atomic() block that it leaves."""
+    """It rolls back the atomic() block that it leaves."""
 
 
 class Wrong(AssertionError):
-    """What is served is not what there is."""
+    """A served row differs from the row of the database."""
 
 
 def refuse():
-    """A callable of defaults, which must not be called, or fails."""
+    """A callable in defaults that must not be called, or that fails."""
     raise LookupError
 
 

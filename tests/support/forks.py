@@ -1,4 +1,4 @@
-"""A child of this process, as Gunicorn and Celery make them."""
+"""A child of this process, like those of Gunicorn and Celery."""
 
 import os
 import signal
@@ -12,15 +12,15 @@ PATIENCE = 20  # seconds
 
 def in_child(call, meanwhile=None):
     """
-    Run a call in a fork, which must not raise, nor wait for ever; and another
-    one in this process meanwhile.
+    Run a call in a fork, which must neither raise nor wait forever, and
+    another call in this process in the meantime.
 
-    Call it before the first query, or after connections are closed: Django
-    leaves it to the project not to share them.
+    Call it before the first query, or after connections are closed, because
+    Django does not prevent a fork from sharing them.
     """
     connections.close_all()
     with warnings.catch_warnings():
-        # Python warns of other threads, which are what is tested.
+        # Python warns of other threads, but they are tested here.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:

@@ -1,11 +1,11 @@
-"""What a call sends to the database: how many statements, and which."""
+"""The statements that a call sends to the database, and their number."""
 
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 
 def count(call):
-    """Return what a call returns, and the number of its queries."""
+    """Return the result of a call, and the number of its queries."""
     with CaptureQueriesContext(connection) as queries:
         result = call()
     return result, len(queries)
@@ -17,7 +17,7 @@ def queries_of(call):
 
 
 def count_row_statements(call):
-    """Return what a call returns, and how many statements were about rows."""
+    """Return the result of a call, and the number of statements for rows."""
     with CaptureQueriesContext(connection) as queries:
         result = call()
     return result, sum(
@@ -27,7 +27,7 @@ def count_row_statements(call):
 
 
 def pages_of_row(model, title="a"):
-    """Return the pages of a row, and how many statements were about rows."""
+    """Return the pages of a row, and the number of statements for rows."""
     (obj, created), queries = count_row_statements(
         lambda: model.objects.get_or_create(title=title)
     )

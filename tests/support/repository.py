@@ -1,5 +1,6 @@
-"""The checkout: its root, and what its files of settings say."""
+"""The checkout: its root, and the contents of its settings files."""
 
+import os
 import re
 from configparser import ConfigParser
 from itertools import product
@@ -12,6 +13,14 @@ def read_config(name):
     config = ConfigParser(interpolation=None)
     config.read_string((ROOT / name).read_text())
     return config
+
+
+def environment_without_tests():
+    """Return the environment, without what a test run adds to it."""
+    own = ("DJANGO_", "PYTEST_", "TEST_")
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(own)
+    }
 
 
 def tox_environments():

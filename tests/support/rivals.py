@@ -29,7 +29,8 @@ def statements():
 
     class Wrappers(list):
         def __reversed__(self):
-            yield record  # Next to the database, before wrappers that are added later.
+            # Nearest to the database, before wrappers that are added later.
+            yield record
             yield from super().__reversed__()
 
     connection.execute_wrappers = Wrappers(connection.execute_wrappers)
@@ -43,14 +44,17 @@ def statements():
 
 @contextmanager
 def rival(write, after=None, before=None):
-    """Write behind the back of the code inside, between its statements."""
+    """
+    Write between the statements of the code in the block, without its
+    knowledge.
+    """
     selects = 0
     written = False
 
     def write_once():
         nonlocal written
         written = True
-        # Neither wrappers nor statements() notice.
+        # Neither wrappers nor statements() see it.
         wrappers, connection.execute_wrappers = connection.execute_wrappers, []
         logged = len(connection.queries_log)
         try:

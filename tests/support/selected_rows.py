@@ -1,4 +1,4 @@
-"""What a SELECT returned: the instance, and the column values of its row."""
+"""The result of a SELECT: the instance, and the column values of its row."""
 
 from django.db import connection
 

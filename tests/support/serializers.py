@@ -1,4 +1,6 @@
-"""What projects put into the OPTIONS of a cache, in place of pickle."""
+"""
+Serializers that projects set in the OPTIONS of a cache, instead of pickle.
+"""
 
 import json
 import struct
@@ -7,7 +9,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 
 
 class Plain:
-    """As json.dumps(): it refuses what JSON does not have."""
+    """Like json.dumps(): it refuses types that JSON does not have."""
 
     def __init__(self, options=None):
         pass
@@ -20,14 +22,14 @@ class Plain:
 
 
 class Texts(Plain):
-    """As that of django-redis: it makes texts of dates and numbers."""
+    """Like that of django-redis: it turns dates and numbers into texts."""
 
     def dumps(self, value):
         return json.dumps(value, cls=DjangoJSONEncoder).encode()
 
 
 class Short(Plain):
-    """As msgpack with use_single_float."""
+    """Like msgpack with use_single_float."""
 
     def dumps(self, value):
         return json.dumps(shortened(value)).encode()
@@ -44,7 +46,7 @@ def shortened(value):
 
 
 class Bytes(Plain):
-    """It gives back no texts."""
+    """It does not return texts."""
 
     def loads(self, data):
         found = json.loads(data)
@@ -52,7 +54,7 @@ class Bytes(Plain):
 
 
 class Serde:
-    """For pymemcache."""
+    """A serializer for pymemcache."""
 
     def __init__(self, serializer):
         self.serializer = serializer

@@ -1,5 +1,6 @@
-"""Cache servers of a test's own, and a firewall in front of one."""
+"""Cache servers of one test, and a firewall in front of a server."""
 
+import os
 import socket
 import subprocess
 import tempfile
@@ -12,6 +13,9 @@ from django.conf import settings
 from getorcreateplus.coherence import clients
 from getorcreateplus.writes.registry import cached_models
 
+# tests.on_server sets another one.
+REDIS_SERVER = os.environ.get("REDIS_SERVER", "redis-server")
+
 PATIENCE = 10  # seconds
 
 
@@ -23,7 +27,10 @@ def free_port():
 
 @contextmanager
 def started(*command, port):
-    """Run a server until the end of the block, which begins as it listens."""
+    """
+    Run a server until the end of the block. The block begins when the server
+    listens.
+    """
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -53,7 +60,7 @@ def wait_for(is_done, patience=PATIENCE):
 def redis_server(*options):
     """Run a Redis without persistence; the block gets its LOCATION."""
     port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1"]
+    command = [REDIS_SERVER, "--port", str(port), "--bind", "127.0.0.1"]
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         started(*command, "--dir", folder, "--save", "", *options, port=port),
@@ -100,8 +107,8 @@ class MemcachedServer(Server):
 
 class Gateway:
     """
-    It forwards connections to the cache server of the settings: a firewall,
-    which closes those that are idle, or drops them silently.
+    A firewall: it forwards connections to the cache server of the settings,
+    and closes idle ones, or drops them silently.
     """
 
     def __init__(self, location=None):
@@ -143,11 +150,11 @@ class Gateway:
                 pair.close()
             self.pairs.clear()
 
-    def forget(self):
-        """Forward nothing more on the connections that there are."""
+    def freeze(self):
+        """Forward nothing more on the existing connections."""
         with self.lock:
             for pair in self.pairs:
-                pair.is_forgotten = True
+                pair.is_frozen = True
 
     def close(self):
         self.listener.shutdown(socket.SHUT_RDWR)
@@ -158,7 +165,7 @@ class Gateway:
 class Pair:
     def __init__(self, gateway, client, server):
         self.gateway = gateway
-        self.is_forgotten = False
+        self.is_frozen = False
         self.sockets = client, server
         for source, target in ((client, server), (server, client)):
             threading.Thread(
@@ -172,9 +179,9 @@ class Pair:
                     threading.Event().wait(self.gateway.delay)
                 else:
                     self.gateway.sent.append(data)
-                if not self.is_forgotten:
+                if not self.is_frozen:
                     target.sendall(data)
-        if not self.is_forgotten:
+        if not self.is_frozen:
             self.close()
 
     def close(self):
@@ -193,7 +200,7 @@ def caches_at(location, **options):
 
 @contextmanager
 def another_process():
-    """Be a process that has met no outage, and has no debts."""
+    """Be a process without outages and debts."""
     stores = clients.by_alias
     regions = {watch: watch.regions for watch in cached_models.values()}
     clients.by_alias = clients.Clients()

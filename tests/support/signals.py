@@ -1,4 +1,4 @@
-"""What the signals of the package say of a call."""
+"""The package's signals for a call."""
 
 from contextlib import contextmanager
 
@@ -21,30 +21,30 @@ SIGNALS = {
 
 
 @contextmanager
-def told():
+def capture_signals():
     """Yield a list of the signals sent: (signal, model, arguments)."""
-    heard, receivers = [], {}
+    sent, receivers = [], {}
     for name, signal in SIGNALS.items():
 
         def receiver(sender, signal, name=name, **kwargs):
             assert kwargs.pop("using") == "default"
             if "duration" in kwargs:
                 assert 0 <= kwargs.pop("duration") < 10
-            heard.append((name, sender, kwargs))
+            sent.append((name, sender, kwargs))
 
         receivers[name] = receiver
         signal.connect(receiver)
     try:
-        yield heard
+        yield sent
     finally:
         for name, signal in SIGNALS.items():
             assert signal.disconnect(receivers[name])
 
 
-def what_is_told(call):
-    with told() as heard:
+def signals_of(call):
+    with capture_signals() as sent:
         call()
-    return heard
+    return sent
 
 
 def entries(obj):

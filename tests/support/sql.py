@@ -1,4 +1,4 @@
-"""SQL: by a cursor of Django's, and by one of the driver."""
+"""SQL with Django's cursor, and with the driver's cursor."""
 
 from contextlib import closing
 
@@ -12,7 +12,7 @@ def execute(*statements):
 
 
 def behind_the_back(sql):
-    """Write as another program does, unseen by Django."""
+    """Write like another program, unseen by Django."""
     connection.ensure_connection()
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(sql)

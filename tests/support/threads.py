@@ -1,4 +1,4 @@
-"""Threads with connections of their own, of which none is left open."""
+"""Threads with their own connections, which are closed at the end."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,10 @@ from django.db import connections
 
 @contextmanager
 def own_connections():
-    """Close what this thread opens: a client of memcached warns otherwise."""
+    """
+    Close the connections of this thread, because a client of memcached warns
+    otherwise.
+    """
     try:
         yield
     finally:
@@ -19,7 +22,7 @@ def own_connections():
 
 
 def elsewhere(call, *args):
-    """Return what a call returns in another thread."""
+    """Return the result of a call in another thread."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(own_connections()(call), *args).result(timeout=20)
 

@@ -1,15 +1,15 @@
-"""What a call on a model ends in, said alike for its twin."""
+"""The outcome of a call on a model, in the same words for its twin."""
 
 from django.db import models
 
 
 def values_of_row(obj):
-    """Return all that the row of an object holds."""
+    """Return all values of an object's row."""
     return {f.attname: getattr(obj, f.attname) for f in obj._meta.concrete_fields}
 
 
 def outcome_of_twin(call):
-    """Return what a call ends in, with the same names for twins."""
+    """Return the outcome of a call, with the same names for twins."""
     try:
         result = call()
     except Exception as error:

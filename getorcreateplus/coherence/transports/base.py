@@ -1,4 +1,4 @@
-"""What every transport does."""
+"""The base class of all transports."""
 
 from abc import ABC, abstractmethod
 
@@ -7,80 +7,99 @@ class Transport(ABC):
     """
     The steps of the protocol, for one cache alias.
 
-    Keys are those that the cache's own get() takes. ``timeout`` is in seconds,
-    None for ever. A step that cannot be done raises what the backend raises;
-    observe() and vouch() raise LookFailed from it, if it was a look. A
-    method that sets entries returns the keys of those that were not stored, as
-    the backend reports them.
+    Keys are those of the cache's own get(). ``timeout`` is in seconds, None
+    forever. A step that cannot be done raises the backend's exception;
+    observe() and vouch() raise LookFailed from it, if a read has failed. A
+    method that sets entries returns the keys of entries that were not stored,
+    as the backend reports them.
     """
 
-    name: str  # as GETORCREATEPLUS_TRANSPORTS and the command "status" have it
+    name: str  # as in GETORCREATEPLUS_TRANSPORTS and the command "status"
 
     def __init__(self, alias):
         self.alias = alias
-        # What is called with an error that the server answers to a step that
-        # was not waited for. The CacheClient sets it.
+        # It is called with an error that the server returns for a step without
+        # waiting. The CacheClient sets it.
         self.on_refusal = id
 
-    # What a reader does
+    # True if each step is done in the memory of this process, without waiting.
+    is_in_process = False
+
+    # Steps of a reader
 
     @abstractmethod
     def look(self, keys):
-        """Return {key: value} of the entries that are there."""
+        """Return {key: value} of the entries that exist."""
 
     def look_by_hint(self, keys, payload_key, version_key):
         """
-        As look(); and if the first of the keys has a hint, of the row as well
-        that it leads to, if the cache can do that by one command. The two
+        Do the same as look(). If the first key has a hint, also return the
+        entries of its row, if the cache can do this with one command. The two
         functions return the keys of that row for a primary key.
         """
         return self.look(keys)
 
+    def in_loop(self):
+        """
+        Return the object that reads for the coroutines of the running event
+        loop, None if they need a thread.
+        """
+        return None  # noqa: RET501 - it is a value
+
     @abstractmethod
     def look_in_order(self, keys):
-        """As look(), no entry read before one with an earlier key."""
+        """
+        Do the same as look(), and read the entries in the order of their keys.
+        """
 
     @abstractmethod
     def observe(self, fresh, timeouts):
         """
-        Return {key: token} as the cache holds them now, for each key of
-        ``fresh``, {key: new token}: what is absent is added. A step that adds
-        must leave a LOCK alone. Keys that do not stay are left out.
+        Return the current {key: token} for each key of ``fresh``, {key: new
+        token}. Absent tokens are added. This step must not overwrite a LOCK.
+        Keys that do not stay are left out.
         """
 
     @abstractmethod
     def replace(self, key, found, token, timeout):
         """
-        Replace an entry that is no valid token, if it still has the value that
-        was found. Return the value that the entry has then.
+        Replace an entry that is not a valid token, if it still has the value
+        that was found. Return the value that the entry has then.
         """
 
-    has_hash_tags = False  # a model's keys name one, for one server to have them
+    has_hash_tags = False  # a model's keys have the same tag, so one server has them
 
     def server_id(self, key):
         """
-        Return what new tokens name the server by that has a key; "" if they do
-        not.
+        Return the part of new tokens that names the server of a key; "" if
+        tokens do not name it.
         """
         return ""
 
     @abstractmethod
     def vouch(self, fresh, timeout, clock_key, max_added):
         """
-        As observe() for the versions of rows whose primary keys only the
-        SELECT has returned; and return the clock as it was after that.
+        Do the same as observe(), for the versions of rows whose primary keys
+        come from the SELECT. Also return the clock, read after that.
 
-        At most ``max_added`` versions are added; if more are absent, none of
-        these is added, and they are left out.
+        At most ``max_added`` versions are added. If more are absent, none of
+        them is added, and they are left out.
         """
 
-    is_one_step = False  # whether vouch_and_fill() saves a command
+    @property
+    def is_one_step(self):
+        """Return True if vouch_and_fill() is a step of its own."""
+        return False
+
+    # True if a reader that knows the primary key leaves an absent version to
+    # that step, because observe() would be another round trip.
+    vouches_by_pk = False
 
     def vouch_and_fill(self, key, token, timeout, clock_key, clock, entries):
         """
-        As vouch() for one row, and as fill() if the clock is the one that is
-        given and the version is no LOCK: ``entries`` have the new token, in
-        place of which they get the version that is there. Return the version,
+        Do the same as vouch() for one row, and as fill() if the clock is the
+        given one and the version is not a LOCK. ``entries`` have the new
+        token, which is replaced with an existing version. Return the version,
         the clock, and whether the entries are set; None if it does not wait
         for these.
         """
@@ -93,8 +112,8 @@ class Transport(ABC):
 
     def fill_later(self, entries, timeout):
         """
-        As fill(), and need not wait for the answer, because its caller does
-        not need it.
+        Do the same as fill(). It need not wait for the answer, because the
+        caller does not use it.
         """
         return self.fill(entries, timeout)
 
@@ -102,15 +121,17 @@ class Transport(ABC):
     def delete(self, keys):
         """Delete entries that cannot be read."""
 
-    # What a writer does
+    # Steps of a writer
 
     @abstractmethod
     def add(self, key, token, timeout):
-        """Add a token. Return False if there is one, or a LOCK."""
+        """Add a token. Return False if there is a token or a LOCK already."""
 
     @abstractmethod
     def announce(self, versions, timeout):
-        """Set the versions of new rows, before anyone can know them."""
+        """
+        Set the versions of new rows, before other processes can know them.
+        """
 
     @abstractmethod
     def lock(self, locks, timeout):
@@ -119,23 +140,23 @@ class Transport(ABC):
     @abstractmethod
     def set_later(self, entries, timeout, *, adds=False):
         """
-        Set LOCKs, versions or payloads, and do not wait; or add them. Return
-        an object whose wait() does, and raises the error; None if nothing is
-        done, because each answer has to be waited for.
+        Set or add LOCKs, versions or payloads, and do not wait. Return an
+        object whose wait() waits, and raises the error. Do nothing and return
+        None if each answer has to be waited for.
         """
 
     @abstractmethod
     def release(self, steps, timeout):
         """
-        Set the entries of all steps. No reader may see an entry of one step
-        and not yet those of the steps before it.
+        Set the entries of all steps. A reader that sees an entry of one step
+        must also see those of the steps before it.
         """
 
     @abstractmethod
     def drop(self, steps):
-        """As release(), but delete the entries with these keys."""
+        """Do the same as release(), but delete the entries with these keys."""
 
-    # Whether the cache answers
+    # The state of the cache
 
     def waits_for_less(self):
         """Return True if set_later() may do something."""

@@ -1,4 +1,6 @@
-"""Which transport an alias has: by the class of its backend, or a setting."""
+"""
+Chooses the transport of an alias: by the class of its backend, or a setting.
+"""
 
 import sys
 
@@ -42,13 +44,13 @@ def transport_of(alias):
 
 def transport_by_class(alias):
     """
-    Return the class of transport that knows the alias's backend. The backend
-    may be a subclass, if all methods are those of the class that is known.
+    Return the class of the transport for the alias's backend. The backend may
+    be a subclass, if it does not override methods of the known class.
     """
     try:
         cache = caches[alias]
     except InvalidCacheBackendError:
-        return DjangoTransport  # whose steps raise this as well
+        return DjangoTransport  # its steps raise this, too
     if has_methods(cache, LocMemCache):
         return LocMemTransport
     if has_methods(cache, PyMemcacheCache):
@@ -58,7 +60,7 @@ def transport_by_class(alias):
         return RedisTransport if is_known else DjangoTransport
     cluster = getattr(sys.modules.get(CLUSTER[0]), CLUSTER[1], None)
     if cluster is not None and isinstance(cache, cluster):
-        # Also if it overrides methods: its set_many() has no timeout.
+        # Even if it overrides methods, because its set_many() has no timeout.
         return RedisClusterTransport
     for module, name in CLIENT_BACKENDS:
         backend = getattr(sys.modules.get(module), name, None)
@@ -68,8 +70,8 @@ def transport_by_class(alias):
     return DjangoTransport
 
 
-# The backends whose client objects have a connected client, and those of their
-# clients that talk to one server.
+# Backends whose client objects have a connected client, and those of their
+# clients that use one server.
 CLIENT_BACKENDS = (
     ("django_redis.cache", "RedisCache"),
     ("django_valkey.cache", "ValkeyCache"),
@@ -84,8 +86,8 @@ CLIENT_MODULES = {
 
 def has_methods(cache, base):
     """
-    Return True if a cache object is one of this class, or of a subclass that
-    overrides no method of it. Tools replace methods as well.
+    Return True if a cache object has this class, or a subclass that does not
+    override its methods. Tools replace methods, too.
     """
     if not isinstance(cache, base):
         return False

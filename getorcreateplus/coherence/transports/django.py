@@ -1,4 +1,4 @@
-"""Any cache backend for Django: get_many, add, set_many and delete_many."""
+"""Any cache backend of Django: get_many, add, set_many and delete_many."""
 
 from django.conf import settings
 from django.core.cache import caches
@@ -15,11 +15,11 @@ from .base import Transport
 
 PROBE = "getorcreateplus"  # a key whose entry does not matter
 
-# Times that a token is added if it goes again at once.
+# The number of attempts to add a token that disappears at once.
 MAX_ADDS = 3
 
-# With one server, a command for several entries does these in their order, or
-# all at once: a loop, a pipeline on one connection, or a transaction.
+# With one server, a command for several entries handles them in their order,
+# or all at once: a loop, a pipeline on one connection, or a transaction.
 KEEPS_ORDER = (
     BaseMemcachedCache,
     DatabaseCache,
@@ -28,34 +28,34 @@ KEEPS_ORDER = (
     RedisCache,
 )
 
-# They unpickle an entry for each get(), so no two callers share its objects.
+# They unpickle an entry for each get(), so callers do not share its objects.
 SERIALIZES = (BaseMemcachedCache, DatabaseCache, FileBasedCache, RedisCache)
 
 
 class DjangoTransport(Transport):
     """
-    The steps by Django's cache API, which every backend has.
+    The steps with Django's cache API, which every backend has.
 
-    A step takes several commands where no command of that API does it alone.
+    A step takes several commands if no command of that API does it alone.
     """
 
     name = "django"
 
     def look(self, keys):
-        # As cache_of(), which is a call more for each hit.
+        # The same as cache_of(), which is one more call for each hit.
         cache = caches[self.alias]
         if made_again.by_alias:
             cache = cache_of(self.alias)
         entries = cache.get_many(keys)
         if list in map(type, entries.values()):
-            # A serializer has made lists of the tuples.
+            # A serializer has turned tuples into lists.
             entries = {
                 k: revive(v) if type(v) is list else v for k, v in entries.items()
             }
         if type(cache) is LocMemCache or isinstance(cache, SERIALIZES):
             return entries
-        # This backend may return the very objects that it keeps, and a project
-        # may change a dict in them.
+        # This backend may return the objects that it keeps, and a project may
+        # change a dict in them.
         return {k: copied(v) if type(v) is tuple else v for k, v in entries.items()}
 
     def look_in_order(self, keys):
@@ -71,7 +71,7 @@ class DjangoTransport(Transport):
                     found[key] = token
                     break
                 # There is another reader's token, or a writer's LOCK. It may
-                # have gone again since.
+                # have disappeared in the meantime.
                 if (value := self._look_within([key]).get(key)) is not None:
                     found[key] = value
                     break
@@ -81,7 +81,7 @@ class DjangoTransport(Transport):
 
     def replace(self, key, found, token, timeout):
         # It is a token of a TestCase that has ended, and no other process uses
-        # the entries of this one.
+        # the entries of this process.
         self._set("replace", {key: token}, timeout)
         return token
 
@@ -155,7 +155,7 @@ class DjangoTransport(Transport):
 
     def keeps_order(self):
         """
-        Return True if a command for several entries does them in their order,
+        Return True if a command for several entries sets them in their order,
         or all at once, as every other process sees it.
         """
         return not self.has_several_servers() and isinstance(
@@ -170,7 +170,20 @@ class DjangoTransport(Transport):
 
 
 def copied(payload):
-    """Return a payload whose values are shared with no one."""
+    """Return a payload whose values are not shared."""
     if len(payload) != PARTS or type(payload[2]) is not tuple:
         return payload
     return (*payload[:2], private_copy(payload[2]), *payload[3:])
+
+
+def methods_of(backend):
+    """
+    Return the names of the methods of a backend. A tool that replaces one of
+    them on a cache object is to see commands.
+    """
+    return frozenset(
+        name
+        for cls in backend.__mro__
+        for name, value in vars(cls).items()
+        if name[0] != "_" and callable(value)
+    )

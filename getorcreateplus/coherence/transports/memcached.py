@@ -1,41 +1,37 @@
 """
-memcached through pymemcache, one server: each step by as few commands as
-memcached has for it, on the client's own connection.
+memcached through pymemcache, with one server: each step uses as few commands
+of memcached as possible, on the client's own connection.
 
-Django's PyMemcacheCache asks a HashClient, which finds the server of each key.
+Django's PyMemcacheCache uses a HashClient, which finds the server of each key.
 With several servers, or a pool of connections, that is needed: then the steps
 are those of Django's cache API.
 """
+
+from contextlib import contextmanager
 
 from django.core.cache import caches
 from django.core.cache.backends.base import memcache_key_warnings
 from django.core.cache.backends.memcached import BaseMemcachedCache
 
-from ...environment.cache_commands import listeners, tell
+from ...environment.cache_commands import listeners, notify
 from ...environment.cache_keys import cache_of, keys_of
 from ...environment.databases import is_testing
 from ...lookups.rows import IMMUTABLE_TYPES, revive, size_of
 from ..entries import MAX_KEY_LENGTH
 from ..faults import UNREADABLE, LookFailed
-from .django import PROBE, DjangoTransport
+from .django import PROBE, DjangoTransport, methods_of
 
-# Whether each answer is waited for. A test may look at once for what it has
-# set, on another connection.
+# True to wait for each answer. A test may read an entry that it has set at
+# once on another connection.
 waits = is_testing
 
 MAX_SMALL_ROW = 2**13  # bytes
 
-# A tool that replaces one of these on a cache object wants to see commands.
-METHODS = frozenset(
-    name
-    for cls in BaseMemcachedCache.__mro__[:-1]
-    for name in vars(cls)
-    if name[0] != "_"
-) - {"client_servers", "key_func", "key_prefix", "version"}
+METHODS = methods_of(BaseMemcachedCache)
 
 
 class PyMemcacheTransport(DjangoTransport):
-    """The steps of the protocol by commands of one memcached server."""
+    """The steps of the protocol as commands of one memcached server."""
 
     name = "memcached"
 
@@ -51,7 +47,7 @@ class PyMemcacheTransport(DjangoTransport):
             cache.getorcreateplus_suffices = suffices(cache)
         if not own["getorcreateplus_suffices"]:
             return None
-        # The HashClient may make another one.
+        # The HashClient may make another client.
         [client] = own["_cache"].clients.values()
         if not client.no_delay:
             # A command after one without an answer would wait for 40 ms.
@@ -59,20 +55,20 @@ class PyMemcacheTransport(DjangoTransport):
             client.close()  # it connects again with the next command
         return client
 
-    def tell(self, name, keys):
+    def notify(self, name, keys):
         if listeners:
-            tell(self.alias, name, keys)
+            notify(self.alias, name, keys)
 
     def seconds(self, timeout):
         return caches[self.alias].get_backend_timeout(timeout)
 
-    # What a reader does
+    # Steps of a reader
 
     def look(self, keys):
         client = self.client()
         if client is None:
             return super().look(keys)
-        self.tell("look", keys)
+        self.notify("look", keys)
         return self._found(client, keys)
 
     def _found(self, client, keys):
@@ -92,39 +88,40 @@ class PyMemcacheTransport(DjangoTransport):
         client = self.client()
         if client is None or len(fresh) > max_added:
             return super().vouch(fresh, timeout, clock_key, max_added)
-        # The versions first, and then the clock.
+        # First the versions, then the clock.
         keys, timeouts = [*fresh, clock_key], dict.fromkeys(fresh, timeout)
         found = self._add_and_look(client, "vouch", fresh, timeouts, keys)
         return found, found.pop(clock_key, None)
 
     def _add_and_look(self, client, name, fresh, timeouts, keys):
-        # The server answers no add, but the look that follows.
-        self.tell(name, keys)
+        # The server does not answer the adds, only the read that follows.
+        self.notify(name, keys)
         made = keys_of(cache_of(self.alias), fresh)
-        for key, (unmade, token) in zip(made, fresh.items(), strict=True):
-            client.add(key, token, self.seconds(timeouts[unmade]), noreply=True)
-        try:
-            return self._found(client, keys)
-        except UNREADABLE as error:
-            raise LookFailed from error
+        with in_one_packet(client):
+            for key, (unmade, token) in zip(made, fresh.items(), strict=True):
+                client.add(key, token, self.seconds(timeouts[unmade]), noreply=True)
+            try:
+                return self._found(client, keys)
+            except UNREADABLE as error:
+                raise LookFailed from error
 
     def fill_later(self, entries, timeout):
         client = self.client()
         if client is None or waits() or not all(map(is_small, entries.values())):
             return self.fill(entries, timeout)
-        self.tell("fill", entries)
+        self.notify("fill", entries)
         made = keys_of(cache_of(self.alias), entries)
         values = dict(zip(made, entries.values(), strict=True))
         client.set_many(values, self.seconds(timeout), noreply=True)
         return []
 
-    # What a writer does
+    # Steps of a writer
 
     def add(self, key, token, timeout):
         client = self.client()
         if client is None:
             return super().add(key, token, timeout)
-        self.tell("add", [key])
+        self.notify("add", [key])
         [made] = keys_of(cache_of(self.alias), [key])
         return client.add(made, token, self.seconds(timeout), noreply=False)
 
@@ -138,7 +135,7 @@ class PyMemcacheTransport(DjangoTransport):
         client = self.client()
         if client is None:
             return super()._set(name, entries, timeout)
-        self.tell(name, entries)
+        self.notify(name, entries)
         made = dict(zip(keys_of(cache_of(self.alias), entries), entries, strict=True))
         values = dict(zip(made, entries.values(), strict=True))
         failed = client.set_many(values, self.seconds(timeout), noreply=False)
@@ -151,7 +148,7 @@ class PyMemcacheTransport(DjangoTransport):
         client = self.client()
         if client is None or waits() or not all(map(is_small, entries.values())):
             return None
-        self.tell("set_later", entries)
+        self.notify("set_later", entries)
         made = keys_of(cache_of(self.alias), entries)
         values = dict(zip(made, entries.values(), strict=True))
         seconds = self.seconds(timeout)
@@ -168,12 +165,15 @@ class PyMemcacheTransport(DjangoTransport):
         return vars(caches[self.alias]).setdefault("getorcreateplus_unread", [])
 
     def read(self, sent):
-        """Look for what was sent, by one command for all that is unread."""
+        """
+        Read the entries that were sent, with one command for all unread
+        answers.
+        """
         unread, client = self.unread(), self.client()
         several = [*unread, sent]
         unread.clear()
         keys = list(dict.fromkeys(key for each in several for key in each.values))
-        self.tell("look", keys)
+        self.notify("look", keys)
         entries = client.get_many(keys) if client else {}
         for each in several:
             each.found = {
@@ -183,19 +183,61 @@ class PyMemcacheTransport(DjangoTransport):
                 for key in each.values.keys() & entries.keys()
             }
 
-    # Whether the cache answers
+    # The state of the cache
 
     def probe(self):
         self.look([PROBE])
 
 
+@contextmanager
+def in_one_packet(client):
+    """
+    Send commands without an answer together with the next command that has an
+    answer. The server handles them in their order, and wakes up once.
+    """
+    sock = client.sock
+    if sock is None:  # The first command connects.
+        yield
+        return
+    client.sock = Packet(sock)
+    try:
+        yield
+    finally:
+        if client.sock is not None:  # It is None if an error has closed it.
+            client.sock = sock
+
+
+class Packet:
+    """
+    A client's socket, which holds back commands whose answers are not read.
+    """
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.kept = b""
+
+    def sendall(self, data):
+        line, _, _ = data.partition(b"\r\n")
+        data, self.kept = self.kept + data, b""
+        if line.endswith(b" noreply"):
+            self.kept = data
+        else:
+            self.sock.sendall(data)
+
+    def recv(self, size):
+        return self.sock.recv(size)
+
+    def close(self):
+        self.sock.close()
+
+
 class Sent:
     """
-    Entries that were set without an answer. The server has done so when it
+    Entries that were set without an answer. The server has set them when it
     answers the next command on the connection.
     """
 
-    found = None  # {key: value} of what was there then
+    found = None  # {key: value} of the entries at that time
 
     def __init__(self, transport, values):
         self.transport = transport
@@ -208,19 +250,19 @@ class Sent:
             raise NotSet
 
     def is_done(self, number):
-        """Return True if the entry of this number was there."""
+        """Return True if the entry with this number was there."""
         [key, value] = list(self.values.items())[number]
         return self.found is not None and self.found.get(key) == value
 
 
 class NotSet(Exception):
-    """Not all entries were there: refused, lost, or another's by then."""
+    """Not all entries were there: refused, lost, or replaced by then."""
 
 
 def is_small(value):
     """
-    Return True if the server does not refuse an entry as too large. That is
-    said of hints, and of rows without values that may be large.
+    Return True if the server does not refuse an entry as too large. This is
+    True for hints, and for rows without values that may be large.
     """
     return type(value) is str or (
         IMMUTABLE_TYPES.issuperset(map(type, value[2]))

@@ -9,13 +9,13 @@ from contextlib import suppress
 from .redis_identity import QUESTION, identity_of
 
 MANY = 16  # commands; fewer are packed by the client
-IDLE = 1  # seconds; after that a connection may have been closed by the server
+IDLE = 1  # seconds; after that the server may have closed a connection
 MAX_UNREAD = 16  # packets
 MAX_KEPT = 2  # connections, for the threads of an ASGI server that share them
 
 
 class Script:
-    """A Lua script, which the server is sent by its hash."""
+    """A Lua script, which is sent to the server by its hash."""
 
     def __init__(self, text):
         self.text = text
@@ -33,7 +33,7 @@ class Line:
 
     def write(self, commands):
         connection, identity = self.connection, self.identity
-        connection.connect()  # or the identity may be that of another server
+        connection.connect()  # otherwise the identity may be that of another server
         if asks := identity.is_outdated():
             commands = [*QUESTION, *commands]
             self.unread.append((len(QUESTION), identity.take))
@@ -64,25 +64,27 @@ class Line:
         return time.monotonic() - self.used > IDLE
 
     def is_closed(self):
-        """Return True if the server has closed the connection since."""
+        """
+        Return True if the server has closed the connection in the meantime.
+        """
         try:
-            return self.connection.can_read()  # but nothing is to be read
+            return self.connection.can_read()  # but there is nothing to be read
         except Exception:  # noqa: BLE001 - of two libraries
             return True
 
 
 class Answers(list):
-    """The answers to one packet, and the server_id of who gave them."""
+    """The answers to one packet, and the server_id of the server."""
 
     server_id = ""
 
 
 class NotAdded(Exception):
-    """There was another entry."""
+    """There was another entry already."""
 
 
 class Sent:
-    """A packet whose answers are going to be waited for."""
+    """A packet whose answers will be waited for."""
 
     answers = ()
 
@@ -93,7 +95,10 @@ class Sent:
         self.answers = answers
 
     def wait(self):
-        """Return when the server has done all. Otherwise raise its error."""
+        """
+        Wait until the server has done everything. Raise its error, if there is
+        one.
+        """
         if not self.answers:
             self.commands.read_unread()
         for answer in self.answers or [ConnectionError("no answer")]:
@@ -103,7 +108,7 @@ class Sent:
             raise NotAdded
 
     def is_done(self, number):
-        """Return True if the command of this number has done something."""
+        """Return True if the command with this number had an effect."""
         answers = self.answers
         return bool(answers) and type(answers[number]) is bytes
 
@@ -114,8 +119,8 @@ class Commands:
 
     redis-py and valkey-py take a connection from the pool for each command,
     which costs more than the command. These connections are kept between
-    commands. If cache objects share a pool that is bounded, they keep half of
-    its connections at most, because others wait for one.
+    commands. If cache objects share a bounded pool, they keep at most half of
+    its connections, because other code waits for one.
     """
 
     server_id = ""  # of the last answers
@@ -123,7 +128,7 @@ class Commands:
     def __init__(self, pool, is_shared):
         self.pool = pool
         self.keeps = not is_shared or may_keep(self, pool)
-        self.kept = []  # Lines, the one that was used last at the end
+        self.kept = []  # Lines, the last one was used last
         if is_shared:
             leaving = weakref.finalize(self, left.append, (pool, self.kept))
             leaving.atexit = False
@@ -131,21 +136,21 @@ class Commands:
     def send(self, *commands):
         """
         Send these commands, each a tuple, in one packet. Return the answers.
-        If one of them is an error, raise it when all are read.
+        If one of them is an error, raise it after all are read.
         """
         line = self._take()
         answers = self._exchange(line, commands)
         try:
             raise_error(answers)
         except Exception:
-            # Such as READONLY: the next connection may find the primary.
+            # For example READONLY: the next connection may find the primary.
             self._drop(line)
             raise
         self._keep(line)
         return answers
 
     def exchange(self, *commands):
-        """As send(), but errors are among the answers."""
+        """Do the same as send(), but return errors among the answers."""
         line = self._take()
         answers = self._exchange(line, commands)
         self._keep(line)
@@ -157,15 +162,40 @@ class Commands:
             line.read_unread()
             return line.read(len(commands))
         except BaseException:
-            # An answer that was not read would be that of the next command.
+            # An unread answer would be taken for that of the next command.
             self._drop(line)
             raise
 
+    @staticmethod
+    def exchange_all(packets):
+        """
+        Do the same as exchange() for each (Commands, commands), for several
+        servers: send all of them before the first answer is read.
+        """
+        lines, answers = [], []
+        try:
+            for own, commands in packets:
+                lines.append(own._take())
+                lines[-1].write(commands)
+            for line, (_, commands) in zip(lines, packets, strict=True):
+                line.read_unread()
+                answers.append(line.read(len(commands)))
+        except BaseException:
+            # This includes the connections to servers that have not failed,
+            # because their answers may be unread.
+            for line, (own, _) in zip(lines, packets, strict=False):
+                own._drop(line)
+            raise
+        for line, (own, _) in zip(lines, packets, strict=True):
+            own._keep(line)
+        return answers
+
     def send_later(self, take, *commands):
         """
-        Send these commands, and do not wait. Who reads on the connection next
-        reads these answers first, and gives them to ``take``; nothing does if
-        the connection fails before. Only a connection that is kept can do it.
+        Send these commands, and do not wait. The next read on the connection
+        reads these answers first, and passes them to ``take``. If the
+        connection fails before, ``take`` is not called. Only a kept connection
+        can do this.
         """
         line = self._take()
         try:
@@ -177,13 +207,18 @@ class Commands:
         self._keep(line)
 
     def read_later(self, *commands):
-        """Send these commands, and return a Sent, which waits for them."""
+        """
+        Send these commands, and return a Sent, whose wait() waits for them.
+        """
         sent = Sent(self)
         self.send_later(sent.take, *commands)
         return sent
 
     def read_unread(self):
-        """Read all answers, but of what other threads are sending."""
+        """
+        Read all answers, except those to commands that other threads are
+        sending.
+        """
         for line in [line for line in self.kept if line.unread]:
             with suppress(ValueError):  # another thread has taken it
                 self.kept.remove(line)
@@ -195,7 +230,7 @@ class Commands:
                 self._keep(line)
 
     def run(self, script, keys, *args):
-        """Run a script. The server may have lost it, or never had it."""
+        """Run a script, which the server may have lost, or never had."""
         try:
             return self.send(("EVALSHA", script.sha, len(keys), *keys, *args))
         except Exception as error:
@@ -205,9 +240,9 @@ class Commands:
 
     def replace(self, key, successor_of, expiry):
         """
-        Replace a value by what a function returns for it and the server_id,
-        unless another client changes it meanwhile. Return what the server has
-        then, and the server_id.
+        Replace a value with the result of a function of the value and the
+        server_id, unless another client changes it in the meantime. Return the
+        value that the server has then, and the server_id.
         """
         line = self._take()
         try:
@@ -232,23 +267,25 @@ class Commands:
 
     def _take(self):
         line = None
-        with suppress(IndexError):  # no error to connect is because of it
+        # So that an error of the connection does not have it as context.
+        with suppress(IndexError):
             line = self.kept.pop()
         if line is None:
             return Line(connection_of(self.pool))
         if not (line.is_idle() or len(line.unread) > MAX_UNREAD):
-            return line  # whose answers are read after the next command
+            return line  # its answers are read after the next command
         try:
             line.read_unread()
         except Exception:  # noqa: BLE001 - of two libraries
-            # What was sent there may be lost. The next command is not.
+            # The commands that were sent there may be lost. The next one is
+            # not.
             self._drop(line)
             return Line(connection_of(self.pool))
         except BaseException:
             self._drop(line)
             raise
         if line.is_idle() and line.is_closed():
-            line.connection.disconnect()  # it connects again as it sends
+            line.connection.disconnect()  # it connects again when it sends
         return line
 
     def _keep(self, line):
@@ -280,8 +317,9 @@ UTF_8 = {"utf-8", "utf8"}
 
 def pack(commands, encode):
     """
-    Return commands as the server reads them. As pack_commands() of redis-py,
-    which takes five times as long for a thousand commands.
+    Return commands in the format of the server. It is the same as
+    pack_commands() of redis-py, which takes five times as long for a thousand
+    commands.
     """
     lines = []
     for command in commands:
@@ -304,14 +342,14 @@ def answer_of(connection):
     try:
         return connection.read_response(disable_decoding=True)
     except Exception as error:
-        # An error that the server has answered, and not one of the connection.
+        # An error that the server has returned, and not one of the connection.
         if any(cls.__name__ == "ResponseError" for cls in type(error).__mro__):
             return error
         raise
 
 
 def raise_error(answers):
-    """Raise the first error that the server has answered."""
+    """Raise the first error that the server has returned."""
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
@@ -336,14 +374,14 @@ def may_keep(commands, pool):
     return True
 
 
-# The lists of Lines that Commands have left, each with its pool. They are not
-# given back when the Commands are garbage, because the garbage collector may
-# run while this thread holds the pool's lock.
+# Lists of Lines of deleted Commands, each with its pool. They are not given
+# back when the Commands are garbage-collected, because that may happen while
+# this thread holds the pool's lock.
 left = deque()
 
 
 def give_back():
-    """Give the connections back that Commands have left."""
+    """Give the connections of deleted Commands back to their pools."""
     while left:
         try:
             pool, kept = left.popleft()

@@ -1,9 +1,9 @@
 """
 Redis and Valkey: each step of the protocol is one packet to the primary.
 
-The keys and the values are those of Django's cache API, so that processes with
-this transport and others share a cache, and the backend's own methods find its
-entries.
+The keys and values are those of Django's cache API, so processes with this
+transport and other processes share a cache, and the backend's own methods find
+its entries.
 """
 
 import logging
@@ -12,35 +12,31 @@ from itertools import chain
 from django.core.cache import InvalidCacheBackendError, caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from ...environment.cache_commands import listeners, tell
+from ...environment.cache_commands import listeners, notify
 from ...environment.cache_keys import cache_of, keys_of
 from ...environment.databases import is_testing
 from ..faults import LookFailed
-from .django import PROBE, DjangoTransport
+from .django import PROBE, DjangoTransport, methods_of
+from .redis_loops import connection_of_loop
 from .redis_scripts import LOOK_BY_HINT, VOUCH_AND_FILL, VouchAndFill
 from .redis_servers import server_of
 
 logger = logging.getLogger("getorcreateplus")
 
-# Whether each answer is waited for. A test may look at once for what it has
-# set, on another connection.
+# True to wait for each answer. A test may read an entry that it has set at
+# once on another connection.
 waits = is_testing
 
 MAX_UNFILLED = 1000  # rows
 
-# Commands, or keys of one, that a packet has at most.
+# The maximum number of commands, or of keys of a command, in a packet.
 MAX_COMMANDS = 1000
 
-# A tool that replaces one of these on a cache object wants to see commands.
-METHODS = frozenset(name for name in vars(BaseCache) if name[0] != "_") - {
-    "key_func",
-    "key_prefix",
-    "version",
-}
+METHODS = methods_of(BaseCache)
 
 
 class Packets(DjangoTransport):
-    """How a step becomes a packet, and who takes the answers."""
+    """Turns a step into a packet, and handles the answers."""
 
     def server(self):
         """
@@ -58,7 +54,7 @@ class Packets(DjangoTransport):
 
     def send(self, server, name, keys, commands):
         if listeners:
-            tell(self.alias, name, keys)
+            notify(self.alias, name, keys)
         return server.commands.send(*commands)
 
     def keys(self, keys):
@@ -69,23 +65,39 @@ class Packets(DjangoTransport):
             timeout = caches[self.alias].default_timeout
         return () if timeout is None else ("PX", max(1, int(timeout * 1000)))
 
-    def gets(self, keys):
-        """Return the keys in the order of the answers, and what gets them."""
+    def gets(self, keys, last=()):
+        """
+        Return the keys in the order of the answers, and the commands that get
+        them: the ``last`` keys after all others.
+        """
+        keys = [*keys, *last]
         return keys, gets_of(self.keys(keys))
 
     def dels(self, keys):
         return [("DEL", *self.keys(keys))]
 
     def found(self, server, keys, answers, first=0):
-        """Return {key: value}, from the answers since the first that gets."""
+        """
+        Return {key: value} from the answers, which begin at index ``first``.
+        """
         values = chain.from_iterable(answers[first:])
         return server.found(keys, values, answers.server_id)
 
     def sets(self, server, entries, timeout):
         return server.sets(self.keys(entries), entries.values(), self.expiry(timeout))
 
+    def adds(self, server, entries, timeouts):
+        """Return the commands that add these entries."""
+        made = self.keys(entries)
+        return [
+            ("SET", key, server.dumps(value), "NX", *self.expiry(timeouts[unmade]))
+            for key, (unmade, value) in zip(made, entries.items(), strict=True)
+        ]
+
     def take(self, answers):
-        """Take the answers to what this transport did not wait for."""
+        """
+        Take the answers to commands for which this transport did not wait.
+        """
         for answer in answers:
             if isinstance(answer, Exception):
                 self.on_refusal(answer)
@@ -93,9 +105,10 @@ class Packets(DjangoTransport):
 
 
 class RedisReading(Packets):
-    """What a reader does."""
+    """The steps of a reader."""
 
     is_one_step = True  # vouch_and_fill() is
+    vouches_by_pk = True
     may_run_scripts = True
 
     def look(self, keys):
@@ -109,6 +122,11 @@ class RedisReading(Packets):
     def look_in_order(self, keys):
         return self.look(keys)
 
+    def in_loop(self):
+        if listeners or not METHODS.isdisjoint(vars(caches[self.alias])):
+            return None
+        return connection_of_loop(self)
+
     def look_by_hint(self, keys, payload_key, version_key):
         server = self.server()
         if server is None or not (self.may_run_scripts and server.keeps_bytes):
@@ -116,9 +134,9 @@ class RedisReading(Packets):
         *made, payload, version = self.keys([*keys, payload_key(""), version_key("")])
         one = [payload_key("1"), version_key("1")]
         if self.keys(one) != [f"{payload}1", f"{version}1"]:
-            return self.look(keys)  # by a KEY_FUNCTION
+            return self.look(keys)  # because of a KEY_FUNCTION
         if listeners:
-            tell(self.alias, "look", keys)
+            notify(self.alias, "look", keys)
         try:
             answers = server.commands.run(LOOK_BY_HINT, made, payload, version)
         except Exception as error:  # noqa: BLE001 - of two libraries
@@ -137,23 +155,20 @@ class RedisReading(Packets):
         server = self.server()
         if server is None:
             return super().observe(fresh, timeouts)
-        return self._add_and_look(server, "observe", fresh, timeouts, list(fresh))
+        return self._add_and_look(server, "observe", fresh, timeouts)
 
     def vouch(self, fresh, timeout, clock_key, max_added):
         server = self.server()
         if server is None:
             return super().vouch(fresh, timeout, clock_key, max_added)
-        keys, timeouts = [*fresh, clock_key], dict.fromkeys(fresh, timeout)
-        found = self._add_and_look(server, "vouch", fresh, timeouts, keys)
+        timeouts = dict.fromkeys(fresh, timeout)
+        found = self._add_and_look(server, "vouch", fresh, timeouts, [clock_key])
         return found, found.pop(clock_key, None)
 
-    def _add_and_look(self, server, name, fresh, timeouts, keys):
-        made = self.keys(keys)
-        adds = [
-            ("SET", key, server.dumps(token), "NX", *self.expiry(timeouts[unmade]))
-            for key, (unmade, token) in zip(made, fresh.items(), strict=False)
-        ]
-        answers = self.send(server, name, keys, [*adds, *gets_of(made)])
+    def _add_and_look(self, server, name, fresh, timeouts, last=()):
+        keys, gets = self.gets(fresh, last)
+        adds = self.adds(server, fresh, timeouts)
+        answers = self.send(server, name, keys, [*adds, *gets])
         try:
             return self.found(server, keys, answers, len(adds))
         except Exception as error:
@@ -170,7 +185,7 @@ class RedisReading(Packets):
             _, milliseconds = expiry
         call = VouchAndFill(server, token, milliseconds, clock, entries)
         if listeners:
-            tell(self.alias, "vouch_and_fill", keys)
+            notify(self.alias, "vouch_and_fill", keys)
         if (
             call.takes_any_token
             and server.knows_script
@@ -195,12 +210,15 @@ class RedisReading(Packets):
         return tokens.get(key), tokens.get(clock_key), found[2] == 1
 
     def go_without_scripts(self, error):
-        """Run none from now on, if the error says so; otherwise raise it."""
+        """
+        Run no scripts from now on if the server forbids them. Otherwise raise
+        the error.
+        """
         if type(error).__name__ != "NoPermissionError":
             raise error
         self.may_run_scripts = False
         logger.warning(
-            "Cache %r does not allow scripts (%s): a miss takes a command more.",
+            "Cache %r does not allow scripts (%s): each miss takes one more command.",
             self.alias,
             error,
         )
@@ -213,7 +231,7 @@ class RedisReading(Packets):
             elif isinstance(answer, Exception):
                 self.take(answers)
             elif answer[2] == 0:
-                # The next call waits, and finds out why.
+                # The next call waits, and gets the error.
                 if len(server.unfilled) >= MAX_UNFILLED:
                     server.unfilled.clear()
                 server.unfilled.add(keys[0])
@@ -226,7 +244,7 @@ class RedisReading(Packets):
         if not leaves_answers(server):
             return self.fill(entries, timeout)
         if listeners:
-            tell(self.alias, "fill", entries)
+            notify(self.alias, "fill", entries)
         commands = self.sets(server, entries, timeout)
         for i in range(0, len(commands), MAX_COMMANDS):
             server.commands.send_later(self.take, *commands[i : i + MAX_COMMANDS])
@@ -239,7 +257,7 @@ class RedisReading(Packets):
         try:
             server = self.server()
         except InvalidCacheBackendError:
-            server = None  # a test has taken the alias out of CACHES
+            server = None  # a test has removed the alias from CACHES
         return "" if server is None else server.commands.server_id
 
     def replace(self, key, found, token, timeout):
@@ -252,7 +270,7 @@ class RedisReading(Packets):
             return server.dumps(token) if value in {found, None} else data
 
         if listeners:
-            tell(self.alias, "replace", [key])
+            notify(self.alias, "replace", [key])
         [made] = self.keys([key])
         expiry = self.expiry(timeout)
         data, server_id = server.commands.replace(made, successor_of, expiry)
@@ -260,11 +278,11 @@ class RedisReading(Packets):
 
 
 class RedisTransport(RedisReading):
-    """The steps of the protocol by commands and scripts of Redis."""
+    """The steps of the protocol as commands and scripts of Redis."""
 
     name = "redis"
 
-    # What a writer does
+    # Steps of a writer
 
     def add(self, key, token, timeout):
         server = self.server()
@@ -282,7 +300,7 @@ class RedisTransport(RedisReading):
         if not leaves_answers(server) or len(entries) > MAX_COMMANDS:
             return None
         if listeners:
-            tell(self.alias, "set_later", entries)
+            notify(self.alias, "set_later", entries)
         commands = self.sets(server, entries, timeout)
         if adds:
             commands = [(*command, "NX") for command in commands]
@@ -292,16 +310,17 @@ class RedisTransport(RedisReading):
         server = self.server()
         if server is None:
             return super().release(steps, timeout)
-        return self._set(
-            "release", {k: v for step in steps for k, v in step.items()}, timeout
-        )
+        return self._set_in_order(server, "release", steps, timeout)
 
     def _set(self, name, entries, timeout):
         server = self.server()
         if server is None:
             return super()._set(name, entries, timeout)
-        commands = self.sets(server, entries, timeout)
-        keys = list(entries)
+        return self._set_in_order(server, name, [entries], timeout)
+
+    def _set_in_order(self, server, name, steps, timeout):
+        commands = [c for step in steps for c in self.sets(server, step, timeout)]
+        keys = [key for step in steps for key in step]
         for i in range(0, len(commands), MAX_COMMANDS):
             part = slice(i, i + MAX_COMMANDS)
             self.send(server, name, keys[part], commands[part])
@@ -317,7 +336,7 @@ class RedisTransport(RedisReading):
             commands = [each for step in keys for each in self.dels(step)]
             self.send(server, "drop", list(chain.from_iterable(keys)), commands)
 
-    # Whether the cache answers
+    # The state of the cache
 
     def probe(self):
         self.look([PROBE])
@@ -327,7 +346,7 @@ class RedisTransport(RedisReading):
         return True
 
     def has_several_servers(self):
-        return False  # the others are replicas, which these steps do not ask
+        return False  # the others are replicas, which these steps do not use
 
 
 def leaves_answers(server):

@@ -1,8 +1,10 @@
 """
-A cluster of Redis or Valkey servers: the steps are those of one server.
+A cluster of Redis or Valkey servers. The steps are those of one server.
 
-The keys of a model have a hash tag in common, so that one server has all of
-them. Only a payload whose key is the bare primary key may be on another one.
+The keys of a model have a hash tag in common, so one server has all of them.
+With GETORCREATEPLUS_BUCKETS, its rows have several hash tags, and may be on
+other servers than the epoch and the clock. So may a payload whose key is only
+the primary key.
 """
 
 import threading
@@ -21,18 +23,18 @@ from .redis_servers import server_of_client
 
 MAX_REDIRECTS = 5  # of one command
 
-# Seconds between two questions which server has which keys, and for which the
-# commands for a slot that is being moved are sent one by one.
+# Seconds between two requests for the servers of the keys, and seconds for
+# which commands for a slot that is being moved are sent one by one.
 PAUSE, CARE = 0.2, 1
 
-# Errors in place of an answer. The command was not done.
+# Errors instead of an answer. The command was not carried out.
 REDIRECTS = {"MovedError", "AskError", "TryAgainError"}
 
 inherited = []  # clients of the parent of a fork: never closed here
 
 
 class Cluster:
-    """Which server has which keys, for one alias and all threads."""
+    """The map of servers and their keys, for one alias and all threads."""
 
     def __init__(self, alias):
         self.alias = alias
@@ -44,11 +46,14 @@ class Cluster:
         self.lock = threading.RLock()
         self.connected = None
         self.asked = 0.0  # as time.monotonic() counts
-        self.moving = {}  # slot: until when it is taken to be moved
+        self.moving = {}  # slot: time until which it counts as being moved
+        self.server_ids = {}  # name of a server: the part of tokens that names it
 
     @property
     def client(self):
-        """The backend's client, which knows the servers even if one fails."""
+        """
+        The backend's client, which has the list of servers even if one fails.
+        """
         if self.connected is None:
             with self.lock:
                 if self.connected is None:
@@ -58,8 +63,11 @@ class Cluster:
     def slot(self, key):
         return self.client.keyslot(key)
 
+    def node_of(self, slot):
+        return self.client.nodes_manager.get_node_from_slot(slot)
+
     def pool_of(self, key):
-        return self.pool(self.client.nodes_manager.get_node_from_slot(self.slot(key)))
+        return self.pool(self.node_of(self.slot(key)))
 
     def pool_at(self, error):
         """Return the connections to the server that an AskError names."""
@@ -78,10 +86,11 @@ class Cluster:
         )
 
     def note(self, error):
-        """Learn from an error which server has which keys."""
+        """Update the map of servers and keys from an error."""
         name = type(error).__name__
         if name == "MovedError":
             self.client.nodes_manager.update_moved_exception(error)
+            self.node_of(error.slot_id)  # otherwise the next such error replaces it
         elif name == "AskError":
             self.moving[error.slot_id] = time.monotonic() + CARE
         elif name != "TryAgainError":
@@ -91,18 +100,20 @@ class Cluster:
         self.moving[self.slot(key)] = time.monotonic() + CARE
 
     def ask(self):
-        """Ask the servers again, unless that was just done."""
+        """
+        Request the map from the servers again, unless that was just done.
+        """
         with self.lock:
             if time.monotonic() - self.asked > PAUSE:
                 self.asked = time.monotonic()
-                with suppress(Exception):  # the error that led here is raised
+                with suppress(Exception):  # the first error is raised
                     self.client.nodes_manager.initialize()
 
 
 def connect(client):
     """Connect to the first server of LOCATION that answers."""
     errors = []
-    with suppress(IndexError):  # there are no others
+    with suppress(IndexError):  # there are no other locations
         while True:
             try:
                 return client.connect(len(errors))
@@ -114,7 +125,9 @@ def connect(client):
 
 
 class ClusterCommands:
-    """As Commands, each packet to the server that has its keys."""
+    """
+    Like Commands, but each packet is sent to the server that has its keys.
+    """
 
     keeps = True
 
@@ -123,7 +136,14 @@ class ClusterCommands:
         self.by_server = {}
 
     def server_id(self, key):
-        return self._of(key).server_id
+        node, pool = self.cluster.pool_of(key)
+        commands, known = self._at(node, pool), self.cluster.server_ids
+        if not commands.server_id and node.name not in known:
+            # A row may be the first entry that is set on this server.
+            self._exchange(commands, [("PING",)])
+        if commands.server_id or node.name not in known:
+            known[node.name] = commands.server_id
+        return known[node.name]
 
     def _of(self, key):
         return self._at(*self.cluster.pool_of(key))
@@ -136,13 +156,13 @@ class ClusterCommands:
 
     def packets(self, commands):
         """
-        Return [Commands, list of commands] for each packet: those for one
-        server that follow each other, or all of them if they only read.
+        Return [Commands, list of commands] for each packet: successive
+        commands for the same server, or all commands for it if they only read.
         """
-        packets, may_wait = [], all(command[0] == "MGET" for command in commands)
+        packets, is_read = [], only_read(commands)
         for command in commands:
             to = self._of(key_of(command))
-            before = packets if may_wait else packets[-1:]
+            before = packets if is_read else packets[-1:]
             packet = next((each for each in before if each[0] is to), None)
             if packet is None:
                 packets.append(packet := (to, []))
@@ -156,33 +176,66 @@ class ClusterCommands:
             done = self._send(commands)
             if done is not None:
                 return done
-        raise ConnectionError("the cluster moves its keys")
+        raise ConnectionError("the cluster is moving its keys")
 
     def _send(self, commands):
-        """Return the answers; None if nothing was done, and may be now."""
-        answers, server_ids = {}, {}
+        """
+        Return the answers. Return None if nothing was done, so that it can be
+        repeated.
+        """
         packets = self.packets(commands)
-        is_read = all(command[0] == "MGET" for command in commands)
-        for to, part in packets:
+        if only_read(commands):
+            return self._read(commands, packets)
+        answers, server_ids = {}, {}
+        for number, (to, part) in enumerate(packets):
+            # Each packet is acknowledged before the next one is sent, because
+            # other processes must not see the next one's entries first.
             found = self._exchange(to, part)
-            redirects = [e for e in found if type(e).__name__ in REDIRECTS]
-            for command, answer in zip(part, found, strict=True):
-                if type(answer).__name__ in REDIRECTS:
-                    self.cluster.note(answer)
-                    if type(answer).__name__ == "TryAgainError":
-                        self.cluster.note_moving(key_of(command))
-            if redirects and (
-                is_read or (to is packets[0][0] and len(redirects) == len(part))
-            ):
+            redirects = self._note_redirects(part, found)
+            if number == 0 and len(redirects) == len(part):
                 return None
             if redirects:
                 raise LookFailed from redirects[0]
             raise_error(found)
             answers |= zip(part, found, strict=True)
             server_ids |= dict.fromkeys(part, found.server_id)
-        in_order = Answers(answers[command] for command in commands)
-        in_order.server_ids = [server_ids[command] for command in commands]
-        return in_order
+        return in_order(commands, answers, server_ids)
+
+    def _read(self, commands, packets):
+        """Do the same as _send(), and wait only once, for all servers."""
+        if len(packets) == 1:
+            [(to, part)] = packets
+            found = [self._exchange(to, part)]
+        else:
+            # All threads use the same order, because pools may be bounded.
+            packets.sort(key=lambda packet: id(packet[0].pool))
+            try:
+                found = Commands.exchange_all(packets)
+            except Exception as error:
+                self.cluster.note(error)
+                raise
+        answers, server_ids, redirects = {}, {}, []
+        for (_, part), some in zip(packets, found, strict=True):
+            redirects += self._note_redirects(part, some)
+            answers |= zip(part, some, strict=True)
+            server_ids |= dict.fromkeys(part, some.server_id)
+        if redirects:
+            return None
+        raise_error(answers.values())
+        return in_order(commands, answers, server_ids)
+
+    def _note_redirects(self, part, found):
+        """
+        Update the map from the redirects among these answers, and return them.
+        """
+        redirects = []
+        for command, answer in zip(part, found, strict=True):
+            if type(answer).__name__ in REDIRECTS:
+                redirects.append(answer)
+                self.cluster.note(answer)
+                if type(answer).__name__ == "TryAgainError":
+                    self.cluster.note_moving(key_of(command))
+        return redirects
 
     def _exchange(self, to, part):
         try:
@@ -193,8 +246,8 @@ class ClusterCommands:
 
     def _send_one_by_one(self, commands):
         """
-        As send(), where keys may be on two servers: one key at a time. A
-        command that gets several keys has an answer for each.
+        Do the same as send(), one key at a time, because keys may be on two
+        servers. A command that gets several keys has an answer for each.
         """
         answers = Answers()
         answers.server_ids = []
@@ -257,7 +310,10 @@ class ClusterCommands:
             self._raise(error, key)
 
     def _raise(self, error, key):
-        """Raise an error; LookFailed from a redirect, as nothing was done."""
+        """
+        Raise an error. For a redirect raise LookFailed, because nothing was
+        done.
+        """
         self.cluster.note(error)
         name = type(error).__name__
         if name not in REDIRECTS:
@@ -271,6 +327,20 @@ def key_of(command):
     return command[3] if command[0] in {"EVALSHA", "EVAL"} else command[1]
 
 
+def only_read(commands):
+    return all(command[0] == "MGET" for command in commands)
+
+
+def in_order(commands, answers, server_ids):
+    """
+    Return the answers to these commands in their order, from {command:
+    answer}.
+    """
+    found = Answers(answers[command] for command in commands)
+    found.server_ids = [server_ids[command] for command in commands]
+    return found
+
+
 class RedisClusterTransport(RedisTransport):
     """The steps of the protocol in a cluster, through django-valkey."""
 
@@ -281,9 +351,12 @@ class RedisClusterTransport(RedisTransport):
         super().__init__(alias)
         self.cluster = Cluster(alias)
 
+    def in_loop(self):
+        return None
+
     def server(self):
-        # Never None: set_many() of this backend takes the timeout for the
-        # version of the keys.
+        # Never None, because set_many() of this backend uses the timeout as
+        # the version of the keys.
         cache = caches[self.alias]
         try:
             return vars(cache)["getorcreateplus_server"]
@@ -293,17 +366,41 @@ class RedisClusterTransport(RedisTransport):
             return server
 
     def by_slot(self, keys):
-        """Return [keys, keys as the server has them] for each slot."""
+        """
+        Return [keys, the server's own keys] for each slot, the slots of one
+        server after each other.
+        """
         slots = {}
         for key, made in zip(keys, self.keys(keys), strict=True):
             some = slots.setdefault(self.cluster.slot(made), ([], []))
             some[0].append(key)
             some[1].append(made)
+        if len(slots) > 1:
+            slots = {slot: slots[slot] for slot in sorted(slots, key=self.name_of)}
         return slots.values()
 
-    def gets(self, keys):
+    def name_of(self, slot):
+        return self.cluster.node_of(slot).name
+
+    def by_server(self, commands):
+        """Return these commands, grouped by server."""
+        if len(commands) > 1:
+            slot = self.cluster.slot
+            commands.sort(key=lambda command: self.name_of(slot(command[1])))
+        return commands
+
+    def sets(self, server, entries, timeout):
+        # So each server gets one packet, unless the steps have an order.
+        return self.by_server(super().sets(server, entries, timeout))
+
+    def adds(self, server, entries, timeouts):
+        return self.by_server(super().adds(server, entries, timeouts))
+
+    def gets(self, keys, last=()):
         order, commands = [], []
-        for some, made in self.by_slot(keys):
+        # Not together, because the last keys may be in the slot of the first
+        # ones.
+        for some, made in [*self.by_slot(keys), *self.by_slot(last)]:
             order += some
             commands += gets_of(made)
         return order, commands
@@ -318,7 +415,8 @@ class RedisClusterTransport(RedisTransport):
         found, keys = {}, iter(keys)
         pairs = zip(answers[first:], answers.server_ids[first:], strict=True)
         for values, server_id in pairs:
-            # Not strict: the other keys are those of the answers that follow.
+            # Not strict, because the other keys belong to the answers that
+            # follow.
             some = [key for _, key in zip(values, keys, strict=False)]
             found |= server.found(some, values, server_id)
         return found

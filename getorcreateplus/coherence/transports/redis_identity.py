@@ -1,9 +1,10 @@
 """
-Which server a connection leads to, and the tokens that are of that server.
+The server of a connection, and the tokens of that server.
 
 A server that starts from a snapshot, or a replica that becomes the primary,
-may hold entries that a writer has replaced since. Each token names the server
-that had it first. On another server it is no token: a reader replaces it.
+may have entries that a writer has replaced in the meantime. Each token names
+the server that had it first. On another server it is not valid: a reader
+replaces it.
 """
 
 import hashlib
@@ -16,12 +17,11 @@ from ..tokens import FOREIGN, is_locked
 # Redis 6.2 takes one section per command.
 QUESTION = ("INFO", "server"), ("INFO", "replication")
 
-# Seconds after which a connection asks again. A server is not made a replica
-# and a primary again within that time.
+# Seconds after which a connection queries this again. A server does not become
+# a replica and a primary again within that time.
 MAX_AGE = 1
 
-# It is another one after each start, and after each change from a replica to a
-# primary.
+# It changes with each start, and with each change from a replica to a primary.
 names_of = re.compile(rb"\b(run_id|master_replid|role):(\w+)").findall
 
 
@@ -31,10 +31,10 @@ class IsReplica(ConnectionError):
 
 class Identity:
     """
-    The server of a connection, as ``server_id``: "" if it does not say.
+    The server of a connection, as ``server_id``: "" if it is unknown.
 
-    An attribute of the connection, because a pool may give that to others
-    meanwhile.
+    It is an attribute of the connection, because a pool may give the
+    connection to other code in the meantime.
     """
 
     server_id = ""
@@ -42,15 +42,18 @@ class Identity:
 
     def __init__(self, connection):
         self.connects = 0
-        # Its pool keeps a connection that the server has closed.
-        connection.register_connect_callback(self.forget)
+        # The pool keeps a connection that the server has closed.
+        connection.register_connect_callback(self.reset)
 
-    def forget(self, connection):
+    def reset(self, connection):
         self.connects += 1
         self.asked = None
 
     def is_outdated(self):
-        """Return True if the next packet has to ask. It has asked then."""
+        """
+        Return True if the next packet has to send the QUESTION. Record that it
+        does.
+        """
         now = time.monotonic()
         if self.asked is not None and now - self.asked <= MAX_AGE:
             return False
@@ -61,7 +64,7 @@ class Identity:
         """Take the answers to the QUESTION."""
         said = {}
         for answer in answers:
-            if isinstance(answer, bytes):  # and no error: an ACL may forbid it
+            if isinstance(answer, bytes):  # and not an error: an ACL may forbid it
                 said |= names_of(answer)
         if said.get(b"role") == b"slave":
             self.asked = None
@@ -83,8 +86,8 @@ def identity_of(connection):
 
 def marked(key, value):
     """
-    Mark a value that names no server, or another one than it is on, unless it
-    is no token: a hint, or a LOCK, which holds on each server.
+    Mark a token that names no server, or another server than its own. Do not
+    mark other values: hints, and LOCKs, which are valid on each server.
     """
     if is_locked(value) or is_hint_key(key):
         return value

@@ -5,7 +5,7 @@ from .packets import Script
 
 # KEYS: the version, the clock, the entries to set. ARGV: the version to add,
 # the clock before the SELECT, where the digits begin in the version (0: the
-# payload cannot be changed), milliseconds of the timeout (0: for ever), and
+# payload cannot be changed), milliseconds of the timeout (0: forever), and
 # for each entry its value and where the digits are in it (0: nowhere).
 VOUCH_AND_FILL = Script("""
 local function set(key, value, ...)
@@ -38,9 +38,9 @@ return {version, clock, 1}
 """)
 
 
-# KEYS: the hint, and others to get. ARGV: what the keys of a row's payload and
-# version are before the primary key. The hint is a pickled text: a header of
-# 11 bytes, opcode and length of a text, the text, and two bytes.
+# KEYS: the hint, and other keys to get. ARGV: the parts of the keys of a row's
+# payload and version before the primary key. The hint is a pickled text: a
+# header of 11 bytes, opcode and length of a text, the text, and two bytes.
 LOOK_BY_HINT = Script("""
 local found = redis.call('MGET', unpack(KEYS))
 local hint = found[1]
@@ -72,11 +72,11 @@ class VouchAndFill:
                 place = place if values[-1] else 0
             else:
                 values += data, 0
-        # If another token is there, the script can put it into the payload.
+        # If there is another token, the script can put it into the payload.
         self.takes_any_token = place > 0
         self.args = version, dumps(clock), place, milliseconds, *values
 
 
 def place_of(digits, data):
-    """Return where the digits begin in the data, counted from 1; or 0."""
+    """Return the position of the digits in the data, counted from 1, or 0."""
     return data.index(digits) + 1 if data.count(digits) == 1 else 0

@@ -1,6 +1,6 @@
 """
-The Redis or Valkey server of a cache object: its connections, and how the
-backend writes and reads values.
+The Redis or Valkey server of a cache object: its connections, and the format
+in which the backend writes and reads values.
 """
 
 import pickle
@@ -15,18 +15,18 @@ from .redis_identity import marked
 
 
 class Server:
-    """What a transport needs of one cache object."""
+    """The parts of one cache object that a transport needs."""
 
     def __init__(self, commands, dumps, loads, keeps_bytes):
         self.commands = commands
         self.dumps, self.loads = dumps, loads
         self.knows_script = False  # the server has run it
         self.unfilled = set()  # version keys of rows that it has not filled
-        # A value holds the bytes of its texts as they are.
+        # A value contains the bytes of its texts unchanged.
         self.keeps_bytes = keeps_bytes
 
     def found(self, keys, answer, server_id):
-        """Return {key: value} of what this server has answered for these."""
+        """Return {key: value} from this server's answer for these keys."""
         loads, found = self.loads, {}
         start = -DIGITS - len(server_id)
         for key, data in zip(keys, answer, strict=True):
@@ -67,8 +67,9 @@ def server_of_django(cache):
 
 def server_of_client(cache, commands=None):
     """
-    The cache is one of django-redis or django-valkey. ``commands`` sends them;
-    without it, they go to the one server of the backend's client.
+    Return the Server of a cache of django-redis or django-valkey. ``commands``
+    sends the commands; without it, they go to the one server of the backend's
+    client.
     """
     client = cache.client
     loads = client.decode
@@ -76,8 +77,8 @@ def server_of_client(cache, commands=None):
     if is_plain and type(client._serializer).__name__ == "PickleSerializer":
         loads = partial(load_pickle, loads)
     if hasattr(client, "_unpack"):
-        # A herd client wraps what its set() is given. These steps do not,
-        # because an entry of this package may be dropped at any time.
+        # A herd client wraps the values of its set(). These steps do not,
+        # because an entry of this package may disappear at any time.
         loads = partial(load_packed, client, loads)
     if commands is None:
         pool = client.get_client(write=True).connection_pool
