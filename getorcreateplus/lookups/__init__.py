@@ -1,9 +1,9 @@
 """
-What a lookup is, and what a row is.
+Lookups, and rows as plain data.
 
-The modules here are pure: they see fields, queries and values, and neither a
-cache, nor the state of a connection, nor a transaction. They import nothing of
-the package but ``environment``.
+The modules here are pure: they see fields, queries and values, but no cache,
+no state of a connection and no transaction. They import only ``environment``
+of this package.
 
 ``conditions``      the lookup that keyword arguments and filters make
 ``canonical``       values of which equal ones have one form

@@ -1,7 +1,7 @@
 """
-Values of which equal ones have one form.
+The canonical form of a value: equal values have the same form.
 
-``1``, ``"1"`` and an enum of the same value are one value here. A value whose
+``1``, ``"1"`` and an enum of the same value have one form. A value whose
 equality the database may judge differently than Python has no canonical form,
 because a hit compares the values of a lookup with those of the row in Python.
 """
@@ -61,7 +61,7 @@ INCOMPARABLE_FIELDS = {
     "sqlite": {"DateTimeField", "DecimalField", "DurationField", "TimeField"},
 }
 
-# The fields whose equal primary keys have equal texts.
+# Fields whose equal primary keys have equal texts.
 EXACT_PK_FIELDS = {
     "AutoField",
     "BigAutoField",
@@ -101,7 +101,7 @@ CONVERSIONS = (
     "select_format",
 )
 
-# Attributes that may be set on a field itself, in place of its class's.
+# Attributes that may be set on a field itself, instead of its class.
 FIELD_STEPS = {*CONVERSIONS, "get_lookup", "get_prep_value", "to_python"}
 
 # The types of values that a field's get_prep_value() returns unchanged.
@@ -123,7 +123,7 @@ PREPARED_TYPES = {
     "UUIDField": uuid.UUID,
 }
 
-# Types whose equal values print alike, as the type itself (no subclass) does.
+# Types whose equal values have the same str(), if the type is not a subclass.
 PLAIN_TYPES = {str, bool, uuid.UUID, datetime.date, datetime.timedelta, type(None)}
 
 
@@ -176,7 +176,7 @@ def related_value(field, obj):
 
 def refuse_naive(field, value):
     """
-    Refuse a naive datetime: Django's own call warns of it, and only once.
+    Refuse a naive datetime, because Django's own call warns of it, only once.
     """
     while field.is_relation:
         field = field.target_field
@@ -189,8 +189,7 @@ def refuse_naive(field, value):
 
 def refuse_other_text(value):
     """
-    Refuse a text whose str() is a different one, because mysqlclient < 2.3.2
-    sent that.
+    Refuse a text whose str() differs, because mysqlclient < 2.3.2 sent that.
     """
     if isinstance(value, str) and str.__str__(value) != str(value):
         raise NotCanonical(value)
@@ -214,7 +213,8 @@ def canonical(value):
 
 def canonical_integer(value):
     if value.bit_length() > 64:
-        raise NotCanonical(value)  # no column holds it; Python may not print it
+        # No column holds it, and Python may refuse to print it.
+        raise NotCanonical(value)
     return value
 
 
@@ -235,7 +235,7 @@ def canonical_datetime(value):
         return value.replace(fold=0)
     if value.utcoffset() is None:
         raise NotCanonical(value)
-    # Two times of one zone compare by their local time, and ignore fold.
+    # Two times in one zone compare by their local time, and ignore fold.
     return value.astimezone(datetime.UTC)
 
 
@@ -284,7 +284,7 @@ def digest(*parts):
 
 def pk_text(opts, values):
     """
-    Return the text of a primary key, one for all its spellings.
+    Return the text of a primary key, the same for all its spellings.
 
     ``values`` are by attname. Return None if the primary key is not set, or
     has no canonical form.
@@ -292,12 +292,13 @@ def pk_text(opts, values):
     if (name := integer_pk(opts)) is not None:
         value = values.get(name)
         if type(value) is int and abs(value) < 2**63:
-            return str(value)  # as below, in the most frequent case
+            return str(value)  # the same as below, for the most frequent case
     for field in opts.pk_fields:
         if field.attname not in values:
             return None
     try:
-        # By the rules of the strictest database: callers do not pass it.
+        # By the rules of the strictest database, because callers do not pass
+        # one.
         parts = [
             prepare(field, values[field.attname], "mysql") for field in opts.pk_fields
         ]
@@ -324,7 +325,7 @@ def integer_pk(opts):
 def has_exact_pk(opts, vendor):
     """
     Return True if equal primary keys have equal texts in this database, as far
-    as the fields show. (For texts the caller has to check the columns too.)
+    as the fields show. (For texts, the caller has to check the columns, too.)
     """
     for field in opts.pk_fields:
         stored = stored_as(field)
@@ -355,7 +356,7 @@ def stored_as(field):
     """
     Return the field at the end of a foreign key, or the field itself.
 
-    None if one of them has conversions of its own.
+    Return None if one of them has conversions of its own.
     """
     while field.is_relation:
         if not stores_as_django(field):

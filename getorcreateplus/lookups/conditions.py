@@ -1,10 +1,11 @@
 """
-What counts as the same lookup.
+Which keyword arguments and filters are the same lookup.
 
 A lookup is a set of columns of the model's own tables, each with one value:
 ``1``, ``"1"``, an enum, ``pk=``, ``id=``, ``fk=obj`` and ``fk_id=`` of the
-same value are one lookup. A condition other than equality on such a column, or
-on a value without a canonical form, is not a lookup: Django answers it.
+same value are one lookup. Any other condition than equality on such a column,
+or equality with a value without a canonical form, is not a lookup: Django
+answers it.
 """
 
 from django.db.models import Model
@@ -27,8 +28,9 @@ from .canonical import (
     stored_as,
 )
 
-# Django's "exact" lookups that compare one column with one value. Not JSON's,
-# which finds None equal to a JSON null, nor one that a project registered.
+# Django's "exact" lookups that compare one column with one value. The lookup
+# of JSON, which treats None as equal to a JSON null, and lookups that a
+# project has registered are not among them.
 EXACT_LOOKUPS = {Exact, IntegerFieldExact, RelatedExact}
 ISNULL_LOOKUPS = {IsNull, RelatedIsNull}
 
@@ -41,7 +43,7 @@ def from_kwargs(opts, kwargs, vendor):
     Return the columns and values that keyword arguments name, by attname, in a
     database of this vendor.
 
-    Raise NotCanonical if one of them is not equality on an own column.
+    Raise NotCanonical if one of them is not equality on a column of the model.
     """
     fields = lookup_columns(opts, vendor)
     values = {}
@@ -55,7 +57,7 @@ def from_kwargs(opts, kwargs, vendor):
         if field.get_lookup("exact") not in EXACT_LOOKUPS:
             raise NotCanonical(argument)
         if type(value) is kind:
-            # Most lookups: no call more than it takes.
+            # Most lookups take this path, so it has no further call.
             prepared = value if kind in PLAIN_TYPES else canonical(value)
         elif value is None and field.get_lookup("isnull") not in ISNULL_LOOKUPS:
             raise NotCanonical(argument)
@@ -68,8 +70,8 @@ def from_kwargs(opts, kwargs, vendor):
 
 def from_query(query, vendor):
     """
-    Return the columns and values that a queryset's own filters fix, in a
-    database of this vendor.
+    Return the columns and values in a queryset's own filters, in a database of
+    this vendor.
 
     Raise NotCanonical if one of the filters is something else.
     """
@@ -90,7 +92,7 @@ def lookup_tuple(values):
     """
     Return canonical values by attname as a tuple, which a process remembers.
 
-    It has the digest of a long text. That is enough, because each hit is
+    It contains the digest of a long text. That is enough, because each hit is
     compared with the values themselves.
     """
     for value in values.values():  # any() takes longer
@@ -126,7 +128,7 @@ def add_composite_pk(values, opts, pk, vendor):
         raise NotCanonical(pk)
     for field, value in zip(opts.pk_fields, pk, strict=True):
         if (
-            value is None  # equal to nothing, in a tuple
+            value is None  # in a tuple it is equal to nothing
             or isinstance(value, Model)
             or field.name not in lookup_columns(opts, vendor)
             or field.get_lookup("exact") not in EXACT_LOOKUPS

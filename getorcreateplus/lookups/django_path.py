@@ -1,16 +1,16 @@
 """
-Whether a lookup takes Django's path.
+Finds out whether a lookup takes Django's path.
 
-A hit, a batch and a get() that creates use the arguments of a lookup as they
-are written. Django's get_or_create() passes them through a chain of methods,
-the steps. A project or another package that overrides a step may look for
-something else (the active language, one region, live rows), add a filter when
-the query is compiled, or change the rows that were fetched. So the shortcuts
-are only for querysets all of whose steps are Django's or this package's. Any
-other queryset runs Django's own call.
+A hit, a batch and a get() that creates rows use the arguments of a lookup as
+they are written. Django's get_or_create() passes them through a chain of
+methods, the steps. A project or another package that overrides a step may look
+for something else (the active language, one region, live rows), add a filter
+when the query is compiled, or change the rows that were fetched. So these
+shortcuts are only for querysets whose steps are all Django's or this
+package's. Any other queryset runs Django's own call.
 
 ``lookups_as_written = True`` on a class declares that its overrides, and those
-of its bases, change nothing of this. It does not cover a subclass.
+of its bases, change nothing of that. It does not cover a subclass.
 """
 
 from operator import attrgetter
@@ -29,8 +29,8 @@ from .origin import is_foreign, is_of_django, is_of_this_package, is_stock, modu
 
 DECLARATION = "lookups_as_written"
 
-# What get(), filter() and a batch's SELECT call, and what builds a queryset
-# that they are called on.
+# Methods that get(), filter() and a batch's SELECT call, and methods that
+# build a queryset for them.
 STEPS = frozenset(
     {
         "__getattribute__",
@@ -93,7 +93,8 @@ BENEATH = tuple(
 # __class_getitem__(). Neither changes a lookup.
 PATCHABLE = frozenset({"__class_getitem__", "execute_sql"})
 
-# Attributes that are no state of a query, and that other code may set on one.
+# Attributes that are not the state of a query, and that other code may set on
+# it.
 REPLACEABLE = frozenset(
     {"compiler", *(name for name in dir(Query) if callable(getattr(Query, name)))}
 )
@@ -103,9 +104,9 @@ REPLACEABLE = frozenset(
 STATE = frozenset(QuerySet().__dict__)
 STATE_SIZE = len(STATE)
 
-# A class is examined again if one of these has become another function,
-# because packages and tests patch Django at any time. (All steps would take
-# 1 us.)
+# A class is examined again if another function has replaced one of these,
+# because packages and tests patch Django at any time. (All steps would take 1
+# us.)
 sampled_steps = attrgetter(
     "get",
     "filter",
@@ -120,14 +121,14 @@ PATH_ATTRIBUTE = "_getorcreateplus_path"
 
 
 class Change(NamedTuple):
-    """A step that is not Django's: ``what`` is a clause, without a stop."""
+    """A step that is not Django's. ``what`` is a clause, without a stop."""
 
     what: str
     remedy: str
 
 
 class LookupPath(NamedTuple):
-    """What is known of a queryset class."""
+    """Facts about a queryset class."""
 
     cls: type
     change: Change | None  # of its lookups
@@ -140,15 +141,15 @@ class LookupPath(NamedTuple):
 def follows_django(queryset):
     """
     Return True if Django's get_or_create() would look up the arguments as they
-    are written, and return the row as its iterable class makes it.
+    are written, and return the row as the iterable class makes it.
     """
     return has_django_steps(queryset) and has_django_query(queryset.query)
 
 
 def has_django_steps(queryset):
     """
-    Return True if no step is overridden: follows_django() without its check of
-    the query, which takes 0.4 us of a hit.
+    Return True if no step is overridden. It is follows_django() without its
+    check of the query, which takes 0.4 us of a hit.
     """
     cls = type(queryset)
     path = queryset._getorcreateplus_path
@@ -165,9 +166,7 @@ def has_django_steps(queryset):
 
 
 def has_django_query(query):
-    """
-    Return True if a query is compiled to the conditions that it shows.
-    """
+    """Return True if Django compiles a query to the conditions in it."""
     return (
         (type(query) is Query or is_trusted(type(query)))
         and REPLACEABLE.isdisjoint(query.__dict__)
@@ -213,8 +212,8 @@ def change_of(queryset):
     if not is_trusted(type(query)):
         return Change(
             f"its query is a {dotted_name(type(query))}",
-            f"Set {DECLARATION} = True on that class, if its queries find the rows "
-            "that Django's find.",
+            f"Set {DECLARATION} = True on that class, if its queries find the same "
+            "rows as Django's.",
         )
     for name in sorted(REPLACEABLE & query.__dict__.keys()):
         return Change(f"its query has {step_in_words(name)} of its own", leave_out)
@@ -223,7 +222,7 @@ def change_of(queryset):
     if not is_of_django(queryset._iterable_class):
         return Change(
             f"{dotted_name(queryset._iterable_class)} makes its rows",
-            "Look up by a queryset that yields rows as they are in the table.",
+            "Use a queryset that yields rows as they are in the table.",
         )
     return None
 
@@ -233,7 +232,7 @@ def change_of(queryset):
 
 def path_of(cls):
     """Return the LookupPath of a queryset class."""
-    path = cls.__dict__.get(PATH_ATTRIBUTE)  # not a base's
+    path = cls.__dict__.get(PATH_ATTRIBUTE)  # not that of a base
     if path is None or is_outdated(path):
         path = examine_class(cls)
         setattr(cls, PATH_ATTRIBUTE, path)
@@ -241,7 +240,7 @@ def path_of(cls):
 
 
 def is_outdated(path):
-    """Return True if a step of the class was patched since."""
+    """Return True if a step of the class has been patched since then."""
     return path.steps != sampled_steps(path.cls) or path.get is not QuerySet.get
 
 
@@ -282,8 +281,8 @@ def examine_class(cls):
 
 def is_declared(cls, owner):
     """
-    Return True if a class of the MRO declares that the steps of the owner
-    change nothing.
+    Return True if a class of the MRO declares that the owner's steps change
+    nothing.
     """
     return any(
         each.__dict__.get(DECLARATION) is True and issubclass(each, owner)
@@ -306,13 +305,13 @@ def change_by_override(owner, name):
         return change_by_patch(owner, name, module_of(owner.__dict__[name]))
     return Change(
         f"{dotted_name(owner)} overrides {step_in_words(name)}",
-        f"Set {DECLARATION} = True on {owner.__name__}, or on a class below it, if "
-        "it finds the rows that Django's finds, as they are in the table.",
+        f"Set {DECLARATION} = True on {owner.__name__} or on a subclass, if it finds "
+        "the same rows as Django's, as they are in the table.",
     )
 
 
 def change_beneath():
-    """Return the Change of a patch of a class beneath QuerySet, or None."""
+    """Return the Change by a patch of a class beneath QuerySet, or None."""
     for cls in BENEATH:
         for name, value in cls.__dict__.items():
             if name not in PATCHABLE and is_foreign(value):
@@ -323,8 +322,8 @@ def change_beneath():
 def change_by_patch(cls, name, module):
     return Change(
         f"{module} has replaced {cls.__name__}.{name}()",
-        f"Set {DECLARATION} = True on the queryset class, if it finds the rows that "
-        "Django's finds.",
+        f"Set {DECLARATION} = True on the queryset class, if it finds the same rows "
+        "as Django's.",
     )
 
 

@@ -1,11 +1,11 @@
 """
-What marks the code that made a payload.
+Fingerprints of the code that made a payload.
 
 A payload holds column values as this process's fields converted them. Another
-process may serve them if its fields convert alike. So the text of the fields
-has to be equal in every process of a deployment, despite different hash seeds,
-languages and addresses of objects; and it has to differ after a release whose
-fields convert differently.
+process may serve them if its fields convert values in the same way. So the
+text of the fields has to be equal in every process of a deployment, despite
+different hash seeds, languages and addresses of objects. And it has to differ
+after a release whose fields convert values differently.
 """
 
 import datetime
@@ -25,7 +25,7 @@ from django.utils.functional import Promise
 from ..environment.interruptions import reraise
 from .canonical import converts_as_django, digest
 
-# Arguments that do not change a column value, if the field converts as
+# Arguments that do not change a column value, if the field converts values as
 # Django's does. (Choices may come from a database, or be sorted by a language;
 # the others are texts for people.)
 IGNORED_ARGUMENTS = {
@@ -45,16 +45,18 @@ IGNORED_ARGUMENTS = {
 
 LITERALS = (type(None), bool, int, float, str, bytes, Decimal, datetime.timedelta)
 # A default may be a value that was made when the module was imported. Such
-# values are described by their type alone.
+# values are described only by their type.
 DEFAULT_ARGUMENTS = {"db_default", "default"}
 MADE_AT_IMPORT = (datetime.date, datetime.time, uuid.UUID)
 MAX_DEPTH = 20
-MAX_PARTS = 10_000  # of an argument; more are described by their types alone
+MAX_PARTS = 10_000  # of an argument; further ones are described only by their types
 MAX_TEXT_LENGTH = 200  # characters; a longer text becomes a digest
 
 
 def fingerprint(payload_format, opts, connection):
-    """Return what marks a model's payloads of this connection's database."""
+    """
+    Return the fingerprint of a model's payloads of this connection's database.
+    """
     model = opts.concrete_model
     return digest(
         payload_format,
@@ -75,7 +77,9 @@ def declared_version(owner):
 
 
 def describe_field(field):
-    """Return a text of all that may change how a field converts a column."""
+    """
+    Return a text of everything that may change how a field converts a column.
+    """
     found = [field.attname, field.column]
     while field is not None:
         found += [
@@ -84,7 +88,8 @@ def describe_field(field):
             describe(getattr(field, "decimal_places", None)),
             arguments_of(field),
         ]
-        # Django has a foreign key's value converted by the field it refers to.
+        # Django converts a foreign key's value with the field to which it
+        # refers.
         field = field.target_field if field.is_relation else None
     return repr(found)
 
@@ -107,8 +112,8 @@ def arguments_of(field):
 
 def describe(value, type_only=()):
     """
-    Return a text of a value that is the same in all processes. Values of the
-    types ``type_only`` are described by their type alone.
+    Return a text of a value, the same in all processes. Values of the types
+    ``type_only`` are described only by their type.
     """
     return Describer(type_only).describe(value)
 

@@ -1,9 +1,9 @@
 """
-Whose code is it: Django's, this package's, or some other?
+Finds out whether code is Django's, this package's, or other code.
 
-By the code of a function and not by its name, because functools.wraps() makes
-a patch look like Django's, and a decorator of Django's may be around any
-function.
+It compares the code of a function and not its name, because functools.wraps()
+makes a patch look like Django's function, and one of Django's decorators may
+wrap any function.
 """
 
 from functools import lru_cache
@@ -36,7 +36,7 @@ def is_foreign(value):
     """
     if isinstance(value, type):
         return False
-    for holder in ("func", "__func__", "fget"):  # of cached_property and such
+    for holder in ("func", "__func__", "fget"):  # of cached_property and others
         value = getattr(value, holder, value)
     if type(value) is lru_cache_type:
         value = value.__wrapped__
@@ -59,8 +59,8 @@ def is_code_of_django(function):
     """
     Return True if a function was written in Django or in this package.
 
-    A function inside of a function may be what a decorator returns, around
-    other code. That of deconstructible() is not.
+    A decorator may return a function inside of a function that wraps other
+    code. The one of deconstructible() does not.
     """
     return function.__globals__.get("__name__", "").partition(".")[0] in {
         DJANGO,

@@ -1,6 +1,6 @@
 """
-What the query of a queryset selects: whole rows of its own table, or something
-else, by which filters. It is read from the query alone.
+Finds out what the query of a queryset selects, and by which filters: whole
+rows of its own table, or something else. It reads only the query.
 """
 
 from django.db.models.query import ModelIterable
@@ -15,11 +15,12 @@ NEW_QUERY = Query(None).__dict__.keys()
 
 def is_simple_filter(query):
     """
-    Return True if a query is at most a filter on the table's own columns.
+    Return True if a query is no more than a filter on the table's own columns.
     """
     return (
         is_filter(query)
-        and not query.select_for_update  # a locking reader wants the database's row
+        # A locking reader needs the row of the database.
+        and not query.select_for_update
         # A join may filter rows.
         and sum(count > 0 for count in query.alias_refcount.values()) <= 1
     )
@@ -27,8 +28,8 @@ def is_simple_filter(query):
 
 def is_filter(query):
     """
-    Return True if a query is at most a filter, and a lock: its rows are whole
-    rows of its own table.
+    Return True if a query is no more than a filter and a lock: its rows are
+    whole rows of its own table.
     """
     return (
         not query.select_related
@@ -47,9 +48,10 @@ def is_filter(query):
 
 def yields_whole_rows(queryset, query=None, accepts=is_simple_filter):
     """
-    Return True if get() would return a row as it is in its table, by a query
-    that ``accepts`` accepts. The query is the queryset's own, unless a caller
-    gives the one that a related manager's filter is not applied to yet.
+    Return True if get() would return a row as it is in its table, with a query
+    that ``accepts`` accepts. The query is the queryset's own, unless the
+    caller passes the query to which a related manager's filter is not applied
+    yet.
     """
     if query is None:
         query = queryset.query
@@ -57,8 +59,8 @@ def yields_whole_rows(queryset, query=None, accepts=is_simple_filter):
         queryset._iterable_class is ModelIterable  # not values(), nor subclasses
         and not queryset._prefetch_related_lookups
         and (
-            # Nothing was done to the query since a manager made it. That is
-            # faster to see than what was done.
+            # The query is as the manager made it. This test is faster than
+            # finding out what was changed.
             (
                 type(query) is Query
                 and query.__dict__.keys() == NEW_QUERY
@@ -79,7 +81,7 @@ def yields_whole_rows(queryset, query=None, accepts=is_simple_filter):
 
 
 def selects_whole_rows(queryset, query=None):
-    """Return True if that holds for a query that joins or locks rows, too."""
+    """Do the same for a query that may also join or lock rows."""
     return yields_whole_rows(queryset, query, is_filter)
 
 
@@ -115,8 +117,8 @@ def is_equality_on(child, fields):
 
 def reads_own_table(query):
     """
-    Return True if a query reads its model's table, joins aside: an archive or
-    a CTE may stand in its place.
+    Return True if a query reads its model's table, apart from joins. An
+    archive or a CTE may replace the table.
     """
     return all(
         type(table) is Join

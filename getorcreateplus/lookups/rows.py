@@ -12,9 +12,9 @@ from ..environment.interruptions import reraise
 from .canonical import PLAIN_TYPES, NotCanonical, canonical, digest, integer_pk, pk_text
 from .fingerprints import fingerprint
 
-# The format of a payload's values in this release of the package; raise it
-# with any change of the format. Cache keys and tokens stay as they are,
-# because releases that share a cache have to see each other's writes.
+# The format of a payload's values in this release of the package. Increase it
+# with each change of the format. Cache keys and tokens do not change, because
+# releases that share a cache have to see each other's writes.
 FORMAT = 1
 PARTS = 4  # of a payload: stamp, fingerprint, values and their mark
 
@@ -25,7 +25,9 @@ def layout(model):
 
 
 class Layout:
-    """The columns of a model: what its payloads hold, how to compare them."""
+    """
+    The columns of a model, which its payloads hold, and how to compare them.
+    """
 
     def __init__(self, model):
         self.opts = model._meta
@@ -37,10 +39,10 @@ class Layout:
 
     def fingerprint(self, connection):
         """
-        Return what marks the payloads of a row of this connection's database:
-        a payload of another release, with other fields, is a miss.
+        Return the fingerprint of payloads of this connection's database. A
+        payload of another release, with other fields, is a miss.
         """
-        # Read each time, because tests and tenants change the time zone.
+        # It is read each time, because tests and tenants change the time zone.
         about = connection.vendor, connection.timezone_name
         try:
             return self.fingerprints[about]
@@ -54,7 +56,7 @@ class Layout:
         if len(self.pks) == 1 and integer_pk(self.opts) is not None:
             value = values[self.pks[0][1]]
             if type(value) is int and abs(value) < 2**63:
-                return str(value)  # as pk_text(), in the most frequent case
+                return str(value)  # the same as pk_text(), for the most frequent case
         return pk_text(self.opts, {name: values[place] for name, place in self.pks})
 
     def matches(self, lookup, values):
@@ -102,9 +104,9 @@ IMMUTABLE_TYPES = PLAIN_TYPES | {
 
 
 class MemoryViewBytes(bytes):
-    """The bytes of a memoryview, because a memoryview cannot be pickled."""
+    """The bytes of a memoryview, which cannot be pickled itself."""
 
-    # It is pickled by this name: payload.py says why.
+    # It is pickled under this name: see payload.py.
     __module__ = "getorcreateplus.payload"
     __qualname__ = "View"
 
@@ -113,7 +115,7 @@ def private_copy(values):
     """
     Return a copy of column values, as a tuple, that no other code can change.
 
-    None if one of them cannot be pickled.
+    Return None if one of them cannot be pickled.
     """
     if IMMUTABLE_TYPES.issuperset(map(type, values)):
         return tuple(values)
@@ -134,8 +136,8 @@ def copy_of_value(value):
 
 def pack(values):
     """
-    Return such a copy in a form that this process can keep, and hand out more
-    than once: pickled if one of its values is mutable.
+    Return such a copy in a form that this process can keep and use more than
+    once: pickled if one of its values is mutable.
     """
     if IMMUTABLE_TYPES.issuperset(map(type, values)):
         return values
@@ -148,7 +150,8 @@ def unpack(packed):
 
 def size_of(packed):
     """
-    Return about how many bytes packed values take. Only long ones are counted.
+    Return about how many bytes packed values take. Only long values are
+    counted.
     """
     if type(packed) is bytes:
         return len(packed)
@@ -173,8 +176,8 @@ MAX_MARK_LENGTH = 40
 
 def mark(values):
     """
-    Return a text that, beside the values' types in JSON, shows whether column
-    values that come back from a serializer are the ones that it was given.
+    Return a text that shows, together with the values' types in JSON, whether
+    a serializer has returned the same column values as it was given.
     """
     kinds = set(map(type, values))
     if JSON_TYPES.issuperset(kinds):
@@ -204,9 +207,8 @@ def mark_of(value):
 
 def revive(payload):
     """
-    Return a payload that comes back as a list as the tuple that it was, if all
-    of its values are the ones that were put there; otherwise return it
-    unchanged.
+    If a payload comes back as a list, return the tuple that it was, if all of
+    its values are still the same. Otherwise return it unchanged.
 
     A serializer may have turned a date into a text, or shortened a float.
     """

@@ -2,8 +2,8 @@
 How Django compiles the SQL of a shape, and when it is kept.
 
 Django compiles it twice: with the values of a call, and with other values. It
-is kept if both texts are the same, and if the parameters are those that
-parameters_of() gives. Then nothing in it depends on the values.
+is kept if both texts are the same, and if the parameters are those of
+parameters_of(). Then nothing in it depends on the values.
 """
 
 import copy
@@ -23,15 +23,13 @@ from ..lookups.origin import is_foreign, is_of_django
 from ..lookups.rows import layout
 from .parameters import is_condition_itself
 
-# What runs a query in Django's compiler, and reads its rows. Profilers and
-# caches patch these, and database backends override them.
+# Methods of Django's compiler that run a query and read its rows. Profilers
+# and caches patch these, and database backends override them.
 sampled_steps = attrgetter("as_sql", "execute_sql", "results_iter", "get_converters")
 
 
 class CompiledSelect:
-    """
-    The SELECT of one shape. Threads share it, and nothing changes it.
-    """
+    """The SELECT of one shape. Threads share it, and do not change it."""
 
     __slots__ = (
         "__weakref__",
@@ -60,7 +58,7 @@ class CompiledSelect:
     def is_current(self, opts):
         """
         Return True if Django would still compile and run it in this way: no
-        field was added, no table was renamed, nothing was patched.
+        field was added, no table was renamed, no method was patched.
         """
         if self.fields is not opts.concrete_fields or self.steps != sampled_steps(
             self.compiler_class
@@ -97,7 +95,7 @@ def keep_sql(call, query, connection):
         shape.select = verified_select(shape, params, fields, query, connection)
     except EmptyResultSet:
         pass  # Django sends no query for these values.
-    except Exception as error:  # noqa: BLE001 - by values that cannot be compared
+    except Exception as error:  # noqa: BLE001 - of values that cannot be compared
         reraise(error)
         shape.is_refused = True
 
@@ -105,14 +103,14 @@ def keep_sql(call, query, connection):
 def verified_select(shape, params, fields, query, connection):
     """
     Return the CompiledSelect of a shape. Return None if its SQL is not the
-    same for all values, or if that is not known yet.
+    same for all values, or if that is still unknown.
     """
     compiler = query.get_compiler(connection=connection)
     sql, sent = compiler.as_sql()
     other_query, unchanged = with_other_values(query, connection)
     try:
         other_sql, _ = other_query.get_compiler(connection=connection).as_sql()
-    except Exception as error:  # noqa: BLE001 - by a field that refuses these values
+    except Exception as error:  # noqa: BLE001 - of a field that refuses these values
         reraise(error)
         other_sql, unchanged = sql, range(len(sent))
     before, shape.seen = shape.seen, (sql, sent)
@@ -123,7 +121,7 @@ def verified_select(shape, params, fields, query, connection):
     ):
         shape.is_refused = True
     elif not unchanged or (
-        # Values of a type of which no other one is known: by another call.
+        # No other value of this type is known: wait for another call.
         before is not None
         and all(before[1][place] != sent[place] for place in unchanged)
     ):
@@ -150,15 +148,15 @@ def is_compiled_as_expected(compiler, sent, params, fields):
 
 def is_plain(column):
     """
-    Return True if a column is selected as such: not by SQL of the project's,
-    which may depend on more than its field.
+    Return True if a column is selected as such, and not by the project's own
+    SQL, which may depend on more than its field.
     """
     return type(column) is Col and not is_foreign(column.target.select_format)
 
 
 @cached_until_models_change
 def classes_of_django(compiler_class):
-    """Return True if Django defines a compiler class, and all of its bases."""
+    """Return True if Django defines a compiler class and all of its bases."""
     return all(is_of_django(cls) for cls in compiler_class.__mro__ if cls is not object)
 
 
@@ -177,7 +175,7 @@ def with_other_values(query, connection):
     other, unchanged, place = query.clone(), [], 0
     for number, lookup in enumerate(query.where.children):
         if type(lookup) in ISNULL_LOOKUPS or is_condition_itself(lookup, connection):
-            continue  # It has no parameter, and is a part of the shape.
+            continue  # It has no parameter, because it is a part of the shape.
         changed = copy.copy(lookup)
         changed.rhs = other_value(lookup.rhs)
         if changed.rhs is None:

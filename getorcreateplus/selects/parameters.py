@@ -1,9 +1,9 @@
 """
-What Django sends for the values of a lookup.
+The parameters that Django sends for the values of a lookup.
 
 The lookup's own methods prepare a value, as they do when Django compiles the
-query. Only a text and an integer of Django's own fields go a shorter way,
-because those are most values, and their fields prepare them to themselves.
+query. Only texts and integers of Django's own fields take a shorter path,
+because most values are of these types, and their fields leave them unchanged.
 """
 
 from typing import NamedTuple
@@ -36,8 +36,8 @@ class Argument(NamedTuple):
     field: Field
     lookup_class: type
     col: Col
-    # The type of the values that the field prepares to themselves, if that is
-    # str or int.
+    # The type of the values that the field leaves unchanged, if that is str or
+    # int.
     plain_type: type | None
     # The field whose get_db_prep_value() is called.
     sender: Field
@@ -47,7 +47,7 @@ class Argument(NamedTuple):
 def arguments_of(model, names):
     """
     Return the Arguments of these keyword arguments, in the order in which
-    Django compiles them; None if one of them is something else.
+    Django compiles them. Return None if one of them is something else.
     """
     arguments = []
     for name in sorted(names):
@@ -77,7 +77,7 @@ def argument_of(opts, name):
         name,
         field,
         lookup_class,
-        # As Query.build_filter() does. The alias is not part of the value.
+        # The same as Query.build_filter(). The alias is not part of the value.
         field.get_col(opts.db_table, field),
         kind if kind in {str, int} else None,
         getattr(field, "target_field", field),
@@ -89,7 +89,7 @@ def parameters_of(arguments, kwargs, connection):
     Return the parameters that Django sends for these keyword arguments, and
     the marks of those whose values change the SQL: (name, value).
 
-    Raise NotCompiled if Django has to find out what it sends, or to raise its
+    Raise NotCompiled if Django has to find the parameters, or to raise its
     error.
     """
     params, marks = [], []
@@ -119,18 +119,21 @@ def parameters_of(arguments, kwargs, connection):
 
 
 def refuse_overflow(field, value, connection):
-    """Django sends no query for an integer that the column cannot hold."""
+    """
+    Raise NotCompiled for an integer that the column cannot hold: Django sends
+    no query for it.
+    """
     low, high = connection.ops.integer_field_range(field.get_internal_type())
     if (low is not None and value < low) or (high is not None and value > high):
         raise NotCompiled(value)
 
 
 def prepared_lookup(field, lookup_class, col, value):
-    """Return Django's lookup of a value, which prepares it."""
+    """Return Django's lookup of a value, which prepares the value."""
     if isinstance(value, Model):
         if (
             not field.is_relation
-            # Django's own check of it accepts others as well.
+            # Django's own check of it accepts other values, too.
             or value._meta.concrete_model
             is not field.remote_field.model._meta.concrete_model
         ):
@@ -142,7 +145,7 @@ def prepared_lookup(field, lookup_class, col, value):
     ):
         raise NotCompiled(value)
     try:
-        refuse_naive(field, value)  # Django warns of it, and only once.
+        refuse_naive(field, value)  # Django warns of it, but only once
         lookup = lookup_class(col, value)
     except Exception as error:
         reraise(error)
@@ -156,7 +159,7 @@ def is_condition_itself(lookup, connection):
     """
     Return True if a lookup is compiled to its column, or to NOT the column.
     """
-    # As Exact.as_sql().
+    # The same as Exact.as_sql().
     return (
         isinstance(lookup.rhs, bool)
         and getattr(lookup.lhs, "conditional", False)
@@ -165,7 +168,7 @@ def is_condition_itself(lookup, connection):
 
 
 def parameter_of(lookup, connection):
-    """Return what Django sends for the value of a lookup."""
+    """Return the parameter that Django sends for the value of a lookup."""
     if hasattr(lookup.rhs, "as_sql"):
         raise NotCompiled(lookup)
     try:
@@ -182,5 +185,5 @@ def parameter_of(lookup, connection):
 
 @cached_until_models_change
 def sends_null_for_empty_text():
-    # As Query.build_lookup(), which asks the default database.
+    # The same as Query.build_lookup(), which uses the default database.
     return connections[DEFAULT_DB_ALIAS].features.interprets_empty_strings_as_nulls

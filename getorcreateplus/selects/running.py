@@ -15,15 +15,15 @@ CONVERTERS = "getorcreateplus_converters"  # where a connection keeps them
 
 def select_rows(queryset, args, kwargs, connection=None):
     """
-    Return what queryset.get(*args, **kwargs) selects: the alias of the
-    database, the attnames of the columns, a list of rows, each a sequence of
-    column values, and how many rows the SELECT returns at most (None: all).
-    Return None if Django's own get() has to run.
+    Return the result of the SELECT of queryset.get(*args, **kwargs): the alias
+    of the database, the attnames of the columns, a list of rows, each a
+    sequence of column values, and the maximum number of rows that the SELECT
+    returns (None: all). Return None if Django's own get() has to run.
 
-    A caller that gives the connection has found out before that the queryset
-    selects whole rows by Django's steps.
+    A caller that passes the connection has to check before that the queryset
+    selects whole rows with Django's steps.
 
-    Raise what Django's get() raises before it has rows.
+    Raise the exceptions that Django's get() raises before it has rows.
     """
     is_recorded = connection is not None or queryset._recording is not None
     if connection is None:
@@ -74,11 +74,11 @@ def run(select, connection, params):
 
 def converters_of(select, connection):
     """
-    Return what turns the driver's values into the fields', as (place, column,
-    functions).
+    Return the converters from the driver's values to the fields' values, as
+    (place, column, functions).
 
-    Each connection keeps its own, because some are methods of it, and another
-    thread has another connection.
+    Each connection keeps its own, because some of them are methods of the
+    connection, and another thread has another connection.
     """
     kept = vars(connection).get(CONVERTERS)
     if kept is None:
@@ -87,7 +87,7 @@ def converters_of(select, connection):
     if converters is None:
         converters = []
         for place, column in enumerate(select.columns):
-            # As SQLCompiler.get_converters().
+            # The same as SQLCompiler.get_converters().
             functions = connection.ops.get_db_converters(column)
             functions = functions + column.get_db_converters(connection)
             if functions:
@@ -98,7 +98,7 @@ def converters_of(select, connection):
 
 def rows_by_django(queryset, args, kwargs, connection, call=None):
     """
-    Have Django compile the query and run it. Keep its SQL for other calls of
+    Let Django compile the query and run it. Keep its SQL for other calls of
     the same shape.
     """
     query = query_of_get(queryset, args, kwargs, connection)

@@ -1,8 +1,8 @@
 """
-Which calls have the same SQL: those of one shape.
+Shapes: calls of one shape have the same SQL.
 
 A shape is the model, the database, the names of the arguments, which of them
-are NULL, the queryset's own filters and what it locks. Their values are the
+are NULL, the queryset's own filters and its lock. The values are the
 parameters.
 """
 
@@ -19,33 +19,33 @@ from .parameters import (
     parameters_of,
 )
 
-MAX_SHAPES = 1000  # that a process keeps: each a few kB
+MAX_SHAPES = 1000  # that a process keeps, each with a few kB
 
 
 class Shape:
-    """What is known of the SQL of one shape."""
+    """Facts about the SQL of one shape."""
 
     __slots__ = ("is_refused", "seen", "select")
 
     def __init__(self):
         self.select = None  # the CompiledSelect
-        self.seen = None  # what Django has compiled before: compiling.py
+        self.seen = None  # an earlier result of Django's compiler: compiling.py
         self.is_refused = False  # Its SQL depends on values.
 
 
 @cached_until_models_change(maxsize=MAX_SHAPES)
 def shape_of(*key):
-    """Return the Shape with this key, the same one until models change."""
+    """Return the Shape with this key, the same object until models change."""
     return Shape()
 
 
 def pending_filter(queryset):
     """
     Return the keyword arguments of a related manager's filter that Django has
-    not applied to the query yet. Return None if there is none, or if it is
-    more than equality on columns of the model.
+    not yet applied to the query. Return None if there is no such filter, or if
+    it is more than equality on columns of the model.
 
-    To apply it takes as long as the SELECT.
+    Applying it takes as long as the SELECT.
     """
     if queryset._deferred_filter is None:
         return None
@@ -58,8 +58,8 @@ def pending_filter(queryset):
 def shape_of_call(queryset, kwargs, connection):
     """
     Return the Shape of queryset.get(**kwargs), the parameters that Django
-    sends for its values, and what they belong to: the queryset's own filters,
-    and the Arguments. Return None if Django has to compile the query.
+    sends for its values, and their origin: the queryset's own filters, and the
+    Arguments. Return None if Django has to compile the query.
     """
     model, names = queryset.model, tuple(kwargs)
     arguments = arguments_of(model, names)
@@ -89,8 +89,8 @@ def shape_of_call(queryset, kwargs, connection):
 
 def filters_of(query, connection):
     """
-    Return what a queryset's own filters add to the key of its shape (their
-    tables, and the conditions), and their parameters.
+    Return the part of a shape's key for a queryset's own filters (their tables
+    and conditions), and their parameters.
 
     Raise NotCompiled if one of them is not equality on a column.
     """
@@ -115,8 +115,8 @@ def filters_of(query, connection):
 
 def tables_of(query):
     """
-    Return the tables of a query, as they are joined, and those that are not
-    used, because the next join may take their alias.
+    Return the tables of a query, as they are joined, also the unused ones,
+    because the next join may take their alias.
     """
     tables: list[tuple] = []
     for alias, table in query.alias_map.items():
@@ -151,9 +151,9 @@ def has_restriction(join):
 
 def lock_of(query, connection):
     """
-    Return what FOR UPDATE adds to the key of a shape; None without a lock.
+    Return the part of a shape's key for FOR UPDATE; None without a lock.
 
-    Raise NotCompiled if Django refuses the lock, or locks other tables too.
+    Raise NotCompiled if Django refuses the lock, or also locks other tables.
     """
     if not query.select_for_update:
         return None

@@ -1,11 +1,11 @@
 """
-What the statements of one call read and wrote, column by column.
+The values that the statements of one call read and wrote, by column.
 
 An instance may differ from its row: from_db() or a receiver of post_init may
-change what a SELECT returned; a project's save(), a receiver of post_save or a
-field's pre_save() may change what was sent. So the values of a SELECT are
-captured before an instance is made of them, and those of an INSERT or UPDATE
-are compared with the parameters that were sent.
+change the values of a SELECT; a project's save(), a receiver of post_save or a
+field's pre_save() may change the values to be sent. So the values of a SELECT
+are captured before an instance is made from them, and those of an INSERT or
+UPDATE are compared with the parameters that were sent.
 """
 
 import functools
@@ -29,12 +29,14 @@ from .stored_values import (
 )
 from .wrappers import Wrapper
 
-NOT_KNOWN = "", ()  # in place of a statement that may have written the row
+NOT_KNOWN = "", ()  # recorded instead of a statement that may have written the row
 SEQUENCES = list, tuple  # of parameters; an iterator can be read only once
 
 
 class TableSql:
-    """How a database's statements name a model's table, and its columns."""
+    """
+    The names of a model's table and its columns in a database's statements.
+    """
 
     def __init__(self, model, connection):
         opts, quote = model._meta, connection.ops.quote_name
@@ -47,6 +49,8 @@ class TableSql:
         self.names = {column.name for column in self.columns}
         pks = [f"{quote(opts.db_table)}.{quote(f.column)}" for f in opts.pk_fields]
         self.returning_pk = f" RETURNING {', '.join(pks)}"
+        # The condition of save(), None for a composite primary key.
+        self.named_by_pk = f"{pks[0]} = %s" if len(pks) == 1 else None
         tables = {table._meta.db_table for table in (model, *opts.all_parents)}
         names = "|".join(map(re.escape, tables))
         self.named = re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE).search
@@ -130,7 +134,7 @@ class Recording(Wrapper):
         """
         Return the column values of an instance that a SELECT yielded.
 
-        None if the row may have been written since.
+        Return None if the row may have been written in the meantime.
         """
         return None if self.statements else self._selected(instance)
 
@@ -142,9 +146,9 @@ class Recording(Wrapper):
 
     def is_undone(self):
         """
-        Return True if what was written may have been rolled back since: by
-        an atomic() block that ended without an exception, because its code
-        had swallowed an error or had called set_rollback().
+        Return True if the writes may have been rolled back in the meantime, by
+        an atomic() block that ended without an exception, because its code had
+        swallowed an error or had called set_rollback().
         """
         return self.rollbacks != drivers.rollbacks(self.connection)
 
@@ -152,7 +156,7 @@ class Recording(Wrapper):
         """
         Return the column values of an instance that was inserted.
 
-        None if a SELECT may return other values.
+        Return None if a SELECT may return other values.
         """
         if (
             len(self.statements) != 1
@@ -171,37 +175,30 @@ class Recording(Wrapper):
         """
         Return the column values of an instance that was selected and updated.
 
-        None if a SELECT may return other values.
+        Return None if a SELECT may return other values.
         """
         selected = self._selected(instance)
         if len(self.statements) != 1 or selected is None:
             return None
         sql, params = self.statements[0]
-        if not sql.startswith(self.table.update):
+        update = update_of(sql, self.table.update)
+        if update is None:
             return None
+        columns, nulls, where = update
         before = dict(zip(layout(self.model).attnames, selected, strict=True))
-        assignments, _, where = sql.removeprefix(self.table.update).partition(" WHERE ")
-        sent, params = {}, list(params)
-        for assignment in assignments.split(", "):
-            column, _, value = assignment.rpartition(" = ")
-            if value == "%s":
-                sent[column] = params.pop(0)
-            elif value == "NULL":
-                sent[column] = None
-            else:
-                return None  # an expression
-        if not self._is_row(before, where, params):
+        if not self._is_row(before, where, params[len(columns) :]):
             return None
+        sent = dict.fromkeys(nulls) | dict(zip(columns, params, strict=False))
         return self._values(instance, sent, before)
 
     def _is_row(self, before, where, params):
         """Return True if the condition of an UPDATE is that of save()."""
-        quote, opts = self.connection.ops.quote_name, self.model._meta
-        if len(opts.pk_fields) > 1:
-            return False
-        column = f"{quote(opts.db_table)}.{quote(opts.pk.column)} = %s"
-        pk = opts.pk.get_db_prep_value(before[opts.pk.attname], self.connection)
-        return where.partition(" RETURNING ")[0] == column and params == [pk]
+        pk = self.model._meta.pk
+        return (
+            where == self.table.named_by_pk
+            and len(params) == 1
+            and params[0] == pk.get_db_prep_value(before[pk.attname], self.connection)
+        )
 
     def _values(self, instance, sent, before):
         connection = self.connection
@@ -233,10 +230,28 @@ class Recording(Wrapper):
 
 
 @functools.lru_cache(maxsize=1000)
+def update_of(sql, start):
+    """
+    Return the columns of an UPDATE that get a parameter, those that get NULL,
+    and its condition. Return None for another statement, or an expression.
+    """
+    if not sql.startswith(start):
+        return None
+    assignments, _, where = sql.removeprefix(start).partition(" WHERE ")
+    columns = {"%s": [], "NULL": []}
+    for assignment in assignments.split(", "):
+        column, _, value = assignment.rpartition(" = ")
+        if value not in columns:
+            return None
+        columns[value].append(column)
+    return columns["%s"], columns["NULL"], where.partition(" RETURNING ")[0]
+
+
+@functools.lru_cache(maxsize=1000)
 def columns_of_insert(sql, start):
     """
-    Return the columns that an INSERT of one row gives values to; None for
-    another statement, or if one of the values is an expression.
+    Return the columns to which an INSERT of one row gives values. Return None
+    for another statement, or if one of the values is an expression.
     """
     if not sql.startswith(start):
         return None

@@ -1,13 +1,13 @@
 """
-The INSERT of create(), compiled once.
+The INSERT of create(), which is compiled once.
 
 Django compiles the INSERT of each new row, although its SQL is the same for
 all rows of a model. This module keeps that SQL. All other steps are Django's
 own: save() with its signals, the values that the fields make, the cursor, and
-what the database returns.
+the values that the database returns.
 
-Between save() and the INSERT, the instance has a _do_insert() of its own. So
-this is only for models where no code but Django's runs in between.
+Between save() and the INSERT, the instance has its own _do_insert(). So this
+is only for models where only Django's code runs in between.
 """
 
 from operator import attrgetter
@@ -23,7 +23,7 @@ from ..environment.cached_functions import cached_until_models_change
 from ..environment.interruptions import reraise
 from ..lookups.origin import is_foreign, is_of_django
 
-# What runs between create() and the INSERT, and sees the instance.
+# Methods that run between create() and the INSERT, and see the instance.
 STEPS_OF_MODEL = (
     "__delattr__",
     "__getattribute__",
@@ -37,7 +37,7 @@ STEPS_OF_MODEL = (
 )
 steps_of_model = attrgetter(*STEPS_OF_MODEL)
 
-# What compiles an INSERT.
+# Methods that compile an INSERT.
 STEPS_OF_COMPILER = (
     "as_sql",
     "assemble_as_sql",
@@ -49,7 +49,7 @@ find_steps = attrgetter(*STEPS_OF_COMPILER)
 
 
 def stock(method):
-    """Return a method of Django's; None if other code has replaced it."""
+    """Return one of Django's methods; None if other code has replaced it."""
     return None if is_foreign(method) else method
 
 
@@ -59,14 +59,16 @@ STOCK_GET_QUERYSET = stock(models.Manager.get_queryset)
 
 
 def steps_of_compiler(compiler_class):
-    """Return the steps, and those of the base, which PostgreSQL's calls."""
+    """
+    Return the steps, and those of the base, which PostgreSQL's steps call.
+    """
     return find_steps(compiler_class) + find_steps(SQLInsertCompiler)
 
 
 def create_row(queryset, params, guard=None):
     """
-    Do the same as queryset.create(**params). The InsertGuard, if there is one,
-    then knows the INSERT by its parameters.
+    Do the same as queryset.create(**params). An InsertGuard then recognizes
+    the INSERT by its parameters.
     """
     model = queryset.model
     plan = plan_of(model)
@@ -95,7 +97,7 @@ def create_row(queryset, params, guard=None):
 
 
 class Plan:
-    """What is known of the INSERTs of a model."""
+    """Facts about the INSERTs of a model."""
 
     def __init__(self, model):
         fields = model._meta.concrete_fields
@@ -108,24 +110,30 @@ class Plan:
 @cached_until_models_change
 def plan_of(model):
     """
-    Return the Plan of a model; None if code that is not Django's runs between
-    create() and the INSERT, or if there are several INSERTs.
+    Return the Plan of a model. Return None if code that is not Django's runs
+    between create() and the INSERT, or if there are several INSERTs.
     """
-    if (
+    return None if has_foreign_steps(model, STEPS_OF_MODEL) else Plan(model)
+
+
+def has_foreign_steps(model, names):
+    """
+    Return True if save() writes several tables, or if one of these steps of
+    the model, or a step of its fields, is not Django's.
+    """
+    return bool(
         model._meta.concrete_model._meta.parents
-        or any(is_foreign_step(getattr(model, name)) for name in STEPS_OF_MODEL)
+        or any(is_foreign_step(getattr(model, name)) for name in names)
         or hasattr(model, "__getattr__")
         or any(
             is_foreign(type(field).pre_save) or "pre_save" in vars(field)
             for field in model._meta.concrete_fields
         )
-    ):
-        return None
-    return Plan(model)
+    )
 
 
 def is_foreign_step(step):
-    # Those of object are no functions.
+    # The attributes of object are not functions.
     return step not in OF_OBJECT and is_foreign(step)
 
 
@@ -192,7 +200,7 @@ class CompiledInsert:
         )
 
 
-# What changes the SQL of an INSERT. Tests change these.
+# Features that change the SQL of an INSERT. Tests change these.
 features_of = attrgetter(
     "features.can_return_columns_from_insert",
     "features.can_return_rows_from_bulk_insert",
@@ -219,13 +227,13 @@ def compiler_of(instance, manager, using, fields):
 
 def params_of(instance, fields, connection, is_saved=False):
     """
-    Return the parameters that Django sends for these fields; None if one of
-    them is not a parameter, but SQL. If the instance ``is_saved``, it has the
-    values that its fields have made in pre_save(), such as the time.
+    Return the parameters that Django sends for these fields. Return None if
+    one of them is not a parameter, but SQL. If the instance ``is_saved``, it
+    has the values that its fields have made in pre_save(), such as the time.
     """
     params = []
     for field in fields:
-        # As SQLInsertCompiler.pre_save_val() and prepare_value().
+        # The same as SQLInsertCompiler.pre_save_val() and prepare_value().
         if is_saved:
             value = getattr(instance, field.attname)
         else:
@@ -241,8 +249,8 @@ def params_of(instance, fields, connection, is_saved=False):
 
 def compiled_insert(instance, connection, manager, using, fields, returning_fields):
     """
-    Return the CompiledInsert of a row that Django is about to insert; None if
-    its SQL may depend on its values.
+    Return the CompiledInsert of a row that Django is about to insert. Return
+    None if its SQL may depend on its values.
     """
     try:
         compiler = compiler_of(instance, manager, using, fields)
@@ -267,15 +275,19 @@ def compiled_insert(instance, connection, manager, using, fields, returning_fiel
 
 
 def compiles_as_django(compiler, fields):
-    """Return True if nothing but Django compiles an INSERT of these fields."""
-    classes = {*type(compiler).__mro__, *type(compiler.connection.ops).__mro__}
+    """Return True if only Django's code compiles an INSERT of these fields."""
     return (
         isinstance(compiler, SQLInsertCompiler)
-        and all(is_of_django(cls) for cls in classes - {object})
         and not any(map(is_foreign, steps_of_compiler(type(compiler))))
-        and not any(
-            # PostGIS and arrays: SQL around the parameter.
-            hasattr(field, "get_placeholder") or hasattr(field, "get_placeholder_sql")
-            for field in fields
-        )
+        and makes_plain_sql(compiler, fields)
+    )
+
+
+def makes_plain_sql(compiler, fields):
+    """Return True if Django's own compiler has only %s for each field."""
+    classes = {*type(compiler).__mro__, *type(compiler.connection.ops).__mro__}
+    return all(is_of_django(cls) for cls in classes - {object}) and not any(
+        # PostGIS and arrays: SQL around the parameter.
+        hasattr(field, "get_placeholder") or hasattr(field, "get_placeholder_sql")
+        for field in fields
     )

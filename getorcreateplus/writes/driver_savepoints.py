@@ -1,10 +1,10 @@
 """
-Savepoints of this package's own, around a question to the database or an
-INSERT that PostgreSQL may refuse.
+This package's own savepoints, around a query of the catalog or an INSERT that
+PostgreSQL may refuse.
 
-The driver's cursor sends them, because they are no queries of the user's and
-concern no execute wrapper. They always have the same name: none is open when
-another one begins.
+The driver's cursor sends them, because they are not the user's queries and do
+not concern execute wrappers. They always have the same name, because only one
+is open at a time.
 """
 
 from contextlib import closing, contextmanager
@@ -16,7 +16,9 @@ RELEASE = "RELEASE SAVEPOINT getorcreateplus"
 
 @contextmanager
 def isolating_errors(connection, cursor):
-    """Keep an error, as of a missing permission, out of the transaction."""
+    """
+    Keep an error, such as a missing permission, from breaking the transaction.
+    """
     if not (connection.vendor == "postgresql" and connection.in_atomic_block):
         yield
         return

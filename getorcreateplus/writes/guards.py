@@ -1,18 +1,19 @@
 """
-Writing a row that another connection may be writing as well.
+Guards for writing a row that another connection may be writing, too.
 
-A conflict has to fail alone, without a savepoint around it. SQLite and MySQL
-undo just the statement that failed, unless SQLite's schema says FAIL or
-ROLLBACK, which needs the savepoint. PostgreSQL aborts the transaction, so its
-INSERT is sent with ON CONFLICT DO NOTHING, and the row count shows who won.
-(MySQL's INSERT IGNORE is no alternative: it silently truncates strings, stores
-NULL as 0 and skips a row whose foreign key is missing.)
+A conflict must undo only its own statement, without a savepoint around it.
+SQLite and MySQL undo only the statement that failed, unless SQLite's schema
+has FAIL or ROLLBACK, which needs the savepoint. PostgreSQL aborts the
+transaction, so its INSERT is sent with ON CONFLICT DO NOTHING, and the row
+count shows who won. (MySQL's INSERT IGNORE is no alternative: it silently
+truncates strings, stores NULL as 0 and skips a row whose foreign key is
+missing.)
 
 create() sends its INSERT through the base manager, somewhere among the
 statements of a project's create(), save() and signal handlers. So the guards
 below are execute wrappers, which see all statements of a connection. In
-autocommit, that code finds the connection inside of an atomic(), as it does
-with Django's get_or_create().
+autocommit, that code runs inside an atomic(), as it does with Django's
+get_or_create().
 """
 
 from enum import Enum, auto
@@ -38,12 +39,14 @@ from .wrappers import Wrapper
 
 
 def can_guard(connection):
-    """Return True if a conflict can be made to fail alone on the database."""
+    """
+    Return True if a conflict can undo only its own statement on the database.
+    """
     return connection.vendor in {"mysql", "postgresql", "sqlite"}
 
 
 def is_multi_table(model):
-    """Return True if a row of the model has a part in a parent's table."""
+    """Return True if a part of the model's row is in a parent's table."""
     return bool(model._meta.concrete_model._meta.parents)
 
 
@@ -61,7 +64,7 @@ class UpdateGuard(Wrapper):
     """
     Mark the transaction for rollback only if an error in save() needs it.
 
-    A context manager for the UPDATE of update_or_create() inside of a
+    A context manager for the UPDATE of update_or_create() inside a
     transaction. If save() raises an error after it has written something, the
     transaction is marked for rollback, because without a savepoint nothing
     else undoes the write. If nothing was written, the transaction stays
@@ -72,14 +75,14 @@ class UpdateGuard(Wrapper):
         super().__init__(connection)
         self.using = connection.alias
         self.has_written = False
-        self.failed_alone = False  # the last statement, and undid itself
+        self.failed_alone = False  # the last statement failed, and undid itself
         # A statement failed, or something else that this can't undo.
         self.has_failed = is_doomed(connection)
 
     def remove(self):
         was_there = super().remove()
         if not was_there:
-            self.has_written = True  # It may have, unseen.
+            self.has_written = True  # It may have done so unseen.
         return was_there
 
     def __exit__(self, exc_type, exc_value, traceback):
@@ -118,8 +121,8 @@ class UpdateGuard(Wrapper):
 
     def execute_write(self, execute, sql, params, many, context):
         """
-        Run a statement that writes. If it fails, record whether it has failed
-        alone: the database has undone it, and nothing else.
+        Run a statement that writes. If it fails, record whether the database
+        has undone only this statement.
         """
         before = drivers.changes(self.connection)
         try:
@@ -129,7 +132,7 @@ class UpdateGuard(Wrapper):
                 isinstance(exc, (DataError, IntegrityError))
                 and not many
                 and self.connection.vendor != "postgresql"
-                # A trigger on SQLite may say what to undo.
+                # A trigger on SQLite may decide what is undone.
                 and drivers.changes(self.connection) == before
             )
             # save() does that, too, and bulk_create() doesn't always.
@@ -139,7 +142,7 @@ class UpdateGuard(Wrapper):
 
 class State(Enum):
     """
-    What an InsertGuard can undo, and so which statements it may let through::
+    What an InsertGuard can undo, and therefore which statements it may send::
 
         in autocommit:                              inside atomic():
 
@@ -151,15 +154,15 @@ class State(Enum):
 
     1. The INSERT comes first, and no on_commit() hook and no inner block
        relies on the transaction. A single statement is its own transaction in
-       autocommit, so that none is begun.
+       autocommit, so the guard begins no transaction.
     2. Any other statement comes first, or something relies on the transaction.
        A transaction begins, which can be rolled back when the race is lost.
     3. The INSERT has failed, and create() writes something else.
     4. Something is written before the INSERT, by a callable in defaults or an
-       overridden save(); or SQLite's schema says that the INSERT does not fail
-       alone; or the INSERT cannot have ON CONFLICT DO NOTHING, so that
-       PostgreSQL would abort the transaction at a conflict. (If create() is
-       inside an atomic() of its own, 4 takes the place of 3.)
+       overridden save(). Or SQLite's schema has FAIL or ROLLBACK, so a failed
+       INSERT may not undo only itself. Or the INSERT cannot have ON CONFLICT
+       DO NOTHING, so PostgreSQL would abort the transaction at a conflict. (If
+       create() is inside its own atomic(), 4 replaces 3.)
 
     When the INSERT has run (``has_written``), there are no more transitions:
     the row was not in conflict, and the guard waits for the end of the block.
@@ -193,17 +196,17 @@ class InsertGuard(UpdateGuard):
     """
     Make a conflict of the INSERT in create() harmless to the transaction.
 
-    A context manager for all that runs between the two SELECTs of
+    A context manager for everything that runs between the two SELECTs of
     get_or_create(). Call arm() just before create(); until then, no statement
-    can be the INSERT of create(). Most models send nothing else. See State for
-    its states.
+    can be the INSERT of create(). Most models send no other statement. See
+    State for its states.
 
-    Afterwards ``is_transaction_intact`` says whether the transaction is as it
-    was before, and ``is_reason_hidden`` whether PostgreSQL has not returned
+    Afterwards, ``is_transaction_intact`` is True if the transaction is as it
+    was before, and ``is_reason_hidden`` is True if PostgreSQL has not returned
     the reason of a conflict.
     """
 
-    # Each of these is valid in one state only.
+    # Each of these is valid only in one state.
     pending: PendingTransaction  # PENDING
     atomic: transaction.Atomic  # OWN_TRANSACTION
     savepoint: str  # SAVEPOINT
@@ -216,7 +219,7 @@ class InsertGuard(UpdateGuard):
         self.create_params = None  # the arguments of create(), once armed
         self.own_params = None  # of the INSERT, if create_row() sends it
         self.is_create_insert = False  # the statement that is being sent
-        self.is_preparing = False  # It sends a BEGIN or SAVEPOINT of its own.
+        self.is_preparing = False  # It is sending its own BEGIN or SAVEPOINT.
         self.state = State.BARE if connection.in_atomic_block else State.PENDING
         self.omits_savepoint = connection.in_atomic_block
         hooks = connection.run_on_commit
@@ -238,7 +241,7 @@ class InsertGuard(UpdateGuard):
     def __exit__(self, exc_type, exc_value, traceback):
         connection = self.connection
         if not (self.foresight.remove() & self.remove()):
-            self.has_written = True  # It may have, unseen.
+            self.has_written = True  # It may have done so unseen.
         if self.omits_savepoint:
             send_savepoint_omitted(self.model, self.using)
         if self.state is State.PENDING:
@@ -270,7 +273,7 @@ class InsertGuard(UpdateGuard):
             self.mark()
         is_undone = has_savepoint or not self.has_written
         self.is_transaction_intact = is_undone and not is_doomed(connection)
-        # As a savepoint's rollback does: the object was not created.
+        # Like the rollback of a savepoint: the object was not created.
         drop_hooks_after(connection, self.last_hook)
 
     def leave_pending(self, fails_alone):
@@ -299,8 +302,8 @@ class InsertGuard(UpdateGuard):
                 atomic.__enter__()
                 self.state, self.atomic = State.OWN_TRANSACTION, atomic
             else:
-                # Not an atomic(), which has to end before the one around it:
-                # create() may have entered that, without a savepoint.
+                # Not an atomic(), which has to end before the atomic() around
+                # it: create() may have entered that one, without a savepoint.
                 self.savepoint = self.connection.savepoint()
                 self.state = State.SAVEPOINT
                 self.omits_savepoint = False
@@ -321,7 +324,7 @@ class InsertGuard(UpdateGuard):
             connection.vendor != "postgresql"
             or drivers.is_pipelined(connection)
             # They undo the error, which names the constraint only without the
-            # clause. A create() may catch it inside of a block of its own.
+            # clause. create() may catch the error inside its own block.
             or self.state in UNDOABLE
         ):
             return self.execute_write(execute, sql, params, False, context)
@@ -351,7 +354,7 @@ class InsertGuard(UpdateGuard):
 
 class Foresight(Wrapper):
     """
-    The execute wrapper by which an InsertGuard comes before all others.
+    The execute wrapper with which an InsertGuard comes before all others.
 
     It prepares the transaction for a statement: see State.
     """
@@ -382,7 +385,7 @@ class Foresight(Wrapper):
         statement = statement_of(sql, connection)
         was_create_insert = guard.is_create_insert
         guard.is_create_insert = (
-            guard is guards[-1]  # Not a get_or_create() inside of create().
+            guard is guards[-1]  # Not a get_or_create() inside create().
             and not many
             and guard.create_params is not None
             and statement.text.startswith(guard.insert)
@@ -411,7 +414,7 @@ class Foresight(Wrapper):
             guard.has_failed |= not guard.failed_alone
             raise
         finally:
-            # Another wrapper may send a statement in the middle of one.
+            # Another wrapper may send a statement while one is being sent.
             guard.is_create_insert = was_create_insert
 
 
@@ -425,7 +428,9 @@ def open_guards(connection):
 
 
 def with_clause(connection, model, statement):
-    """Return an INSERT with ON CONFLICT DO NOTHING, None if it may do harm."""
+    """
+    Return an INSERT with ON CONFLICT DO NOTHING, None if that may do harm.
+    """
     if (
         refuses(connection, model)
         # A row that a trigger puts elsewhere would look like a conflict.

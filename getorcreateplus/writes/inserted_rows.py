@@ -1,8 +1,9 @@
 """
-Rows that a statement has just inserted, before their primary keys are known.
+Records rows that a statement has just inserted, before their primary keys are
+known.
 
-Until the end of a transaction, only the transaction itself may be served the
-rows that it inserted. An INSERT does not name its row; post_save does.
+Until the end of a transaction, only the transaction itself may get the rows
+that it inserted. An INSERT does not name its row; post_save does.
 """
 
 from contextlib import contextmanager
@@ -17,12 +18,12 @@ class InsertedRows:
     """
     The rows of the last INSERTs of one connection, in one of three states:
 
-    * none: there is nothing to record. Both other states return to this one.
+    * empty: there is nothing to record. Both other states return to this one.
     * one: INSERTs of one row have run, into the tables of a model, and
-      ``unnamed`` has the regions. post_save names the row. If any other
-      statement comes first, "some row" is recorded.
-    * batch: the INSERT of a bulk_get_or_create() is running, which names all
-      of its rows at the end of batch().
+      ``unnamed`` has the regions. post_save names the row. If another
+      statement comes first, an unknown row is recorded.
+    * batch: the INSERT of a bulk_get_or_create() is running. It names all of
+      its rows at the end of batch().
     """
 
     def __init__(self):
@@ -34,8 +35,8 @@ class InsertedRows:
 
     def record(self, connection, instance=None):
         """
-        Record the last INSERTs in the transaction. If an instance is given,
-        one of the rows in each region is the instance's row.
+        Record the last INSERTs in the transaction. With an instance, one of
+        the rows in each region is the row of the instance.
         """
         if not self.unnamed:
             return
@@ -48,7 +49,8 @@ class InsertedRows:
             if (
                 isinstance(instance, model)
                 and region not in named
-                # The database may store another text than was sent.
+                # The database may store another text than the one that was
+                # sent.
                 and (
                     not region.version_per_row
                     or has_exact_keys(registry.cached_models[model], connection)

@@ -1,4 +1,6 @@
-"""Invalidate rows that were written without Django's knowledge."""
+"""Invalidate rows that were written without Django."""
+
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import connections, models, router
@@ -6,28 +8,40 @@ from django.db import connections, models, router
 from ..bypassing import concrete_model
 from ..coherence import writing
 from ..environment.aliases import usable_connections
+from ..environment.coroutines import refuse_in_coroutine
 from ..lookups.canonical import pk_text
 from .model_tables import has_pk_of, tables_of
 from .tables import has_exact_keys, pk_of, table_index
 
-# Rows of a queryset. With more, all rows of the model are invalidated.
+# Rows of a queryset. If there are more, all rows of the model are invalidated.
 MAX_INVALIDATED = 1000
 
 
-def invalidate(target, using=None):
+def invalidate(
+    target: models.Model
+    | type[models.Model]
+    | str
+    | models.QuerySet[Any, Any]
+    | models.Manager[Any],
+    using: str | None = None,
+) -> None:
     """
-    Invalidate cached rows that were written without Django's knowledge, by
-    another program, a trigger, or a driver's own cursor.
+    Invalidate cached rows that were written without Django, by another
+    program, a trigger, or a driver's own cursor.
 
-    ``target`` is an instance; or a model, for all its rows; or a queryset, for
-    the rows that it selects now, by a query; or a manager, for the rows of its
-    queryset. They are invalidated in every database, or only in that of the
-    alias ``using``. Inside atomic() that takes effect at once for this
-    transaction, and for all others once more after its commit.
+    ``target`` is an instance; or a model or its label ("shop.Tag"), for all
+    its rows; or a queryset, for the rows that it selects now, with a query; or
+    a manager, for the rows of its queryset. They are invalidated in every
+    database, or only in that of the alias ``using``. Inside atomic() this
+    takes effect at once for this transaction, and again for all others after
+    its commit.
 
-    Raise TypeError for any other target, ValueError for an instance without a
-    primary key. Do nothing for a model that is not cached.
+    Raise TypeError for any other target, LookupError for an unknown label,
+    ValueError for an instance without a primary key. Do nothing for a model
+    that is not cached.
     """
+    if isinstance(target, str):
+        target = concrete_model(target)
     if isinstance(target, models.Manager):
         target = target.all()
     if isinstance(target, models.QuerySet):
@@ -39,8 +53,8 @@ def invalidate(target, using=None):
         invalidate_rows(target, None, using)
     else:
         raise TypeError(
-            f"invalidate() wants an instance, a model, a queryset or a manager, not "
-            f"{target!r}."
+            f"invalidate() takes an instance, a model or its label, a queryset or a "
+            f"manager, not {target!r}."
         )
 
 
@@ -49,8 +63,13 @@ def invalidate_rows(model, rows, using=None):
     Invalidate rows of a model, which are instances or primary keys; None means
     all rows.
 
-    Return [(region, primary keys as texts, or None)] of what was invalidated.
+    Return [(region, primary keys as texts, or None)] of the invalidated rows.
+
+    It refuses to run in a coroutine, which has other connections than
+    sync_to_async(): if these are in a transaction, the rows would be released
+    before its commit.
     """
+    refuse_in_coroutine()
     if using is not None:
         check_alias(using)
     model = concrete_model(model)
@@ -83,7 +102,7 @@ def invalidate_rows(model, rows, using=None):
 
 def selected_pks(queryset, using):
     """
-    Query the primary keys that a queryset selects; return None for all rows.
+    Query the primary keys that a queryset selects. Return None for all rows.
 
     The query goes to the database that the queryset names, or to ``using``.
     """
@@ -112,11 +131,10 @@ def check_row(model, row):
     opts = model._meta
     if isinstance(row, models.Model):
         if not isinstance(row, model):
-            raise TypeError(f"{row!r} is no instance of {opts.label}.")
+            raise TypeError(f"{row!r} is not an instance of {opts.label}.")
         if not row._is_pk_set():
             raise ValueError(
-                f"{row!r} has no primary key: of a row that is not saved nothing is "
-                "cached."
+                f"{row!r} has no primary key: a row that is not saved is not cached."
             )
         return
     values = row if len(opts.pk_fields) > 1 else [row]
@@ -126,13 +144,13 @@ def check_row(model, row):
                 raise ValueError(value)
             field.to_python(value)
     except (ArithmeticError, TypeError, ValueError, ValidationError):
-        raise ValueError(f"{row!r} is no primary key of {opts.label}.") from None
+        raise ValueError(f"{row!r} is not a primary key of {opts.label}.") from None
 
 
 def pks_in(parent, model, rows):
     """
-    Return the primary keys of a model's rows in a parent's table, as texts;
-    None if one of them is unknown.
+    Return the primary keys of a model's rows in a parent's table, as texts.
+    Return None if one of them is unknown.
     """
     is_same, opts, pks = has_pk_of(model, parent), parent._meta, []
     for row in rows:

@@ -1,4 +1,4 @@
-"""SELECTs that lock rows, inside a transaction without a savepoint."""
+"""SELECTs that lock rows, in a transaction without a savepoint."""
 
 from contextlib import contextmanager
 
@@ -28,11 +28,12 @@ def locking_read(using):
 @contextmanager
 def share_lock(using):
     """
-    Have SELECT return the latest row, and not that of the snapshot of
+    Make SELECT return the latest row, not the one in the snapshot of
     REPEATABLE READ.
 
-    MySQL and MariaDB only. Not FOR UPDATE: two losers of the same race, each
-    with the shared lock of its duplicate key, would deadlock.
+    This is only for MySQL and MariaDB. It does not use FOR UPDATE, because two
+    losers of the same race, each with the shared lock of its duplicate key,
+    would deadlock.
     """
 
     with locking_read(using), ShareLock(connections[using]):

@@ -1,4 +1,4 @@
-"""The tables that hold a model's rows, judged by its fields."""
+"""The tables that hold a model's rows, according to its fields."""
 
 from django.db import models
 
@@ -30,7 +30,7 @@ def column_of(field):
     return field.column, end_of_relation(field).get_internal_type()
 
 
-# Django carries these out by a statement of its own, or refuses the delete. A
+# Django carries these out with its own statements, or refuses the delete. A
 # SET() has a deconstruct().
 BY_DJANGO = (
     models.CASCADE,
@@ -44,7 +44,8 @@ BY_DJANGO = (
 def deleted_by_database(model, found):
     """
     Add to ``found`` the models whose deletes may change this model's rows
-    without a statement for these: DO_NOTHING, DB_CASCADE (6.1), and chains.
+    without a statement for these rows: DO_NOTHING, DB_CASCADE (6.1), and
+    chains of them.
     """
     for field in model._meta.local_concrete_fields:
         relation = field.remote_field

@@ -2,7 +2,7 @@
 INSERT ... ON CONFLICT DO NOTHING, for a single row on PostgreSQL.
 
 PostgreSQL aborts the transaction at any error. With this clause a conflict is
-no error: the row count shows whether the row was inserted.
+not an error: the row count shows whether the row was inserted.
 """
 
 import re
@@ -12,8 +12,8 @@ from django.db import IntegrityError
 
 from .recognizing import COMMENT
 
-# The list of columns that Django has PostgreSQL return, if it does, and the
-# comments that another wrapper appended.
+# The list of columns that PostgreSQL returns to Django, if there is one, and
+# the comments that another wrapper appended.
 COLUMN = r'"[^"]+"(?:\."[^"]+")*'
 RETURNING = re.compile(
     rf"(?: RETURNING {COLUMN}(?:, {COLUMN})*)?(?:\s|;|{COMMENT})*\Z", re.DOTALL
@@ -28,17 +28,17 @@ class Conflict(IntegrityError):
 def ignore_conflict(sql):
     """
     Return the INSERT of one row with ON CONFLICT DO NOTHING. Return None if
-    the place of the clause in the SQL is not certain.
+    the place of the clause in the SQL is uncertain.
 
-    The clause has no conflict target, so that every unique and every exclusion
+    The clause has no conflict target, so every unique and every exclusion
     constraint counts.
     """
     end = RETURNING.search(sql).start()  # type: ignore[union-attr]  # or empty
     insert = sql[:end]
     if (
-        " ON CONFLICT " in insert  # Its author expects no row.
+        " ON CONFLICT " in insert  # Its author expects that no row is inserted.
         or " RETURNING " in insert  # Not Django's list of columns.
-        or "--" in insert  # What follows may be a comment.
+        or "--" in insert  # The rest may be a comment.
         # With several rows, the row count does not show which conflicted.
         or "), (" in insert
         or " UNNEST(" in insert
@@ -53,6 +53,6 @@ def raise_conflict(connection, table):
         f"The new row of {table} conflicts with another one. (With ON "
         "CONFLICT DO NOTHING PostgreSQL doesn't name the constraint.)"
     )
-    # Code that catches it may look at its cause, as for Django's own error.
+    # Code that catches it may read its cause, as with Django's own error.
     cause = connection.Database.errors.UniqueViolation(message)
     raise Conflict(message) from cause

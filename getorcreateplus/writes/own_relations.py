@@ -14,8 +14,9 @@ from .tables import table_index
 
 class OwnRelations:
     """
-    Until a transaction changes the schema, the Relations that all connections
-    of the process share. From then on until its end, Relations of its own.
+    The Relations of one connection. All connections of the process share them
+    until a transaction changes the schema. From then on until its end, the
+    transaction has its own Relations.
     """
 
     def __init__(self):
@@ -32,8 +33,8 @@ class OwnRelations:
 
     def current(self, connection, index, text=None):
         """
-        Return the Relations, None if they cannot be read. If a text is given,
-        they cover the tables that it names.
+        Return the Relations, None if they cannot be read. With a text, they
+        cover the tables that it names.
         """
         self.discard_after_commit(connection)
         names = index.folded_names.values()
@@ -54,7 +55,10 @@ class OwnRelations:
             self.discard(connection)
 
     def discard(self, connection):
-        """Have the Relations read again after a change of the schema."""
+        """
+        Make the next call read the Relations again, because the schema has
+        changed.
+        """
         relations.discard_relations(connection)
         self.own = None
         self.changes_schema = not is_outside(connection)

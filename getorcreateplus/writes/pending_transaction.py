@@ -1,6 +1,6 @@
 """
 An atomic() block that begins its transaction in the database only when a
-statement needs it, and what such a block does with Django's own state.
+statement needs it, and changes of Django's own state for such a block.
 """
 
 from django.db import connections, transaction
@@ -12,7 +12,9 @@ def is_doomed(connection):
 
 
 def set_rollback(rollback, using):
-    """As transaction.set_rollback(), and do nothing in autocommit."""
+    """
+    Do the same as transaction.set_rollback(), but do nothing in autocommit.
+    """
     if connections[using].in_atomic_block:
         transaction.set_rollback(rollback, using)
 
@@ -24,7 +26,7 @@ def drop_hooks_after(connection, last_hook):
     while count and hooks[count - 1] is not last_hook:
         count -= 1
     if count < len(hooks):
-        # A new list, as Django makes one when it drops hooks.
+        # A new list, because Django makes one, too, when it drops hooks.
         connection.run_on_commit = hooks[:count]
 
 
@@ -32,15 +34,16 @@ class PendingTransaction:
     """
     An atomic() block whose transaction has not begun in the database.
 
-    For code that reads Django's state it is a transaction: on_commit() waits
-    for its end, select_for_update() is allowed, a block inside it makes a
-    savepoint. The next statement either begins it or goes without it.
+    Code that reads Django's state sees a transaction: on_commit() waits for
+    its end, select_for_update() is allowed, and a block inside it makes a
+    savepoint. The next statement either begins the transaction or runs without
+    it.
     """
 
     def __init__(self, connection):
         self.connection = connection
         self.atomic = transaction.atomic(using=connection.alias)
-        # As Atomic.__enter__() and set_autocommit() in 5.2 to 6.1.
+        # The same as Atomic.__enter__() and set_autocommit() in 5.2 to 6.1.
         connection.close_if_health_check_failed()
         connection.ensure_connection()
         connection.commit_on_exit = True
@@ -60,7 +63,7 @@ class PendingTransaction:
         )
 
     def begin(self):
-        """Begin it in the database, as the atomic() block would."""
+        """Begin it in the database, as the atomic() block does."""
         connection = self.connection
         blocks, connection.atomic_blocks = connection.atomic_blocks, []
         connection.in_atomic_block = False

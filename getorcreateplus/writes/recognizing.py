@@ -1,10 +1,10 @@
 """
-Recognize the INSERT of a row that create() was called for.
+Recognizes the INSERT of the row for which create() was called.
 
-save(), or what it calls, may insert other rows of the same table before its
-own. An execute wrapper sees no model, but the names and the values of columns.
-If save() changes what create() was given, the row is not recognized. That
-costs a savepoint, and the result is still correct.
+save(), or code that it calls, may insert other rows of the same table before
+its own. An execute wrapper does not see the model, only the names and the
+values of columns. If save() changes the values that create() was given, the
+row is not recognized. That costs a savepoint, and the result is still correct.
 """
 
 import datetime
@@ -27,8 +27,7 @@ NAMES = re.compile(NAME)
 ROW = re.compile(rf"INSERT INTO (?:{NAME}) \(((?:{NAME})(?:, (?:{NAME}))*)\) VALUES \(")
 TOKEN = re.compile(r"""%[%s]|'[^']*'|"[^"]*"|`[^`]*`|[(),]|[^%'"`(),]+|.""", re.DOTALL)
 
-# Values of these types are sent as they are, or as a text that is the same
-# each time.
+# Values of these types are sent as they are, or always as the same text.
 COMPARABLE = (
     *(str, bytes, int, float, Decimal, datetime.date, datetime.time),
     *(datetime.timedelta, UUID, type(None)),
@@ -41,7 +40,9 @@ def end_of_comments(sql):
 
 
 def is_row_of(connection, model, arguments, sql, params):
-    """Return True if the INSERT is of one row with the arguments' values."""
+    """
+    Return True if the INSERT inserts one row, with the arguments' values.
+    """
     places = places_of(sql)
     if places is None or not isinstance(params, (list, tuple)):
         return False
@@ -58,8 +59,8 @@ def is_row_of(connection, model, arguments, sql, params):
 @lru_cache(maxsize=1000)
 def places_of(sql):
     """
-    Return the columns of an INSERT of one row, quoted, and the place of the
-    parameter of each, None for an expression. Return None for other SQL.
+    Return the quoted columns of an INSERT of one row, each with the place of
+    its parameter, None for an expression. Return None for other SQL.
     """
     row = ROW.match(sql, end_of_comments(sql))
     if row is None:
@@ -89,7 +90,9 @@ def places_of(sql):
 
 
 def columns_of(connection, model, arguments):
-    """Yield (column, value), as they are sent, of arguments of create()."""
+    """
+    Yield (column, value), as they are sent, for the arguments of create().
+    """
     for field, given in fields_of(model._meta, arguments):
         value = given
         try:
@@ -107,10 +110,10 @@ def columns_of(connection, model, arguments):
 
 
 def fields_of(opts, arguments):
-    """Yield (field, value) of those arguments that are columns."""
+    """Yield (field, value) for the arguments that are columns."""
     for name, value in arguments.items():
         if name == "pk" and len(opts.pk_fields) > 1:
-            # It may be None, and anything if the project overrides create().
+            # It may be None, or anything if the project overrides create().
             values = value if isinstance(value, Iterable) else ()
             yield from zip(opts.pk_fields, values, strict=False)
             continue

@@ -1,10 +1,10 @@
 """
 Tables that refuse INSERT ... ON CONFLICT DO NOTHING.
 
-PostgreSQL refuses it where a unique or exclusion constraint is deferrable, and
-where a table has rules; so do some foreign tables and extensions, and SQLite
-for views and virtual tables. In a view with an INSTEAD OF trigger it does
-nothing, and a conflict is an error. Meta declares few of these. So the first
+PostgreSQL refuses it if a unique or exclusion constraint is deferrable, or if
+a table has rules. So do some foreign tables and extensions, and SQLite for
+views and virtual tables. In a view with an INSTEAD OF trigger the clause has
+no effect, and a conflict is an error. Meta declares few of these. So the first
 INSERTs into a table have a savepoint, which the driver's own cursor sends,
 until one of them has inserted a row. The process remembers the result.
 """
@@ -20,10 +20,12 @@ from .schema_changes import TableMemory, has_changed_schema
 
 
 class Refused(Exception):
-    """The table refuses the clause, and the transaction is as it was."""
+    """
+    The table refuses the clause, and the transaction is as it was before.
+    """
 
 
-# {(database, schema, table): True if the table accepts the clause}
+# {table_of_tenant(): True if the table accepts the clause}
 memory = TableMemory()
 
 
@@ -32,7 +34,7 @@ def refuses(connection, model):
     if connection.vendor == "postgresql" and is_deferrable(model):
         return True
     accepts = memory.answers
-    return accepts.get(identity_of(connection, model)) is False
+    return accepts.get(table_of_tenant(connection, model)) is False
 
 
 def is_deferrable(model):
@@ -46,11 +48,11 @@ def try_clause(connection, model, execute, sql, params, many, context):
     Send an INSERT with the clause. Raise Refused if the table refuses it.
 
     The transaction is lost only if the table has accepted the clause before,
-    and another process has changed the table since.
+    and another process has changed the table in the meantime.
     """
     accepts = memory.answers
-    identity = identity_of(connection, model)
-    has_answered = identity in accepts
+    table = table_of_tenant(connection, model)
+    has_answered = table in accepts
     has_savepoint = not has_answered and can_abort_transaction(connection)
     errors_occurred = connection.errors_occurred
     if has_savepoint:
@@ -60,14 +62,14 @@ def try_clause(connection, model, execute, sql, params, many, context):
     except DatabaseError as error:
         if not is_refusal(connection, error):
             raise
-        accepts.pop(identity, None)
+        accepts.pop(table, None)
         if has_savepoint:
             driver_savepoints.roll_back(connection)
         elif can_abort_transaction(connection):
             raise
         connection.errors_occurred = errors_occurred
         if not has_changed_schema(connection):
-            accepts[identity] = False
+            accepts[table] = False
         raise Refused from error
     if has_savepoint:
         driver_savepoints.release(connection)
@@ -77,11 +79,11 @@ def try_clause(connection, model, execute, sql, params, many, context):
         and context["cursor"].rowcount > 0
         and not has_changed_schema(connection)
     ):
-        accepts[identity] = accepts_each_row(connection, model)
+        accepts[table] = accepts_each_row(connection, model)
     return result
 
 
-def identity_of(connection, model):
+def table_of_tenant(connection, model):
     return (
         database_name(connection.alias, connection.settings_dict),
         # The tenant, under the name that django-tenants gives it.
@@ -91,7 +93,7 @@ def identity_of(connection, model):
 
 
 def can_abort_transaction(connection):
-    """Return True if an error is going to abort a transaction."""
+    """Return True if an error will abort a transaction."""
     return connection.vendor == "postgresql" and (
         connection.in_atomic_block
         or not connection.autocommit
@@ -99,13 +101,13 @@ def can_abort_transaction(connection):
     )
 
 
-# Errors that say nothing about the clause: those of a connection, a
-# transaction, a server, a trigger's RAISE, a right, and a table or a column
-# that does not exist.
+# Errors that show nothing about the clause: errors of a connection, a
+# transaction, a server, a trigger's RAISE, a permission, and a table or a
+# column that does not exist.
 OTHER_CLASSES = ("08", "25", "28", "40", "53", "54", "57", "58", "P0")
 OTHER_STATES = ("42501", "42703", "42P01", "55P03")
 
-# Conflicts in spite of the clause: those of a trigger's own INSERT.
+# Conflicts in spite of the clause, by a trigger's own INSERT.
 CONFLICTS = ("23505", "23P01")
 
 
@@ -122,7 +124,7 @@ def is_refusal(connection, error):
 
 
 # An inserted row does not show the constraints of partitions to which it does
-# not belong, nor that a trigger has taken its INSERT's place.
+# not belong, and it does not show that a trigger has replaced its INSERT.
 ACCEPTS_EACH_ROW = """
 SELECT NOT EXISTS (
     SELECT FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(%s)) t
@@ -150,7 +152,8 @@ def accepts_each_row(connection, model):
             cursor.execute(ACCEPTS_EACH_ROW, [table, table])
             [(answer,)] = cursor.fetchall()
     except connection.Database.Error:
-        # A database that speaks PostgreSQL's protocol, with another catalog.
+        # This may be another database with PostgreSQL's protocol, and its own
+        # catalog.
         if has_savepoint:
             driver_savepoints.roll_back(connection)
         return True

@@ -1,9 +1,9 @@
 """
-Which models are cached, and where.
+The cached models, and their caches.
 
-A model is cached when one of its managers, or of its proxies' managers, makes
-querysets that cache. Every process that has the model's code finds that out,
-so each of them invalidates the rows that it writes.
+A model is cached if one of its managers, or a manager of one of its proxies,
+has a caching queryset. Every process with the model's code finds this out, so
+each process invalidates the rows that it writes.
 """
 
 import logging
@@ -29,11 +29,11 @@ from .model_tables import tables_of
 
 logger = logging.getLogger("getorcreateplus")
 
-MAX_REGIONS = 1000  # of one model; there is one for each database and tenant
+MAX_REGIONS = 1000  # of one model, which has one for each database and tenant
 
 cached_models = {}  # concrete model: CachedModel
 unexamined = []  # models whose managers have not been examined yet
-being_examined = []  # those that a thread is examining
+being_examined = []  # the models that a thread is examining
 indexes = {}  # database alias: TableIndex
 examining = threading.RLock()
 
@@ -66,11 +66,11 @@ def cached_model_of(queryset):
 
 
 class CachedModel:
-    """A cached model, and the caches that its querysets name."""
+    """A cached model, and the caches of its querysets."""
 
     def __init__(self, model):
         self.model = model
-        self.declared = {}  # object_cache_alias: the timeouts declared with it
+        self.declared = {}  # object_cache_alias: the timeouts that are declared with it
         self.key_cache_aliases = set()
         self.aliases = {}  # object_cache_alias: the alias that is used for it
         # (object_cache_alias, database, keys): region
@@ -79,8 +79,8 @@ class CachedModel:
         self.without_keys = set()  # aliases of caches whose KEY_FUNCTION raised
 
     def declare(self, queryset_class):
-        # A queryset class that does not cache counts with the defaults of one
-        # that does.
+        # A queryset class that does not cache counts with the defaults of a
+        # caching one.
         alias = getattr(queryset_class, "object_cache_alias", None)
         timeout = getattr(queryset_class, "cache_timeout", DEFAULT_TIMEOUT)
         self.declared.setdefault(alias, set()).add(timeout)
@@ -90,9 +90,9 @@ class CachedModel:
 
     def region(self, using, declared, connection=None):
         """
-        Return the region for the present database and cache keys, None if the
-        cache of the rows cannot be used. A caller may have the connection of
-        the alias already: to look it up takes as long as all else here.
+        Return the region for the current database and cache keys, None if the
+        cache of the rows cannot be used. A caller may pass the connection of
+        the alias, because getting it takes as long as everything else here.
         """
         alias = self.aliases.get(declared)
         if alias is None:
@@ -118,7 +118,7 @@ class CachedModel:
         if alias not in self.without_keys:
             self.without_keys.add(alias)
             logger.warning(
-                "%s is not cached where KEY_FUNCTION of the cache %r raises: %r",
+                "%s is not cached while KEY_FUNCTION of the cache %r raises: %r",
                 self.model._meta.label,
                 alias,
                 error,
@@ -134,7 +134,7 @@ class CachedModel:
         if region is None:
             region = self._make_region(at, using, alias)
         if len(self.regions) >= MAX_REGIONS:
-            # Regions in self.others live as long as something refers to them.
+            # Regions in self.others exist as long as something refers to them.
             oldest = next(iter(self.regions))
             self.others[oldest] = self.regions.pop(oldest)
         self.regions[at] = region
@@ -148,7 +148,7 @@ class CachedModel:
             using,
             alias,
             database=name,
-            # In a cache that other models may share, its keys name the model.
+            # If other models may share the cache, its keys name the model.
             own_cache=alias == opts.model_name != DEFAULT_CACHE_ALIAS,
             timeout=shortest_timeout(self.declared[declared], alias),
             version_per_row=has_exact_pk(opts, connections[using].vendor),
@@ -157,7 +157,9 @@ class CachedModel:
 
     @cached_property
     def text_keys(self):
-        """Return the (table, column)s of its primary keys that hold texts."""
+        """
+        Return the (table, column) pairs of its primary keys that hold texts.
+        """
         return frozenset(
             (table._meta.db_table, field.column)
             for table in tables_of(self.model)
@@ -168,7 +170,7 @@ class CachedModel:
     def all_regions(self, using, of_all_tenants=False):
         """
         Return the regions that a write through this alias changes: those of
-        the present tenant, or those of all tenants that this process has met.
+        the current tenant, or those of all tenants that this process has seen.
         """
         connection = connections[using]
         aliases = databases.aliases_of_database(using, connection.settings_dict)
@@ -188,7 +190,7 @@ class CachedModel:
         self.others.clear()
 
     def faults(self):
-        """Yield what is wrong with the caches that its querysets name."""
+        """Yield the faults of the caches that its querysets name."""
         opts = self.model._meta
         rows = {object_cache_alias(opts, declared) for declared in self.declared}
         for name, aliases in (
@@ -205,7 +207,7 @@ class CachedModel:
 
 
 def settings_of(using):
-    # Not settings.DATABASES: a connection may have been given other settings.
+    # Not settings.DATABASES, because a connection may have other settings.
     return connections[using].settings_dict
 
 
@@ -223,7 +225,7 @@ def shortest_timeout(timeouts, alias):
 
 
 def add_model(sender, **kwargs):
-    """Have a new model's managers examined, once all models are loaded."""
+    """Examine a new model's managers later, when all models are loaded."""
     # The models of a migration's state have the same tables.
     if sender._meta.apps is apps:
         unexamined.append(sender)
@@ -237,7 +239,8 @@ def examine():
         return
     with examining:
         while unexamined:
-            being_examined.append(unexamined[0])  # so that a fork finds it in a list
+            # So that a fork finds it in one of the lists.
+            being_examined.append(unexamined[0])
             unexamined.pop(0)
             examine_model(being_examined[-1])
             indexes.clear()
@@ -245,7 +248,7 @@ def examine():
 
 
 def begin_anew():
-    """Examine what another thread was examining when this process forked."""
+    """Examine the models that another thread was examining at the fork."""
     global examining  # noqa: PLW0603
     examining = threading.RLock()
     unexamined[:0] = being_examined
@@ -262,7 +265,7 @@ def examine_model(model):
     for manager in opts.managers:
         queryset_class = queryset_class_of(manager)
         if not hasattr(queryset_class, "object_cache_alias"):
-            # In another process get_queryset() may not raise, and return a
+            # In another process get_queryset() may not raise, but return a
             # queryset that caches. So the writes of this process must
             # invalidate.
             raises = queryset_class is None
@@ -274,7 +277,7 @@ def examine_model(model):
 
 
 def queryset_class_of(manager):
-    """Return the class of the querysets that a manager makes, or None."""
+    """Return the class of a manager's querysets, or None."""
     try:
         return type(manager.get_queryset())
     except Exception as error:  # noqa: BLE001 - it may require a request, or a tenant
@@ -283,6 +286,7 @@ def queryset_class_of(manager):
 
 
 @runs_after_change_of("CACHES")
+@runs_after_change_of("GETORCREATEPLUS_BUCKETS")
 @runs_after_change_of("GETORCREATEPLUS_TRANSPORTS")
 def clear_regions():
     clients.by_alias.clear()

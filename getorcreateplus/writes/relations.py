@@ -1,9 +1,9 @@
 """
-Which tables show, or hold, the rows of others: partitions, inheritance, views.
+Tables that show or hold the rows of others: partitions, inheritance, views.
 
-The driver's own cursor reads them from the catalog of a database, because they
-are no query of the user's: once in each process, and again after a statement
-that changes the schema.
+The driver's own cursor reads them from the catalog of a database, because this
+is not the user's query: once in each process, and again after a statement that
+changes the schema.
 """
 
 import re
@@ -20,7 +20,7 @@ relations_by_alias = {}  # database alias: (NAME of the database, Relations)
 def relations_of(connection, tables, fresh=False):
     """
     Return the Relations of a connection's database, None if they cannot be
-    read now. ``tables`` are the names of tables that a view's text may
+    read now. ``tables`` are the names of the tables that a view's text may
     mention.
     """
     name = connection.settings_dict["NAME"]
@@ -34,10 +34,10 @@ def relations_of(connection, tables, fresh=False):
 
 
 def discard_relations(connection):
-    """Have relations_of() read again, because the schema has changed."""
+    """Make relations_of() read again, because the schema has changed."""
     if connection.alias in connections:
         relations_by_alias.pop(connection.alias, None)
-    else:  # Django creates and drops databases on a connection without alias
+    else:  # Django creates and drops databases with a connection without an alias
         relations_by_alias.clear()
 
 
@@ -48,8 +48,8 @@ class Relations:
     """The relations between the tables of a database, by folded names."""
 
     def __init__(self, edges):
-        self.written = {}  # a table: those whose rows a write of it may change
-        self.shown = {}  # a table: those that show its rows
+        self.written = {}  # a table: tables whose rows a write of it may change
+        self.shown = {}  # a table: tables that show its rows
         self.affected_tables = {}  # a table: affected()
         self.unrelated = set()  # targets of statements that have no relations
         for names in edges:
@@ -67,7 +67,9 @@ class Relations:
         )
 
     def affected(self, name):
-        """Return the tables that may show other rows after a write of one."""
+        """
+        Return the tables that may show other rows after a write of this table.
+        """
         try:
             return self.affected_tables[name]
         except KeyError:
@@ -94,7 +96,9 @@ class Relations:
 
 
 def closure(names, edges):
-    """Return what can be reached along the edges, and these names."""
+    """
+    Return these names, and all names that can be reached along the edges.
+    """
     found, new = set(), set(names)
     while new:
         found |= new
@@ -135,9 +139,9 @@ def targets_of(text):
 # Reading the catalog
 
 NO_RELATIONS = Relations(())
-# The dependent table, the table that it depends on, whether it is a child, and
-# whether it shows rows. A rule of a table writes the tables that it names. A
-# materialized view shows other rows when it is refreshed.
+# The dependent table, the table on which it depends, whether it is a child,
+# and whether it shows rows. A rule of a table writes the tables that it names.
+# A materialized view shows other rows after it is refreshed.
 POSTGRESQL = """
 SELECT child.relname, parent.relname, TRUE, TRUE
 FROM pg_catalog.pg_inherits i
@@ -157,7 +161,7 @@ AND view.oid <> source.oid
 AND view.relkind IN ('r', 'p', 'v')
 AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
-# These databases give only a view's text. The text of a table is NULL.
+# These databases have only a view's text. The text of a table is NULL.
 MYSQL = """
 SELECT TABLE_NAME, VIEW_DEFINITION FROM information_schema.VIEWS
 WHERE TABLE_SCHEMA = DATABASE()

@@ -1,10 +1,10 @@
 """
-Statements of this process that may change a schema, and what the process
-remembers about tables until one of them runs.
+Statements of this process that may change a schema, and the facts about tables
+that the process remembers until one of them runs.
 
-A database is asked about its tables by the driver's own cursor, and the answer
-is remembered. After a statement that may change a table, every answer of the
-process is discarded, and once more when its transaction has committed, because
+The driver's own cursor queries the catalog about tables, and the process
+remembers the answer. After a statement that may change a table, the process
+discards every answer, and again when the transaction has committed, because
 other connections do not see the change earlier.
 """
 
@@ -14,15 +14,14 @@ from ..coherence.connection_methods import replacing
 from ..coherence.transactions import is_autocommit
 from .statements import lacks, word_set
 
-# A statement that may change a column, or which table a name stands for.
+# A statement that may change a column, or the table that a name refers to.
 CHANGES = re.compile(
     r"\b(?:ALTER|ATTACH|CREATE|DETACH|DROP|IMPORT|RENAME)\b"
-    # It may end a transaction without Django, and a column is again what it
-    # was.
+    # It may end a transaction without Django, and a column is then as before.
     r"|(?:\A|;|\*/)\s*(?:ABORT|CALL|DO|EXECUTE|ROLLBACK(?!\s+TO))\b",
     re.IGNORECASE,
 )
-# The words that CHANGES looks for.
+# The words in CHANGES.
 WORDS_OF_CHANGES = word_set(
     "abort alter attach call create detach do drop execute import rename rollback"
 )
@@ -36,11 +35,11 @@ class Generation:
 
 class TableMemory:
     """
-    What databases have answered about their tables, until a schema changes.
+    The answers of databases about their tables, until a schema changes.
 
-    Take ``answers`` before the database is asked, and store into the same
-    dict: clear() replaces it, and so drops an answer that is older than a
-    change that another thread has sent meanwhile.
+    Take ``answers`` before the query, and store the answer in the same dict:
+    clear() replaces the dict, and so discards an answer that is older than a
+    change which another thread has sent in the meantime.
     """
 
     def __init__(self):
@@ -55,7 +54,9 @@ memories = []  # each TableMemory
 
 
 def discard_answers():
-    """Have all tables read again: a statement may have changed them."""
+    """
+    Make all tables be read again, because a statement may have changed them.
+    """
     Generation.number += 1
     for memory in memories:
         memory.clear()
@@ -63,8 +64,8 @@ def discard_answers():
 
 def has_changed_schema(connection):
     """
-    Return True if the open transaction has changed a schema, so that its
-    rollback may change a table once more.
+    Return True if the open transaction has changed a schema, so its rollback
+    may change a table again.
     """
     blocks = connection.atomic_blocks
     changed = getattr(connection, "getorcreateplus_changed", None)
@@ -72,7 +73,7 @@ def has_changed_schema(connection):
 
 
 def may_be_undone(connection):
-    """Return True if a rollback may undo what the database has answered."""
+    """Return True if a rollback may make the database's answer wrong."""
     if not connection.in_atomic_block:
         return not is_autocommit(connection)
     return has_changed_schema(connection)
@@ -81,9 +82,10 @@ def may_be_undone(connection):
 def wrap_schema_change(execute, connection, sql, words):
     """
     Return an execute() that discards all answers after a statement which may
-    change a schema; the given one for any other statement.
+    change a schema. For any other statement, return the given one.
 
-    The statement is not in one of Django's forms; its words_of() are given.
+    The statement does not have one of Django's forms. ``words`` are its
+    words_of().
     """
     if lacks(words, sql, WORDS_OF_CHANGES) or not CHANGES.search(sql):
         return execute

@@ -1,5 +1,5 @@
 """
-What a statement does to its session, judged by its words: savepoints, locks,
+Effects of a statement on its session, judged by its words: savepoints, locks,
 the isolation level, conversions, and transactions that it begins.
 """
 
@@ -27,16 +27,16 @@ class Savepoint(NamedTuple):
 
 
 def savepoint_of(sql):
-    """Return the Savepoint that a statement is about, or None."""
+    """Return the Savepoint of a statement, or None."""
     found = DJANGO_SAVEPOINT(sql) if type(sql) is str else None
     return None if found is None else Savepoint(*found.groups())
 
 
-# What may be between two words of SQL.
+# Characters that may be between two words of SQL.
 GAP = r"(?:\s|/\*(?:(?!\*/).)*\*/|(?:--|#)[^\r\n]*)"
 # These lock rows in a SELECT: FOR UPDATE, LOCK IN SHARE MODE, and functions
 # such as pg_advisory_xact_lock() and GET_LOCK(). And "isolation" may change
-# the isolation level: what a snapshot sees must not be filled.
+# the isolation level: rows of a snapshot must not be stored in the cache.
 LOCKING = re.compile(
     rf"\bFOR{GAP}++(?:UPDATE|NO{GAP}++KEY|KEY{GAP}++SHARE|SHARE)\b"
     rf"|\bLOCK{GAP}++IN\b|lock\w*\"?{GAP}*+\(|isolation",
@@ -53,7 +53,7 @@ LOCKS_NOTHING = (
 
 def record_statement(connection, sql):
     """
-    Record whether a statement inside atomic() takes locks, before it does.
+    Record whether a statement inside atomic() takes locks, before it runs.
     Return True if the transaction has ended without Django having seen it.
     """
     return record_locks(connection, lambda: takes_locks(connection, sql))
@@ -73,7 +73,7 @@ ISOLATES = re.compile(
 )
 
 
-# First words of statements that may change it without naming it.
+# First words of statements that may change the level without naming it.
 RESETS = frozenset(("CALL", "DISCARD", "DO", "EXECUTE", "PRAGMA", "RESET"))
 
 
@@ -112,18 +112,18 @@ def record_session(connection, text, starts):
 
 # Transactions that a statement begins, on MySQL
 
-# It may begin a transaction on MySQL, whose driver does not report that.
+# These may begin a transaction on MySQL, whose driver does not report it.
 BEGINS = re.compile(
     rf"(?:\A|;|\*/){BEFORE}(BEGIN|START|XA|CALL|EXECUTE)\b|\bCHAIN\b",
     re.IGNORECASE | re.DOTALL,
 )
-# It ends the transaction.
+# This ends the transaction.
 COMMITS = re.compile(
     rf"(?:\A|;|\*/){BEFORE}(?:COMMIT|ROLLBACK(?!\s+(?:WORK\s+)?TO\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
-# First words of statements after which MariaDB is not queried whether they
-# have begun one. (The query changes what ROW_COUNT() returns.)
+# First words of statements after which MariaDB is not queried for a new
+# transaction. (The query changes what ROW_COUNT() returns.)
 BEGINS_NOTHING = word_set(
     "ALTER ANALYZE CREATE DELETE DESC DESCRIBE DROP EXPLAIN INSERT OPTIMIZE RELEASE "
     "RENAME REPLACE SAVEPOINT SELECT SHOW TRUNCATE UPDATE USE VALUES WITH"
@@ -154,7 +154,9 @@ def wrap_for_begins(execute, connection, text, starts):
 
 
 def after_statement(connection, text, context):
-    """Record what a statement has ended, after it was executed."""
+    """
+    After a statement was executed, record whether it has ended something.
+    """
     if connection.vendor != "mysql":
         return
     if COMMITS.search(text) and not drivers.is_mariadb(connection.connection):

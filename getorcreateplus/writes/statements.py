@@ -1,11 +1,11 @@
 """
-What a statement of any form may write, judged by its words.
+The tables that a statement of any form may write, judged by its words.
 
-This module does not parse SQL, because each database has a grammar of its own.
-Where a statement can be read in two ways, the wider one counts: a row that is
-invalidated in vain costs a query, and one that is not invalidated is wrong. So
-a table counts as written wherever its name stands in a statement that writes,
-also in a literal or a comment; and an unknown statement writes everything.
+This module does not parse SQL, because each database has its own grammar. If a
+statement has two interpretations, the wider one counts: an unneeded
+invalidation costs a query, and a missing one leaves a wrong row. So a table
+counts as written if its name is anywhere in a statement that writes, even in a
+literal or a comment. An unknown statement counts as writing every table.
 """
 
 import re
@@ -17,22 +17,22 @@ def word_set(text):
     return frozenset(text.split())
 
 
-# What may be before a statement's first word. "--" ends at a carriage return
-# on PostgreSQL, "#" begins a comment on MySQL.
+# Text that may be before a statement's first word. "--" ends at a carriage
+# return on PostgreSQL, "#" begins a comment on MySQL.
 BEFORE = r"(?:[\s(]|--[^\r\n]*|#[^\r\n]*|/\*(?:(?!\*/).)*\*/|\*/)*+"
 
 
-# A statement, without what others have put around it
+# A statement, without the parts that other code has put around it
 
-# SQLite begins a transaction by a statement like any other.
+# SQLite begins a transaction with an ordinary statement.
 READING = ("SELECT", "(SELECT", "BEGIN")
 OF_SAVEPOINT = ("SAVEPOINT", "RELEASE", "ROLLBACK")
 
 
 class Statement(NamedTuple):
     """
-    A statement, and what others have put around it: comments, and before it
-    statements that set a variable.
+    A statement, and the parts that other code has put around it: comments, and
+    before it statements that set a variable.
     """
 
     before: str
@@ -54,17 +54,18 @@ class Statement(NamedTuple):
         return self.begins_with(OF_SAVEPOINT) and ";" not in self.text
 
     def own_params(self, params):
-        """Return the parameters behind those of what is before it."""
+        """Return the parameters after those of the parts before it."""
         count = self.before.count("%s")
         return params[count:] if count else params
 
 
-# Comments that are the same on each database: not nested, and not executed.
+# Comments that all databases read in the same way: not nested, not executed.
 COMMENTS = r"(?:\s|--[^\r\n]*|#[^\r\n]*|/\*(?!M?!)(?:(?!\*/|/\*).)*\*/)*+"
-# Comments that end elsewhere on one database than on another, or are executed.
+# Comments that end at different places on different databases, or are
+# executed.
 OBSCURE_COMMENT = re.compile(r"/\*(?:M?!|(?:(?!\*/).)*/\*)", re.DOTALL)
-# Other packages put a statement before another one that sets a variable for
-# triggers, or a timeout. The variable means nothing to PostgreSQL, because its
+# Other packages put a statement before another one, to set a variable for
+# triggers, or a timeout. The variable has no effect on PostgreSQL, because its
 # name has a dot.
 VARIABLE = r"\w+(?:\.\w+)+"
 VALUE = r"""(?:[^-()'";/\\$`%]|'[^'\\%]*'|%s|%\(\w+\)s)*+"""
@@ -77,25 +78,25 @@ SETTING = (
 IGNORECASE = re.DOTALL | re.IGNORECASE
 START = {"postgresql": re.compile(f"{COMMENTS}(?:{SETTING}{COMMENTS})*+", IGNORECASE)}
 START_ELSEWHERE = re.compile(COMMENTS, re.DOTALL)
-# Last characters behind which a comment or a space may be cut off.
+# Last characters after which a comment or a space may be removed.
 LAST_TO_CUT = frozenset(("/", "", *string.whitespace))
 
 
 def statement_of(sql, connection):
-    """Return the Statement of what a cursor was given to execute."""
+    """Return the Statement that a cursor has to execute."""
     text = sql if type(sql) is str else text_of(sql, connection)
     if text[:1].isalpha() and text[-1:] not in LAST_TO_CUT and ";" not in text:
-        return Statement("", text)  # as nearly always
+        return Statement("", text)  # the most frequent case
     pattern = START.get(connection.vendor, START_ELSEWHERE)
     start = pattern.match(text).end()  # type: ignore[union-attr]  # or empty
     end = end_of_statement(text)
     if start >= end:
-        start = 0  # nothing but a statement that sets a variable
+        start = 0  # only a statement that sets a variable
     return Statement(text[:start], text[start:end], text[end:])
 
 
 def text_of(sql, connection):
-    """Return the text of what a cursor was given to execute."""
+    """Return the text of the SQL that a cursor has to execute."""
     if isinstance(sql, (bytes, bytearray)):
         return sql.decode(errors="replace")
     if hasattr(sql, "as_string"):  # psycopg's
@@ -104,7 +105,7 @@ def text_of(sql, connection):
 
 
 def end_of_statement(text):
-    """Return where the comments and semicolons behind a statement begin."""
+    """Return where the comments and semicolons after a statement begin."""
     end = len(text)
     while True:
         while end and (text[end - 1] == ";" or text[end - 1].isspace()):
@@ -138,34 +139,34 @@ def words_of(text):
 
 def fold(text):
     """
-    Return text so that two spellings are equal if a database may take them for
-    the same.
+    Return the text in a form in which two spellings are equal if a database
+    may treat them as equal.
 
-    lower() would not do: it keeps letters apart that re.IGNORECASE takes for
-    the same.
+    lower() is not enough: it distinguishes letters that re.IGNORECASE treats
+    as equal.
     """
     return text.casefold()
 
 
 def lacks(words, text, others):
     """
-    Return True if a text, whose words_of() are given, certainly has none of
-    the other words, in lower case. A pattern that ignores case takes much
-    longer.
+    Return True if a text certainly does not have any of the other words, in
+    lower case. ``words`` are its words_of(). A pattern that ignores case takes
+    much longer.
     """
-    # Outside ASCII, some letters are equal only to such a pattern.
+    # Outside ASCII, some letters are equal only for such a pattern.
     return text.isascii() and words.isdisjoint(others)
 
 
 class Names:
-    """Names of tables, which are found in SQL by its words."""
+    """Names of tables, which are found in SQL by their words."""
 
     def __init__(self, names):
         self.by_word = {}  # a folded word: [(the words of a name, the name)]
         self.anywhere = []  # names without a word
         for name in names:
             words = words_of(name)
-            # The longest is the rarest.
+            # The longest word is the rarest.
             word = max(words, key=len, default=None)
             if word is None:
                 self.anywhere.append(name)
@@ -180,27 +181,27 @@ class Names:
         return found
 
 
-# What it may do: its first word decides
+# Effects of a statement, by its first word
 
-# They write no row of a table, even if other words would.
+# They write no row of a table, even if they have words that write.
 WRITES_NOTHING = word_set(
     "ABORT BEGIN CHECK CHECKPOINT CHECKSUM CLOSE CLUSTER COMMENT COMMIT "
     "DEALLOCATE DECLARE DISCARD END FETCH FLUSH GET GRANT HANDLER KILL "
     "LISTEN LOCK MOVE NOTIFY OPTIMIZE PRAGMA PREPARE REINDEX RELEASE RESET REVOKE "
     "ROLLBACK SAVEPOINT SET SHOW START UNLISTEN UNLOCK VACUUM"
 )
-# They write the tables that they mention, if they contain INTO.
+# They write the tables that they mention if they contain INTO.
 WRITES_BY_INTO = word_set("SELECT TABLE VALUES")
-# They write the tables that they mention, if they contain a word of
-# WRITES_TABLES, or CREATE. (On MariaDB, ANALYZE is EXPLAIN ANALYZE.)
+# They write the tables that they mention if they contain CREATE or a word of
+# WRITES_TABLES. (On MariaDB, ANALYZE is EXPLAIN ANALYZE.)
 MAY_CONTAIN_WRITE = word_set("ANALYZE DESC DESCRIBE EXPLAIN WITH")
 # They write the tables that they mention.
 WRITES_TABLES = word_set(
     "COPY DELETE INSERT INTO LOAD MERGE REFRESH RENAME REPAIR REPLACE TRUNCATE UPDATE"
 )
-# They change what a name means, and the relations between tables.
+# They change the meaning of a name, and the relations between tables.
 CHANGES_SCHEMA = word_set("ALTER CREATE DROP RENAME")
-# What may be between CREATE, ALTER or DROP and the kind of what it changes.
+# Words that may be between CREATE, ALTER or DROP and the kind of object.
 ADJECTIVES = word_set(
     "FOREIGN GLOBAL IGNORE LOCAL MATERIALIZED OFFLINE ONLINE OR RECURSIVE REPLACE TEMP "
     "TEMPORARY UNIQUE UNLOGGED VIRTUAL"
@@ -208,9 +209,8 @@ ADJECTIVES = word_set(
 KINDS_OF_TABLE = frozenset(("TABLE", "VIEW"))
 KINDS_OF_DATABASE = frozenset(("DATABASE", "SCHEMA"))
 KINDS_WITHOUT_ROWS = frozenset(("FULLTEXT", "INDEX", "SEQUENCE", "SPATIAL"))
-# Together with one of these words, they may write everything: a prepared
-# statement, a program, SET STATEMENT ... FOR ..., TRUNCATE ... CASCADE,
-# EXPLAIN EXECUTE.
+# With one of these words, they may write every table: a prepared statement, a
+# program, SET STATEMENT ... FOR ..., TRUNCATE ... CASCADE, EXPLAIN EXECUTE.
 WRITES_EVERYTHING_WITH = {
     "ANALYZE": ("execute",),
     "BEGIN": ("atomic",),
@@ -228,18 +228,18 @@ CATALOGS = word_set(
     "pg_attrdef pg_attribute pg_class pg_constraint pg_database pg_enum pg_inherits "
     "pg_namespace pg_proc pg_rewrite pg_type sqlite_master sqlite_schema"
 )
-# They end the transaction, or roll back a part of it.
+# They end the transaction or roll back a part of it.
 ENDS_TRANSACTION = word_set("ABORT COMMIT END PREPARE ROLLBACK")
 
 FOLDED_WRITES = frozenset(map(fold, WRITES_TABLES | {"CREATE"}))
 
 
 class Effect(NamedTuple):
-    """What a statement may do."""
+    """The possible effects of a statement."""
 
     everything: bool = False  # it may write tables that it does not mention
     tables: bool = False  # it may write the tables that it mentions
-    schema: bool = False  # names and relations may mean something else after it
+    schema: bool = False  # names and relations may have another meaning after it
     ends: bool = False  # it may end a transaction, or roll back a part of it
     database: bool = False  # it creates, changes or drops a database, by name
     starts: frozenset = frozenset()  # the first words of its statements
@@ -251,13 +251,13 @@ ON_SAVEPOINT = Effect(starts=frozenset(("SAVEPOINT",)))
 
 FIRST = re.compile(rf"{BEFORE}(\w+)", re.DOTALL)
 NEXT = re.compile(rf";{BEFORE}(\w+)", re.DOTALL)
-# If a statement has one of these, its literals cannot be found.
+# With one of these, the literals of a statement cannot be found.
 OBSCURE = re.compile(r"--|/\*|[#\\$]")
 QUOTED = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|`[^`]*`""")
 
 
 def effect_of(text, words, vendor):
-    """Return the Effect of SQL, whose words_of() are given."""
+    """Return the Effect of SQL. ``words`` are its words_of()."""
     if SAVEPOINT_STATEMENT.match(text):
         return ON_SAVEPOINT
     bare = text
@@ -302,10 +302,10 @@ COMMENT = re.compile(r"/\*|--|#")
 
 
 def kind_of(text, start):
-    """Return what a CREATE, ALTER or DROP that ends here is about."""
+    """Return the kind of object of a CREATE, ALTER or DROP that ends here."""
     following = text[start : start + 200].upper()
     if COMMENT.search(following):
-        return ""  # its next word may be the comment's
+        return ""  # its next word may be part of the comment
     following = WORD.findall(following)
     return next((word for word in following if word not in ADJECTIVES), "")
 
@@ -322,9 +322,9 @@ def is_obscure(text, starts):
     return "/*" in text and OBSCURE_COMMENT.search(text) is not None
 
 
-# A PostgreSQL identifier in which any letter may be an escape.
+# A PostgreSQL identifier, whose letters may be escapes.
 ESCAPED = re.compile(r'\bU&"', re.IGNORECASE)
-# The name of a table that is a parameter, such as psycopg2's AsIs().
+# A parameter that is the name of a table, such as psycopg2's AsIs().
 PARAMETER = re.compile(
     r"""\b(?:COPY|DELETE\s+FROM|INTO|JOIN|ONLY|TABLE|TRUNCATE|UPDATE)\s+"""
     r"""(?:["\w]+\.)?"?%[s(]""",
@@ -333,7 +333,9 @@ PARAMETER = re.compile(
 
 
 def may_write_any_table(text, words):
-    """Return True if a statement may write a table that its words hide."""
+    """
+    Return True if a statement may write a table without a word for its name.
+    """
     return (
         not words.isdisjoint(CATALOGS)
         or ('&"' in text and ESCAPED.search(text) is not None)
@@ -346,7 +348,9 @@ COMMENT_MARK = re.compile(r"/\*|\*/")
 
 
 def without_leading_comments(text):
-    """Return SQL without PostgreSQL's comments before it, which may nest."""
+    """
+    Return SQL without PostgreSQL's comments before it, which may be nested.
+    """
     start = end_of_space(text, 0)
     while text.startswith("/*", start):
         depth = 0
@@ -356,7 +360,7 @@ def without_leading_comments(text):
                 start = end_of_space(text, mark.end())
                 break
         else:
-            return ""  # It has no end.
+            return ""  # The comment has no end.
     return text[start:]
 
 

@@ -1,6 +1,6 @@
 """
-What a SELECT will return for a value that was saved, as far as that follows
-from the field and from the value that was sent.
+The value that a SELECT will return for a saved value, if that follows from the
+field and from the value that was sent.
 """
 
 import datetime
@@ -26,17 +26,21 @@ from ..lookups.canonical import (
 
 
 class NotStoredAsSent(Exception):
-    """What a SELECT will return does not follow from the instance."""
+    """
+    The value that a SELECT will return does not follow from the instance.
+    """
 
 
 def is_stored_as_sent(field):
-    """Return True if what a SELECT returns follows from what was sent."""
+    """
+    Return True if the value of a SELECT follows from the value that was sent.
+    """
     return storage_of(field) is not None
 
 
 def stores_all_as_sent(connection):
     """Return True if the database stores values unchanged or refuses them."""
-    # Outside of its strict mode, MySQL cuts and replaces values.
+    # Without its strict mode, MySQL cuts and replaces values.
     return connection.vendor != "mysql" or not connection.sql_mode.isdisjoint(
         {"STRICT_ALL_TABLES", "STRICT_TRANS_TABLES"}
     )
@@ -44,11 +48,11 @@ def stores_all_as_sent(connection):
 
 def saved_value(instance, field, storage, param, connection):
     """
-    Return the value that a SELECT will return for a field of an instance that
-    was saved. The parameter was sent for it.
+    Return the value that a SELECT will return for a field of a saved instance.
+    ``param`` was sent for it.
 
     Raise NotStoredAsSent if only the database can answer that, or if the
-    instance was changed since.
+    instance was changed in the meantime.
     """
     try:
         value = instance.__dict__[field.attname]
@@ -60,11 +64,11 @@ def saved_value(instance, field, storage, param, connection):
     if (
         type(value) is value_type
         and value == param
-        # psycopg has types of its own for integers.
+        # psycopg has its own types for integers.
         and (
             type(param) is value_type or (value_type is int and isinstance(param, int))
         )
-        # The database gives back neither a zone nor a fold.
+        # The database returns neither a zone nor a fold.
         and value_type is not datetime.time
         and (value_type is not datetime.datetime or value.tzinfo is datetime.UTC)
     ):
@@ -79,7 +83,7 @@ def saved_value(instance, field, storage, param, connection):
 
 def as_selected(field, value, connection):
     """
-    Return the value that a SELECT will return for one that is saved.
+    Return the value that a SELECT will return for this saved value.
 
     Raise NotStoredAsSent if only the database can answer that.
     """
@@ -112,19 +116,21 @@ def is_param(value, param, vendor):
 
 
 class Storage(NamedTuple):
-    """How the values of a field are stored."""
+    """The form in which a field's values are stored."""
 
-    field: models.Field  # that stores them: the target of a foreign key
+    field: models.Field  # the field that stores them: the target of a foreign key
     value_type: type
-    # What else they must be: check(field, value, connection) returns the value
-    # or raises NotStoredAsSent.
+    # A further condition: check(field, value, connection) returns the value or
+    # raises NotStoredAsSent.
     check: Callable | None
-    prepares_to_same: bool  # The field prepares such a value to itself.
+    prepares_to_same: bool  # The field leaves such a value unchanged.
 
 
 @cached_until_models_change
 def storage_of(field):
-    """Return the Storage of a field; None if a SELECT may return anything."""
+    """
+    Return the Storage of a field. Return None if a SELECT may return anything.
+    """
     stored = stored_as(field)
     if stored is None or stored.get_internal_type() not in STORED_TYPES:
         return None
@@ -153,7 +159,7 @@ def check_decimal(field, value, connection):
 
 
 def check_float(field, value, connection):
-    # MySQL may print fewer digits than it has. Zero may be a negative one.
+    # MySQL may print fewer digits than it stores. Zero may be negative.
     if (
         connection.vendor not in {"postgresql", "sqlite"}
         or not math.isfinite(value)
@@ -164,12 +170,12 @@ def check_float(field, value, connection):
 
 
 def check_datetime(field, value, connection):
-    # In another zone the local time that is stored may be ambiguous.
+    # In another zone, the stored local time may be ambiguous.
     if value.tzinfo is not connection.timezone:
         raise NotStoredAsSent(field)
     if value.tzinfo is None and connection.vendor == "postgresql":
-        # PostgreSQL stores an instant. A local time that does not exist, as in
-        # spring when the clocks change, comes back as another one.
+        # PostgreSQL stores an instant. A local time that does not exist,
+        # because the clocks change in spring, comes back as another time.
         zone = zoneinfo.ZoneInfo(connection.timezone_name)
         instant = value.replace(tzinfo=zone).astimezone(datetime.UTC)
         if instant.astimezone(zone).replace(tzinfo=None) != value:

@@ -1,10 +1,11 @@
 """
-What a database does with an INSERT into one table, and with its text keys.
+Facts about a table in the database: its INSERTs and its text keys.
 
-Models do not say it: a trigger may put a row elsewhere, a user may lack a
-right, and a column may find texts equal that differ in Python. So the driver's
-own cursor reads it from the catalog of the database, once per table and
-process, and again when a statement of this process may have changed a schema.
+Models do not show them: a trigger may put a row elsewhere, a user may lack a
+permission, and a column may treat texts as equal that differ in Python. So the
+driver's own cursor reads them from the catalog of the database, once per table
+and process, and again after a statement of this process that may have changed
+a schema.
 """
 
 import re
@@ -17,44 +18,50 @@ from .schema_changes import TableMemory, may_be_undone
 
 
 class TableFacts(NamedTuple):
-    """What the catalog says about a table. The defaults are the worst case."""
+    """
+    Facts about a table, from the catalog. The defaults are the worst case.
+    """
 
-    # Whether each row that is sent to it is inserted, or in conflict.
+    # True if each row of an INSERT is either inserted or in conflict.
     takes_each_row: bool = False
-    # Whether an UPDATE that changes nothing is allowed, and nothing else.
+    # True if an UPDATE that changes nothing is allowed, and has no other
+    # effect.
     takes_updates: bool = False
     exact: frozenset = frozenset()  # columns that compare texts as Python does
-    # Columns of KNOWN_COLLATIONS.
+    # Columns with one of KNOWN_COLLATIONS.
     with_known_collation: frozenset = frozenset()
     max_bytes: int = 2**26  # of a statement
-    # Whether a statement that fails undoes itself, and nothing else.
+    # True if a statement that fails undoes only itself.
     fails_alone: bool = False
 
 
-memory = TableMemory()  # {(database, user, table): TableFacts}
+memory = TableMemory()  # {table_of_user(): TableFacts}
 
 
 def facts_of(connection, model):
     """Return the TableFacts of a model's table."""
     name = model._meta.db_table
-    identity = identity_of(connection, name)
+    table = table_of_user(connection, name)
     answers = memory.answers
-    facts = answers.get(identity)
+    facts = answers.get(table)
     if facts is None:
         facts = read_facts(connection, name)
         if facts is None:
             return TableFacts()
         if not may_be_undone(connection):
-            answers[identity] = facts
+            answers[table] = facts
     return facts
 
 
 def discard_facts(connection, model):
-    """Have facts_of() read a table again, which has behaved differently."""
-    memory.answers.pop(identity_of(connection, model._meta.db_table), None)
+    """
+    Make facts_of() read a table again, because it has behaved differently.
+    """
+    memory.answers.pop(table_of_user(connection, model._meta.db_table), None)
 
 
-def identity_of(connection, name):
+def table_of_user(connection, name):
+    # For every tenant, because tables of all schemas count.
     settings = connection.settings_dict
     return (
         connection.alias,
@@ -65,8 +72,8 @@ def identity_of(connection, name):
 
 def are_distinct(facts, column, texts):
     """
-    Return True if these texts, which differ in Python, differ in a column too;
-    False where only the database can decide.
+    Return True if these texts, which differ in Python, also differ in a
+    column. Return False if only the database can decide.
     """
     if column in facts.exact:
         return True
@@ -79,13 +86,13 @@ def are_distinct(facts, column, texts):
 
 def first_equals(connection, model, column, texts):
     """
-    Query {text: number} for texts: those that a column finds equal have the
-    same number.
+    Query {text: number} for texts. Texts that a column treats as equal have
+    the same number.
 
     The query selects from the column itself, so its collation applies.
     """
     quote = connection.ops.quote_name
-    # Not VALUES everywhere: PostgreSQL would give all values the type text
+    # Not always VALUES, because PostgreSQL would give all values the type text
     # before it sees the column's type. SQLite limits the number of SELECTs.
     rows = [f"%s, {number}" for number in range(len(texts))]
     if connection.vendor == "sqlite":
@@ -123,10 +130,9 @@ def read_facts(connection, name):
         return None
 
 
-# A function that returns nothing but NEW, and never replaces it, leaves no row
-# out. Any other function may leave a row out. The triggers of a view and of a
-# foreign table are elsewhere. As in text_columns.py, tables of any schema
-# count.
+# A function that returns only NEW, and never replaces it, does not omit a row.
+# Any other function may omit a row. The triggers of a view and of a foreign
+# table are elsewhere. As in text_columns.py, tables of all schemas count.
 POSTGRESQL = r"""
 WITH RECURSIVE tables AS (
     SELECT c.oid, c.relkind FROM pg_catalog.pg_class c
@@ -171,8 +177,8 @@ SELECT type, name, sql FROM (
 ) WHERE type IN ('table', 'trigger', 'view') AND lower(tbl_name) = ?
 """
 LEAVES_OUT = re.compile(r"\bRAISE\s*\(\s*IGNORE\b", re.IGNORECASE)
-# Anywhere: a trigger may write a table that has another trigger, or a
-# constraint ON CONFLICT FAIL.
+# In all tables, because a trigger may write a table with another trigger, or
+# with a constraint ON CONFLICT FAIL.
 SQLITE_FAILURES = """
 SELECT sql FROM (
     SELECT type, sql FROM sqlite_master
@@ -195,8 +201,8 @@ def facts_on_sqlite(cursor, name):
     return TableFacts(takes_each_row, exact=frozenset(exact), fails_alone=fails_alone)
 
 
-# ON DUPLICATE KEY UPDATE requires the right to update, and runs the triggers
-# of an UPDATE, which MySQL shows only to a user with the right TRIGGER.
+# ON DUPLICATE KEY UPDATE requires the UPDATE privilege, and runs the triggers
+# of an UPDATE, which MySQL shows only to a user with the TRIGGER privilege.
 MYSQL_RIGHTS = """
 SELECT count(DISTINCT privilege_type) FROM (
     SELECT grantee, privilege_type FROM information_schema.user_privileges
@@ -219,7 +225,7 @@ MYSQL_COLUMNS = """
 SELECT column_name, collation_name FROM information_schema.columns
 WHERE table_schema = database() AND table_name = %s
 """
-# Under these collations, two texts of printable ASCII are equal only if they
+# With these collations, two texts of printable ASCII are equal only if they
 # are equal in lower case and without spaces at their ends.
 KNOWN_COLLATIONS = re.compile(
     r"(?:ascii|latin1|utf8|utf8mb3|utf8mb4)_"
@@ -243,7 +249,7 @@ def facts_on_mysql(cursor, name):
         if collation and KNOWN_COLLATIONS.fullmatch(collation)
     }
     return TableFacts(
-        # A trigger on MySQL can raise an error, but cannot leave a row out.
+        # A trigger on MySQL can raise an error, but cannot omit a row.
         takes_each_row=True,
         takes_updates=rights == 2 and not triggers,
         with_known_collation=frozenset(with_known_collation),

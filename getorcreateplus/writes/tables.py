@@ -1,4 +1,4 @@
-"""Which cached models the name of a table in a statement stands for."""
+"""Finds the cached models for the name of a table in a statement."""
 
 import copy
 
@@ -29,7 +29,9 @@ def table_index(connection):
 
 
 class TableIndex:
-    """The tables of a database that hold or change cached rows, by name."""
+    """
+    The tables of a database that hold cached rows or change them, by name.
+    """
 
     def __init__(self, connection):
         quote_name = connection.ops.quote_name
@@ -77,9 +79,10 @@ class TableIndex:
 
     def unite(self, same, models_of):
         """
-        Treat several spellings of a table as one, with and without a schema.
+        Treat several spellings of a table as the same, with and without a
+        schema.
 
-        They may be two tables, in two schemas: then both are invalidated.
+        They may be two tables in two schemas: then both are invalidated.
         """
         tables = {name: self.tables.get(name, []) for name in same}
         referring = [each for name in same for each in self.referring.get(name, ())]
@@ -121,14 +124,14 @@ class TableOfModel:
         self.opts = opts
         # A new row of a parent's table is not a row of the model.
         self.is_own = model is cached_model.model
-        # Whether the table's primary key names the row of the model: not if a
-        # child has a primary key of its own.
+        # True if the table's primary key names the row of the model. It does
+        # not if a child has its own primary key.
         self.names_row = has_pk_of(cached_model.model, model) and all(
             map(is_stored_as_sent, map(end_of_relation, opts.pk_fields))
         )
 
     def written_by(self, models):
-        """Return a copy for statements of other models of the same table."""
+        """Return a copy for statements of other models with the same table."""
         table = copy.copy(self)
         own = dict(map(column_of, self.opts.pk_fields))
         for model in models:
@@ -140,8 +143,8 @@ class TableOfModel:
 
 def has_exact_keys(cached_model, connection):
     """
-    Return True if the primary keys that a statement names are the texts of the
-    keys of the rows that it writes.
+    Return True if the primary keys in a statement are exactly the keys, as
+    texts, of the rows that it writes.
     """
     return not cached_model.text_keys or are_exact(
         connection, cached_model.text_keys, table_index(connection).text_keys

@@ -1,18 +1,18 @@
 """
-Whether text columns compare as their fields do.
+Finds out whether text columns compare as their fields do.
 
 A write that names its rows by primary key invalidates the rows whose key has
-the same text. In a char(n), a citext, or under a collation that ignores case,
+the same text. In a char(n), a citext, or with a collation that ignores case,
 the database also writes rows whose key has another text. The model does not
 show that: inspectdb writes a CharField or TextField for such columns, and
 RunSQL may have changed them. So the driver's own cursor reads it from the
-database, once per connection, for the keys of all cached models at once.
+database, once per connection, for the keys of all cached models together.
 
 Only writers need it. A writer that cannot find it out invalidates all rows of
 the model, by the epoch that every reader reads. So two processes may have read
-different answers, as long as no writer takes a column for exact that is not.
-Therefore only an answer is kept, not its absence; and after a statement of
-this process that may change a column, all its connections read again.
+different answers, as long as no writer treats a column as exact that is not
+exact. Therefore only an answer is kept, and not its absence. After a statement
+of this process that may change a column, all its connections read again.
 """
 
 import re
@@ -26,15 +26,15 @@ from .schema_changes import Generation, may_be_undone
 
 def are_exact(connection, columns, all_columns):
     """
-    Return True if each of these (table, column)s finds the same texts equal as
-    Python does; False where that cannot be read.
+    Return True if each of these (table, column) pairs compares texts as Python
+    does. Return False if that cannot be read.
 
-    ``all_columns``, which are those of all models, are read at once.
+    ``all_columns``, those of all models, are read together.
     """
     if connection.vendor not in READERS:
         return False
     exact = catalog_of(connection, all_columns).exact
-    if not exact.keys() >= columns:  # a table is new, or cannot be seen
+    if not exact.keys() >= columns:  # a table is new, or is not visible
         exact = read_catalog(connection, all_columns).exact
     return all(exact.get(column, False) for column in columns)
 
@@ -62,7 +62,7 @@ class Catalog:
 
 
 def read_catalog(connection, columns):
-    """Read a Catalog; return an empty one if that fails."""
+    """Read a Catalog. Return an empty one if that fails."""
     raw = connection.connection
     catalog = Catalog(raw)
     if raw is None or is_too_early(connection):
@@ -88,8 +88,9 @@ def read_catalog(connection, columns):
 
 
 def is_too_early(connection):
-    # A transaction of SQLite that reads before it writes fails at once where
-    # another connection has written, or is about to. (A TestCase is alone.)
+    # A transaction of SQLite that reads before it writes fails at once if
+    # another connection has written, or is about to write. (A TestCase is
+    # alone.)
     return (
         connection.vendor == "sqlite"
         and connection.connection.in_transaction
@@ -102,11 +103,12 @@ def name_of(table):
     return table.strip('"').rpartition('"."')[2]
 
 
-# What the databases say
+# Queries of the databases' catalogs
 
-# In any schema, because search_path changes unseen: one schema whose column is
-# not exact makes it so for all. A domain counts as its base type. attcollation
-# is the column's own, not its type's. (The default is deterministic.)
+# In all schemas, because search_path changes unseen: a column that is not
+# exact in one schema counts as not exact in all. A domain counts as its base
+# type. attcollation is that of the column, not of its type. (The default is
+# deterministic.)
 POSTGRESQL = """
 SELECT c.relname, a.attname, bool_and(
     coalesce(l.collisdeterministic, false) AND (
@@ -146,7 +148,7 @@ FROM (
 ) m, pragma_table_info(m.name) p
 WHERE lower(m.name) IN ({}) AND m.type IN ('table', 'view')
 """
-# No pragma returns a column's collation; there is one for an index's.
+# No pragma returns a column's collation, only an index's.
 COLLATE = re.compile(r"\bCOLLATE\b\s*(\w*)", re.IGNORECASE)
 
 
@@ -158,7 +160,7 @@ def columns_on_sqlite(cursor, names):
     for table, column, declared, kind, sql in cursor.fetchall():
         key = lower(table), lower(column)
         is_exact = (
-            kind == "table"  # the columns of a view are another table's
+            kind == "table"  # the columns of a view belong to another table
             and has_text_affinity(declared.upper())
             and not sql.upper().startswith("CREATE VIRTUAL")
             and all(name.upper() == "BINARY" for name in COLLATE.findall(sql))

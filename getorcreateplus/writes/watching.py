@@ -1,14 +1,13 @@
 """
 The execute wrapper that reads each statement of a connection.
 
-Rows change by statements of any origin: save(), any manager's update(), a
-related manager's add(), a cascade, a migration, raw SQL. In the form that
-Django gives it, an UPDATE or DELETE names its table, and its rows if it has
-their primary keys. For any other statement that may write, every table that it
-mentions counts as written.
+Statements of any origin change rows: save(), any manager's update(), a related
+manager's add(), a cascade, a migration, raw SQL. In Django's form, an UPDATE
+or DELETE names its table, and its rows if it has their primary keys. For any
+other statement that may write, every table that it mentions counts as written.
 """
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 from django.apps import apps
 from django.conf import settings
@@ -16,7 +15,7 @@ from django.db import DataError, Error, IntegrityError, ProgrammingError, connec
 from django.db.backends.signals import connection_created
 from django.db.models.signals import post_save
 
-from ..coherence import by_hand, drivers
+from ..coherence import by_hand, drivers, opened
 from ..coherence.connection_methods import watch_connection
 from ..coherence.endings import (
     after_error,
@@ -54,6 +53,7 @@ from .text_columns import catalog_of
 from .written_rows import (
     QUALIFIED,
     WRITE,
+    NamedUpdate,
     alias_of,
     aliases_of,
     is_upsert,
@@ -77,6 +77,7 @@ class StatementWatcher:
     def __init__(self):
         self.inserted = InsertedRows()
         self.relations = OwnRelations()
+        self.named = None  # the NamedUpdate that is sent next
 
     def __call__(self, execute, sql, params, many, context):
         connection = context["connection"]
@@ -106,7 +107,7 @@ class StatementWatcher:
             if (
                 connection.vendor == "postgresql"
                 or not isinstance(
-                    # On other databases these errors undo only their
+                    # On other databases, these errors undo only their
                     # statement, unless SQLite rolls back on a conflict.
                     error,
                     (DataError, IntegrityError),
@@ -131,9 +132,22 @@ class StatementWatcher:
         return result
 
     def execute(self, connection, execute, sql, params, many, context):
+        named, self.named = self.named, None
+        index, alias = table_index(connection), alias_of(connection)
+        if (
+            named is not None
+            and sql is named.sql
+            and named.table in index.names_of_models
+            and alias is not None
+        ):
+            self.inserted.record(connection)
+            others = self.relations.cached_models_of(connection, index, named.table)
+            rows = named.rows(index, alias)
+            rows |= all_rows(others, alias, names_schema(named.table))
+            args = sql, params, many, context
+            return write_rows(connection, rows, execute, *args, commits=False)
         statement = statement_of(sql, connection)
         text = statement.text
-        index, alias = table_index(connection), alias_of(connection)
         write = None if ";" in text or alias is None else WRITE.match(text)
         if write is None or write[2] not in index.names_of_models:
             return self.execute_any(
@@ -190,7 +204,8 @@ class StatementWatcher:
 
     def rows_by_tables(self, connection, index, text, words, effect):
         """
-        Return what a statement of any form may write, as all_rows() does.
+        Return the rows that a statement of any form may write, as all_rows()
+        does.
         """
         if effect.everything:
             rows = {}
@@ -210,7 +225,7 @@ class StatementWatcher:
             names |= relations.affected(name)
         rows, models = {}, index.cached_models_of(names)
         if models:
-            # A name with a schema may be that of another tenant.
+            # A name with a schema may belong to another tenant.
             is_qualified = (
                 effect.schema
                 or "search_path" in words
@@ -222,7 +237,10 @@ class StatementWatcher:
         return rows
 
     def rows_of_insert(self, index, alias, write, text):
-        """Return what an INSERT may update, and the tables that it adds to."""
+        """
+        Return the rows that an INSERT may update, and the tables to which it
+        adds.
+        """
         tables = index.tables.get(write[2], ())
         if not self.inserted.is_batch and is_upsert(text):
             models = (table.cached_model for table in tables)
@@ -231,7 +249,10 @@ class StatementWatcher:
 
 
 def wrap_for_columns(execute, connection, statement, words):
-    """As wrap_schema_change(). Read the columns while SQLite can do that."""
+    """
+    Do the same as wrap_schema_change(). Read the columns while SQLite can do
+    that.
+    """
     if connection.vendor == "sqlite" and statement.begins_with(("BEGIN",)):
         if columns := table_index(connection).text_keys:
             catalog_of(connection, columns)
@@ -261,8 +282,8 @@ def write_rows(connection, rows, execute, sql, params, many, context, *, commits
                 matched = cursor.rowcount
     except (DataError, IntegrityError, ProgrammingError):
         # These errors undo their statement. After any other error, the
-        # statement may have run, or may still run: its LOCKs stay until their
-        # timeout.
+        # statement may have run, or may still run, so its LOCKs stay until
+        # their timeout.
         after_writes(connection, rows)
         raise
     except BaseException:
@@ -273,8 +294,8 @@ def write_rows(connection, rows, execute, sql, params, many, context, *, commits
             if (
                 pks
                 and matched != len(set(rows[region]))
-                # A writer has locked the whole database of SQLite; and the
-                # rows that RETURNING gives are not counted yet.
+                # A writer has locked the whole database of SQLite. And the
+                # rows of RETURNING are not counted yet.
                 and connection.vendor != "sqlite"
             ):
                 after_unmatched(connection, region, pks)
@@ -286,14 +307,15 @@ def write_rows(connection, rows, execute, sql, params, many, context, *, commits
 
 
 def install(connection, **kwargs):
-    """Read the statements of a connection from its first one on."""
+    """Read all statements of a connection, beginning with the first one."""
+    opened.record_opened(connection)
     examine()
-    # A pool may give this connection back after another one has used it.
+    # A pool may return this connection after other code has used it.
     connection.getorcreateplus_answer = None, None
     if watcher_of(connection) is None:
-        # The first wrapper is the outermost: what others do after a statement
-        # comes before the release of its rows. Insert it into the list,
-        # because execute_wrapper() is a context manager.
+        # The first wrapper is the outermost: the steps of other wrappers after
+        # a statement come before the release of its rows. It is inserted into
+        # the list, because execute_wrapper() is a context manager.
         connection.execute_wrappers.insert(0, StatementWatcher())
         watch_connection(connection)
         if apps.models_ready:
@@ -304,15 +326,15 @@ def install(connection, **kwargs):
         invalidate_earlier_run(connection)
 
 
-test_databases = set()  # names of those whose earlier runs are invalidated
+test_databases = set()  # names of the databases whose earlier runs are invalidated
 
 
 def invalidate_earlier_run(connection):
     """
     Invalidate all rows of a test database, once in each process.
 
-    A run that was killed has left its rows in the cache. If this database is a
-    clone (--parallel, TEMPLATE), no CREATE TABLE has invalidated them.
+    A killed run has left its rows in the cache. If this database is a clone
+    (--parallel, TEMPLATE), no CREATE TABLE has invalidated them.
     """
     if not databases.is_testing() or connection.alias not in connections.settings:
         return
@@ -339,6 +361,23 @@ def batch_of_inserts(connection, model, pks):
     return watcher.inserted.batch(connection, model._meta.concrete_model, pks)
 
 
+@contextmanager
+def naming_rows(connection, model, sql, keys):
+    """
+    Send one UPDATE of rows of the model's table, which may be too many to be
+    named in its text. ``keys`` are their primary keys, as {attname: value}.
+    """
+    watcher = watcher_of(connection)
+    if watcher is None:
+        yield
+        return
+    watcher.named = NamedUpdate(connection, model, sql, keys)
+    try:
+        yield
+    finally:
+        watcher.named = None
+
+
 def after_save(instance, created, using, **kwargs):
     connection = connections[using]
     watcher = watcher_of(connection)
@@ -352,5 +391,5 @@ post_save.connect(after_save)
 # Connections that were opened before this module was imported. Without
 # settings there is no connection, and `connections` would require settings.
 if settings.configured:
-    for opened in connections.all(initialized_only=True):
-        install(opened)
+    for opened_before in connections.all(initialized_only=True):
+        install(opened_before)

@@ -6,8 +6,8 @@ class Wrapper:
     A context manager that watches the statements of a connection.
 
     It removes itself by identity. Django's connection.execute_wrapper()
-    removes the last one of the list, which is the wrong one if other code has
-    appended or removed a wrapper in the block.
+    removes the last wrapper in the list, which is the wrong one if other code
+    has appended or removed a wrapper in the block.
     """
 
     is_open = False
@@ -24,7 +24,9 @@ class Wrapper:
         self.remove()
 
     def remove(self):
-        """Remove it. Return True if it was there, and saw all statements."""
+        """
+        Remove it. Return True if it was in the list, and saw all statements.
+        """
         self.is_open = False
         wrappers = self.connection.execute_wrappers
         for place in range(len(wrappers) - 1, -1, -1):

@@ -1,9 +1,12 @@
 """
-The rows that a statement names, if it has one of Django's forms, and the
-databases that a statement writes.
+The rows that a statement in one of Django's forms names, and the databases
+that a statement writes.
 """
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
 from django.db import connections
 
@@ -28,7 +31,7 @@ QUALIFIED = re.compile(rf"[\w\"`]{GAP}*+\.{GAP}*+[\w\"`]", re.DOTALL)
 def rows_by_pk(index, using, write, sql, params):
     """
     Return {region: primary keys} that an UPDATE or DELETE in Django's form
-    writes; None in place of the keys means all rows.
+    writes. None instead of the keys means all rows.
     """
     name = write[2]
     rows = {}
@@ -51,17 +54,40 @@ PKS = re.compile(
     r"(?: RETURNING [^%]+)?\Z"
 )
 MAX_NAMED_ROWS = 20  # if a statement names more, all rows count as written
+MAX_KEPT_SQL = 4000  # characters; longer statements are not remembered
 
 
 def named_pks(index, table, name, sql, params):
-    """
-    Return the primary keys that a statement names, None if it names none.
-    """
-    if (
-        not table.names_row
-        or not isinstance(params, SEQUENCES)
-        or sql.count(" WHERE ") != 1
-    ):
+    """Return the primary keys that a statement names, None without them."""
+    if not isinstance(params, SEQUENCES):
+        return None
+    # The place in the text is the same for all parameters.
+    find: Callable = place_of_pks
+    if len(sql) > MAX_KEPT_SQL:
+        find = place_of_pks.__wrapped__
+    place = find(index, table, name, sql)
+    if place is None or place.number > len(params):
+        return None
+    number, attnames = place
+    values, width = list(params)[-number:], len(attnames)
+    pks = [
+        pk_text(table.opts, dict(zip(attnames, values[i : i + width], strict=True)))
+        for i in range(0, number, width)
+    ]
+    return None if None in pks else pks
+
+
+class PlaceOfPks(NamedTuple):
+    """The last parameters of a statement, which are primary keys."""
+
+    number: int  # of these parameters
+    attnames: list  # of one primary key
+
+
+@lru_cache(maxsize=1000)
+def place_of_pks(index, table, name, sql):
+    """Return the place of the primary keys that a statement names, or None."""
+    if not table.names_row or sql.count(" WHERE ") != 1:
         return None
     where = PKS.search(sql)
     if where is None:
@@ -72,17 +98,48 @@ def named_pks(index, table, name, sql, params):
         return None
     assignments = sql[: where.start()]
     if any(re.search(f"(?: SET|,) {re.escape(c)} = ", assignments) for c in columns):
-        return None  # the rows get another primary key
-    width, count = len(columns), where["values"].count("%s")
-    if count > MAX_NAMED_ROWS * width or count > len(params):
+        return None  # the rows get other primary keys
+    count = where["values"].count("%s")
+    if count > MAX_NAMED_ROWS * len(columns):
         return None
-    values = list(params)[-count:]
-    attnames = [field.attname for field in table.opts.pk_fields]
-    pks = [
-        pk_text(table.opts, dict(zip(attnames, values[i : i + width], strict=True)))
-        for i in range(0, count, width)
-    ]
-    return None if None in pks else pks
+    return PlaceOfPks(count, [field.attname for field in table.opts.pk_fields])
+
+
+class NamedUpdate:
+    """An UPDATE whose rows are not named in its text, but passed with it."""
+
+    def __init__(self, connection, model, sql, keys):
+        self.connection = connection
+        self.opts = model._meta
+        self.table = connection.ops.quote_name(self.opts.db_table)
+        self.sql = sql
+        self.keys = keys  # [{attname: value}]
+
+    def rows(self, index, using):
+        """Return {region: primary keys}, as rows_by_pk() does."""
+        own, rows = self.opts.pk_fields, {}
+        if not self.keys:
+            return rows  # The UPDATE only locks SQLite's database.
+        for table in index.tables.get(self.table, ()):
+            pks, fields = None, table.opts.pk_fields
+            if (
+                table.names_row
+                and [f.column for f in fields] == [f.column for f in own]
+                and has_exact_keys(table.cached_model, self.connection)
+            ):
+                names = [
+                    (f.attname, o.attname) for f, o in zip(fields, own, strict=True)
+                ]
+                pks = [
+                    pk_text(table.opts, {name: key[its] for name, its in names})
+                    for key in self.keys
+                ]
+                if None in pks:
+                    pks = None
+            qualified = names_schema(self.table)
+            for region in table.cached_model.all_regions(using, qualified):
+                rows[region] = pks if region.version_per_row else None
+        return rows
 
 
 def names_schema(name):
@@ -104,8 +161,7 @@ def is_upsert(text):
 def alias_of(connection):
     """
     Return the alias in DATABASES of a connection's database, or None. The
-    connection itself may have another alias, which connection.copy() has given
-    it.
+    connection itself may have another alias, from connection.copy().
     """
     if connection.alias in connections.settings:
         return connection.alias
@@ -119,8 +175,8 @@ def alias_of(connection):
 def aliases_of(connection, text=None):
     """
     Return the aliases of a connection's database, and of the databases that a
-    text names: Django sends CREATE DATABASE on a connection that has neither a
-    database nor an alias.
+    text names. Django sends CREATE DATABASE through a connection without a
+    database and an alias.
     """
     aliases = {alias_of(connection)} - {None}
     for alias in connections if text is not None else ():
@@ -131,7 +187,10 @@ def aliases_of(connection, text=None):
 
 
 def rows_in_other_databases(connection, words):
-    """Return what MySQL writes in other databases that a statement names."""
+    """
+    Return the rows that MySQL writes in other databases that a statement
+    names.
+    """
     rows = {}
     for alias in connections if len(connections.settings) > 1 else ():
         other = settings_of(alias)

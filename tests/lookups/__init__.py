@@ -1,1 +1,1 @@
-"""Which lookups and values are one, and how rows are stored."""
+"""Equal lookups and values, and the form in which rows are stored."""

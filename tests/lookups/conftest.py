@@ -1,4 +1,4 @@
-"""The region that the models of models/lookup_path.py see."""
+"""The current region of the models in models/lookup_path.py."""
 
 import pytest
 

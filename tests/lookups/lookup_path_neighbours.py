@@ -1,11 +1,11 @@
 """
-One of the packages whose querysets look up otherwise than their arguments say,
-at its ordinary job: the rows of its own manager, and those of ours.
+One of the packages whose querysets change the arguments of a lookup, in
+ordinary use: the rows of its own manager, and those of ours.
 
     python -m tests.lookups.lookup_path_neighbours modeltranslation
 
-A process per package, because modeltranslation patches the managers of models,
-and what a model inherits.
+It runs each package in its own process, because modeltranslation patches the
+managers of models, and the bases of a model.
 """
 
 import sys
@@ -23,14 +23,14 @@ class App(AppConfig):
 
 
 def compared(model, twin, story):
-    """Raise AssertionError where the rows of the model are not the twin's."""
+    """Raise AssertionError if the rows of the model differ from the twin's."""
     from django.db import connection
 
     stories = []
     for each in (twin, model):
         with connection.schema_editor() as editor:
             editor.create_model(each)
-            # parler's, which has the translations
+            # parler's model, which has the translations
             for other in getattr(each, "_parler_meta", ()):
                 editor.create_model(other.model)
         stories.append(story(each))
@@ -51,7 +51,7 @@ def is_explained(manager, what):
 def outcome(call):
     try:
         found = call()
-    except Exception as error:  # the twin raises it as well
+    except Exception as error:  # the twin raises it, too
         return type(error).__name__
     obj, created = found if isinstance(found, tuple) else (found, None)
     return obj.pk, created

@@ -1,4 +1,4 @@
-"""Querysets that see one region, each by another method than Django."""
+"""Querysets that see one region, each with another overridden method."""
 
 from functools import wraps
 
@@ -10,7 +10,7 @@ from ..models import Report, current
 
 
 def patched(value):
-    """Return an attribute of a class as a patch would leave it."""
+    """Return an attribute of a class in the form that a patch gives it."""
     if isinstance(value, classmethod | staticmethod):
         return type(value)(patched(value.__func__))
     if isinstance(value, property):
@@ -53,7 +53,7 @@ class ByFilterInPlace:
 
 
 class ByName:
-    """Takes what is called so for something else, as a translation does."""
+    """Replaces a name with another one, as a translation does."""
 
     def _filter_or_exclude(self, negate, args, kwargs):
         if "name" in kwargs and current["region"] == "us":
@@ -133,7 +133,7 @@ class ByIterable:
 
 
 class ByIterableOfClass:
-    """No method of it is overridden: the class has an attribute."""
+    """Its methods are not overridden: the class has an attribute."""
 
     @property
     def _iterable_class(self):

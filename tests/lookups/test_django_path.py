@@ -1,4 +1,6 @@
-"""Whether a queryset looks up as Django does, and what checks say of it."""
+"""
+Finding out whether a queryset looks up as Django does, and the check for it.
+"""
 
 import functools
 import gc
@@ -45,7 +47,7 @@ from .regions import (
     patched,
 )
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
 
 HOLDERS = (FunctionType, property, classmethod, staticmethod, functools.cached_property)
@@ -145,7 +147,7 @@ class TestPredicate:
             for name, value in vars(cls).items()
             if isinstance(value, HOLDERS) and name not in lookup_path.PATCHABLE
         ]
-        # As Django's documentation adds the SQL of a vendor.
+        # Django's documentation adds the SQL of a vendor in this way.
         steps.append(("as_vendor", Exact.as_sql))
         for name, value in steps:
             with monkeypatch.context() as patch:
@@ -235,7 +237,7 @@ class TestPredicate:
     @pytest.mark.parametrize("name", sorted(lookup_path.STATE))
     def test_property_in_place_of_a_querysets_state(self, name):
         queryset_class = made(PlusQuerySet)
-        setattr(queryset_class, name, None)  # hidden by what Django sets
+        setattr(queryset_class, name, None)  # hidden by an attribute that Django sets
         assert follows_django(queryset_class(Report))
 
         class Stateful(PlusQuerySet):
@@ -254,7 +256,7 @@ class TestPredicate:
     @pytest.mark.parametrize("step", ["get", "filter", "_fetch_all"])
     @pytest.mark.parametrize("cls", [QuerySet, PlusQuerySet])
     def test_class_is_patched_later(self, cls, step, monkeypatch):
-        """As by a package that is loaded late, and by a test."""
+        """Like a package that is loaded late, and like a test."""
         original = getattr(cls, step)
 
         def patched(self, *args, **kwargs):
@@ -268,7 +270,7 @@ class TestPredicate:
         assert follows_django(queryset_class(Report))
 
     def test_class_of_one_call_is_not_kept(self):
-        """modeltranslation makes one for each queryset."""
+        """modeltranslation makes a class for each queryset."""
         queryset_class = made(ByGet, PlusQuerySet)
         assert not follows_django(queryset_class(Report))
         reference = weakref.ref(queryset_class)
@@ -286,7 +288,7 @@ class TestPredicate:
             follows_django(subclass(Report))
 
     def test_steps_are_all_that_django_calls(self):
-        """In each version of Django, where get_or_create() finds a row."""
+        """In each version of Django, if get_or_create() finds a row."""
         Report.plain.create(name="tax")
         called = set()
 
@@ -362,7 +364,7 @@ class TestDeclaration:
             CachedQuerySet(Report, LabelledQuery(Report)).get_or_create(name="tax")
         assert not follows_django(CachedQuerySet(Report, RewritingQuery(Report)))
 
-    def test_of_a_queryset_class_is_none_of_its_query(self):
+    def test_of_a_queryset_class_is_not_of_its_query(self):
         class Declaring(made(ByQuery, CachedQuerySet)):
             lookups_as_written = True
 
@@ -371,12 +373,12 @@ class TestDeclaration:
 
 class TestExplained:
     what = (
-        "its lookups may not be Django's: tests.models.lookup_path.RegionMixin "
+        "its lookups may differ from Django's: tests.models.lookup_path.RegionMixin "
         "overrides get()."
     )
     remedy = (
-        "Set lookups_as_written = True on RegionMixin, or on a class below it, if it "
-        "finds the rows that Django's finds, as they are in the table."
+        "Set lookups_as_written = True on RegionMixin or on a subclass, if it finds "
+        "the same rows as Django's, as they are in the table."
     )
 
     def test_explain(self):
@@ -389,7 +391,7 @@ class TestExplained:
     def test_explain_of_a_patched_queryset(self):
         found = explain(Report.patched, name="tax")
         assert found.why == (
-            "Its lookups may not be Django's: this queryset has get() of its own."
+            "Its lookups may differ from Django's: this queryset has get() of its own."
         )
 
     def test_check(self):
@@ -401,10 +403,10 @@ class TestExplained:
         ]
         message = messages[f"{label}.cached_region"]
         assert message.msg == (
-            f"{label}.cached_region makes a CachedRegionQuerySet whose lookups may not "
-            "be Django's: tests.models.lookup_path.RegionMixin overrides get(). So "
-            "Django's own get_or_create() runs: the cache is not used, and its batches "
-            "go row by row."
+            f"{label}.cached_region makes a CachedRegionQuerySet, whose lookups may "
+            "differ from Django's: tests.models.lookup_path.RegionMixin overrides "
+            "get(). So Django's own get_or_create() runs: the cache is not used, and "
+            "its batches get or create the rows one by one."
         )
         assert (message.hint, message.obj, message.id, message.level) == (
             self.remedy,
@@ -427,13 +429,13 @@ class TestExplained:
 
         [message] = check_lookups(Model)
         assert "overrides get()" in message.msg
-        assert message.msg.endswith(": its batches go row by row.")
+        assert message.msg.endswith(": its batches get or create the rows one by one.")
 
     def test_signal(self):
-        told = []
+        reasons = []
 
         def note(reason, **kwargs):
-            told.append(reason)
+            reasons.append(reason)
 
         Report.plain.create(name="tax")
         cache_miss.connect(note)
@@ -441,4 +443,4 @@ class TestExplained:
             Report.cached_region.get_or_create(name="tax")
         finally:
             cache_miss.disconnect(note)
-        assert [str(reason) for reason in told] == ["not cacheable"]
+        assert [str(reason) for reason in reasons] == ["not cacheable"]

@@ -1,4 +1,4 @@
-"""Values that are equal, as properties, and as each database finds them."""
+"""Equal values, as properties and as each database compares them."""
 
 import datetime
 from decimal import Decimal
@@ -13,6 +13,8 @@ from getorcreateplus.lookups import canonical
 from getorcreateplus.lookups.rows import is_same
 
 from ..models import Ordinary
+
+pytestmark = pytest.mark.slow
 
 BERLIN = ZoneInfo("Europe/Berlin")
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -55,7 +57,9 @@ KINDS = {
 
 
 def other_spellings(value):
-    """Return values that are equal to this one, and look different."""
+    """
+    Return values that are equal to this one, but are spelled differently.
+    """
     if type(value) is Decimal:
         sign, digits, exponent = value.as_tuple()
         return [value, Decimal((sign, (0, *digits, 0, 0), exponent - 2))]
@@ -111,6 +115,7 @@ STORED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", STORED)
 @settings(quick, max_examples=30)

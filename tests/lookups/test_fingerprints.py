@@ -29,7 +29,7 @@ from ..models import Ship
 
 
 class Cipher(models.CharField):
-    """A field whose argument changes what it makes of a column."""
+    """A field whose argument changes its conversion of a column."""
 
     def __init__(self, *args, key=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -68,14 +68,14 @@ class Slotted:
 
 
 class Knot:
-    """It holds itself twice, so that its text would grow without end."""
+    """It contains itself twice, so its text would grow without end."""
 
     def __init__(self):
         self.one = self.other = self
 
 
 class Odd:
-    """Neither its repr() nor its deconstruct() will do."""
+    """Neither its repr() nor its deconstruct() can be used."""
 
     def deconstruct(self):
         raise ValueError
@@ -91,7 +91,7 @@ def palette(**colours):
 
 
 class Labelled(models.CharField):
-    """A column that is shown by its field's texts."""
+    """A field that converts a column to the texts of its choices."""
 
     def from_db_value(self, value, expression, connection):
         return f"{self.verbose_name} {dict(self.choices)[value]}"
@@ -190,7 +190,7 @@ def test_each_argument_has_a_fingerprint_of_its_own():
         (models.Manager(), models.Manager()),
     ],
 )
-def test_values_without_a_stable_text_are_told_by_their_type(one, other):
+def test_values_without_a_stable_text_are_described_by_their_type(one, other):
     assert (
         describe(one).partition(".<locals>")[0]
         == (describe(other).partition(".<locals>")[0])
@@ -423,6 +423,7 @@ def run(folder, role, seed):
     return int(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 def test_processes_with_other_databases_share_their_rows(tmp_path):
     roles = ["alone", "web", "driver", "tenant", "alone"]
     counts = [run(tmp_path, role, str(seed)) for seed, role in enumerate(roles, 1)]

@@ -1,4 +1,4 @@
-"""Which spellings are one lookup, and which are not cached: equality.py."""
+"""Spellings that are the same lookup, and lookups that are not cached."""
 
 import datetime
 import enum
@@ -39,6 +39,8 @@ from ..models import (
     TextTarget,
     Unique,
 )
+
+pytestmark = pytest.mark.slow
 
 BERLIN = ZoneInfo("Europe/Berlin")
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -113,7 +115,7 @@ SAME = {
     "column": [{"column": 3}, {"column": "3"}],
 }
 
-# SQLite finds them by what is written there.
+# SQLite compares the stored texts.
 SAME_ELSEWHERE = {
     "datetime": [
         {"datetime": AWARE},
@@ -164,7 +166,7 @@ def test_text_of_an_enum_is_its_value():
 @pytest.mark.django_db
 @pytest.mark.database("mysql")
 def test_enum_that_prints_otherwise_is_no_lookup():
-    """mysqlclient sends what str() returns, before 2.3.2."""
+    """mysqlclient before 2.3.2 sends the result of str()."""
     obj = models.QuerySet(Ordinary).create(char=Shade.RED)
     obj.refresh_from_db()
 
@@ -433,7 +435,7 @@ def test_exact_lookup_of_a_project_is_no_lookup():
 
 
 class Empty(IsNull):
-    """Where a project takes an empty text for none."""
+    """If a project treats an empty text as NULL."""
 
     def as_sql(self, compiler, connection):
         sql, params = super().as_sql(compiler, connection)
@@ -522,11 +524,11 @@ def test_times_that_one_clock_shows_twice_are_two():
     assert not is_same(first, canonical.canonical(second))
 
 
-# As Django, in every case
+# The same as Django, in every case
 
 
 def answer(model, kwargs, queryset_class):
-    """Return what a get_or_create() gives, and which rows it leaves."""
+    """Return the result of a get_or_create(), and the rows after it."""
     try:
         with transaction.atomic():
             obj, created = queryset_class(model).get_or_create(**kwargs)
@@ -678,7 +680,7 @@ def test_database_that_finds_primary_keys_by_their_text(model, vendors):
 
 
 class Pk:
-    """As much of Options as a primary key needs."""
+    """The attributes of Options that a primary key needs."""
 
     def __init__(self, field):
         self.pk_fields = [field]
@@ -698,13 +700,15 @@ def test_primary_key_that_may_be_spelt_in_several_ways(field):
     assert not canonical.has_exact_pk(Pk(field), "sqlite")
 
 
-# What Python alone would find equal
+# Values that only Python treats as equal
 
 
 @pytest.mark.django_db
 @pytest.mark.database("sqlite")
 def test_decimal_and_moment_of_sqlite_are_no_lookup():
-    """SQLite compares floats, and texts that need not be as Django's are."""
+    """
+    SQLite compares floats, and texts that may have another form than Django's.
+    """
     obj = Ordinary.objects.create(decimal=Decimal("0.1"))
     rows = models.QuerySet(Ordinary).filter(pk=obj.pk)
     rows.update(

@@ -1,6 +1,6 @@
 """
-Querysets that look up otherwise than their arguments say, next to twins of
-Django's queryset that do so as well.
+Querysets that change the arguments of a lookup, next to twins of Django's
+queryset that do the same.
 """
 
 import subprocess
@@ -27,6 +27,7 @@ from getorcreateplus.lookups.django_path import (
 )
 
 from ..models import Desk, Report, current
+from ..support.marks import mostly_slow
 from ..support.sql import execute
 from .regions import (
     ByChain,
@@ -48,7 +49,7 @@ from .regions import (
     made,
 )
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
 
 WAYS = [
@@ -80,7 +81,7 @@ BASES = {
 }
 
 
-@pytest.fixture(params=BASES)
+@pytest.fixture(params=mostly_slow(["plus", "cached", "always", "nonatomic"]))
 def base(request):
     return BASES[request.param]
 
@@ -105,7 +106,7 @@ def fill():
 
 
 def outcome(call):
-    """Return what there is to compare of (obj, created), or of an error."""
+    """Return the comparable parts of (obj, created), or of an error."""
     try:
         obj, created = call()
     except (Report.DoesNotExist, Report.MultipleObjectsReturned) as error:
@@ -120,7 +121,7 @@ def in_both_regions(call):
 
 
 def story(queryset_class, *, batch, get):
-    """Return what one lookup after the other returns."""
+    """Return the results of one lookup after the other."""
     fill()
 
     def queryset():
@@ -180,7 +181,7 @@ class TestAsDjango:
             outcome(lambda: queryset_class(Report).get_or_create(name="tax"))
         takes_hits = way is ByGetOrCreate and issubclass(
             queryset_class.__mro__[2], CachedGetOrCreateMixin
-        )  # It gives what is looked up to super().
+        )  # It passes the arguments to super().
         with django_assert_num_queries(0 if takes_hits else 1):
             outcome(lambda: queryset_class(Report).get_or_create(name="tax"))
 
@@ -192,7 +193,7 @@ class TestAsDjango:
         )
 
     def test_what_a_neighbour_gives_to_create(self):
-        """Names that are no fields are for its get_or_create()."""
+        """Names that are not fields are for its get_or_create()."""
 
         class Neighbour(models.QuerySet):
             def get_or_create(self, defaults=None, **kwargs):
@@ -209,7 +210,9 @@ class TestAsDjango:
 
     @pytest.mark.parametrize("base", BASES.values(), ids=list(BASES))
     def test_neighbour_that_takes_arguments_by_name_alone(self, base):
-        """As django-money's, and as Django's own of a related manager."""
+        """
+        Like that of django-money, and Django's own for a related manager.
+        """
 
         class Neighbour:
             def get_or_create(self, **kwargs):
@@ -228,7 +231,7 @@ class TestAsDjango:
 
     @pytest.mark.parametrize("base", BASES.values(), ids=list(BASES))
     def test_neighbour_that_does_not_know_create_defaults(self, base):
-        """As of before Django 5.0."""
+        """As before Django 5.0."""
 
         class Neighbour(models.QuerySet):
             def update_or_create(self, defaults=None, **kwargs):
@@ -285,7 +288,7 @@ class TestAsDjango:
 
 
 class TestGetThatCreates:
-    # Not ByGet, which gives a positional argument to super().
+    # Not ByGet, which passes a positional argument to super().
     @pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.__name__)
     @pytest.mark.parametrize("name", ["always", "plus"])
     def test_creates_what_djangos_get_misses(self, way, name):
@@ -305,12 +308,12 @@ class TestGetThatCreates:
         )
 
     def test_override_is_called_once(self):
-        """Twice, and what it adds would be there twice."""
+        """If it ran twice, its arguments would be added twice."""
         report = made(ByGetArgument, AlwaysQuerySet)(Report).get(name="new")
         assert (report.name, report.region) == ("new", "eu")
 
     def test_arguments_are_spelled_as_they_were(self):
-        """Django gives them to the override in that form."""
+        """Django passes them to the override in that form."""
         seen = []
 
         class Noting(PlusQuerySet):
@@ -399,7 +402,7 @@ class TestManagers:
         assert list(batches) == expected[:4]
 
     def test_own_get_of_a_manager_is_no_step(self, django_assert_num_queries):
-        """Django's get_or_create() calls that of the queryset."""
+        """Django's get_or_create() calls the get() of the queryset."""
         Report.plain.create(name="tax", region="us")
         for _ in range(2):
             found, _ = Report.by_name.get_or_create(name="tax")
@@ -409,7 +412,7 @@ class TestManagers:
         assert Report.by_name.get(name="tax").region == "eu"
 
     def test_step_that_is_set_on_a_queryset_is_kept_by_its_copy(self):
-        """The one that does not create, of a queryset that does."""
+        """The get() that does not create, of a queryset that creates."""
         fill()
         queryset = AlwaysQuerySet(Report)
         get = queryset.get
@@ -424,7 +427,10 @@ class TestManagers:
 
 
 class TestNeighbours:
-    """In processes of their own: some of them patch Django's classes."""
+    """
+    They run in separate processes, because some of them patch Django's
+    classes.
+    """
 
     @pytest.mark.parametrize("package", ["modeltranslation", "safedelete", "parler"])
     def test_rows_are_those_of_the_package(self, package):

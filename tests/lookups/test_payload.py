@@ -43,7 +43,7 @@ def through_cache(values):
 
 
 def state(obj):
-    """Return what an instance holds, in a form that has to be equal."""
+    """Return the values of an instance, in a form that has to be equal."""
     state = {
         name: (type(value), bytes(value) if type(value) is memoryview else repr(value))
         for name, value in vars(obj).items()
@@ -176,7 +176,7 @@ def test_receivers_and_methods_see_what_a_select_gives(monkeypatch):
 
 
 def test_memoryview_is_one_again():
-    """As psycopg2 gives binary columns."""
+    """Like the binary columns of psycopg2."""
     values = private_copy([5, memoryview(b"ab"), None, None, None])
 
     assert through_cache(values) == (5, b"ab", None, None, None)
@@ -225,7 +225,7 @@ def row(**values):
 def test_match(lookup, is_match):
     values = row(id=5, char="a", integer=1, decimal=Decimal("1.00"))
 
-    if is_match is None:  # of a column that the model does not have
+    if is_match is None:  # a column that the model does not have
         with pytest.raises(KeyError):
             layout(Ordinary).matches(lookup, values)
     else:

@@ -1,5 +1,5 @@
 """
-Rows in a cache that does not pickle: a hit where their values survive, and
+Rows in a cache that does not use pickle: a hit if their values survive, and
 never another value.
 """
 
@@ -24,13 +24,13 @@ from ..models import Paper, Survivor
 from ..support.papers import pages, save, save_in_transaction, update, warm
 from ..support.serializers import Bytes, Plain, Serde, Short, Texts
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 NOON = datetime.datetime(2000, 1, 31, 12, 0, 0, 250, tzinfo=datetime.UTC)
 
 
 class Serializing(LocMemCache):
-    """What Redis and memcached have a place for in OPTIONS."""
+    """The OPTIONS of Redis and memcached for a serializer."""
 
     def __init__(self, name, params):
         super().__init__(name, params)
@@ -196,7 +196,7 @@ def test_check_and_explain_say_what_is_lost(serializer, lost):
         name = f"{serializer.__module__}.{serializer.__qualname__}"
         if "PyMemcache" in settings.CACHES["default"]["BACKEND"]:
             name = "tests.support.serializers.Serde"
-        what = f"has the serializer {name}, which does not give back what it gets: "
+        what = f"has the serializer {name}, which does not return the same values for "
         assert message.id == "getorcreateplus.W022"
         assert message.msg == (
             "Rows of tests.Survivor are never served from the cache 'default': it "
@@ -211,7 +211,9 @@ def test_check_and_explain_say_what_is_lost(serializer, lost):
 
 
 class Keeping(LocMemCache):
-    """It keeps the objects themselves, as LRUObjectCache and others do."""
+    """
+    It keeps the objects themselves, like LRUObjectCache and other backends.
+    """
 
     kept = {}
 
@@ -240,7 +242,7 @@ def one_of_a_batch(name):
 
 
 @pytest.mark.parametrize("read", [one, one_of_a_batch])
-def test_object_of_a_hit_is_nobody_elses(read, monkeypatch):
+def test_object_of_a_hit_is_not_shared(read, monkeypatch):
     monkeypatch.setattr(Keeping, "kept", {})
     config = {"BACKEND": f"{__name__}.Keeping", "LOCATION": uuid.uuid4().hex}
     with override_settings(CACHES={"default": config}):

@@ -1,4 +1,4 @@
-"""What there is to compare of a call of get(), ours and Django's."""
+"""The comparable parts of a call of get(), ours and Django's."""
 
 import warnings
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from getorcreateplus.selects import running
 
 
 class Counter:
-    """How many kept SELECTs were run."""
+    """The number of kept SELECTs that were run."""
 
     def __init__(self, run):
         self.run = run
@@ -53,7 +53,7 @@ def in_words(value):
 
 
 def state_of(obj):
-    """Return all that an instance holds."""
+    """Return all values of an instance."""
     if not isinstance(obj, models.Model):
         return obj
     state = {
@@ -71,7 +71,7 @@ def state_of(obj):
 
 
 def outcome(call):
-    """Return what a call sends, returns or raises, and what it warns of."""
+    """Return the SQL, the result or exception, and the warnings of a call."""
     with (
         statements_seen() as seen,
         warnings.catch_warnings(record=True) as warned,
@@ -87,8 +87,8 @@ def outcome(call):
 
 def check(model, kwargs, args=(), prepare=lambda queryset: queryset):
     """
-    Check that each of three calls does what Django's does: at first Django
-    compiles the query, and at last its SQL is kept.
+    Check that each of three calls does the same as Django's: first Django
+    compiles the query, and in the end its SQL is kept.
     """
     expected = outcome(lambda: prepare(QuerySet(model)).get(*args, **kwargs))
     for _ in range(3):

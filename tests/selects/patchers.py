@@ -1,10 +1,11 @@
 """
-A package that has its own way to run SELECTs, at its ordinary job: beside
-Django's manager, and beside ours.
+A package with its own way to run SELECTs, in ordinary use: with Django's
+manager, and with ours.
 
     python -m tests.selects.patchers silk
 
-A process per package, because these patch Django's compiler.
+Each package runs in its own process, because these packages patch Django's
+compiler.
 """
 
 import sys
@@ -15,7 +16,7 @@ from django.http import HttpResponse
 from django.urls import include, path
 
 PACKAGE = sys.argv[1] if __name__ == "__main__" else None
-CALLS = 4  # of each lookup: the third one runs a kept SELECT, if any does
+CALLS = 4  # calls of each lookup: if a kept SELECT is run, then by the third one
 
 
 class App(AppConfig):
@@ -46,7 +47,7 @@ def make_model():
 
 
 def look(manager, name="a"):
-    """Look up several times, and return what was found."""
+    """Look up several times, and return the results."""
     return [manager.get(name=name).size for _ in range(CALLS)]
 
 

@@ -1,4 +1,4 @@
-"""When Django's own get() runs, and who sees the SELECTs of ours."""
+"""Cases in which Django's own get() runs, and code that sees our SELECTs."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def style():
 
 
 def counts_of(compiled, call):
-    """Return how many kept SELECTs each of three calls runs."""
+    """Return the number of kept SELECTs that each of three calls runs."""
     counts = []
     for _ in range(3):
         compiled.count = 0
@@ -39,7 +39,7 @@ def counts_of(compiled, call):
     return counts
 
 
-# Whose get() it is
+# The get() that runs
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
@@ -97,6 +97,7 @@ def test_queryset_that_is_patched_later(style, compiled, monkeypatch, name):
     assert counts_of(compiled, get)[1:] == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["backend", "cachalot", "silk"])
 def test_package_that_runs_selects_itself(package):
     done = subprocess.run(
@@ -133,7 +134,7 @@ def test_all_that_is_switched_off(style, compiled):
 
 @pytest.mark.parametrize("is_on", [True, False])
 def test_row_is_cached_with_either_switch(is_on):
-    """The row is put into the cache, whether or not its SQL was kept."""
+    """The row is stored in the cache, with and without kept SQL."""
     model = Report
     row = model.plain.create(name="tax", region="eu")
     with override_settings(GETORCREATEPLUS_COMPILED_SELECTS=is_on):
@@ -152,7 +153,7 @@ def test_bypass_is_of_the_cache_alone(compiled):
     assert counts == [0, 1, 1]
 
 
-# Who sees it
+# Code that sees it
 
 
 def test_query_log_and_wrappers_see_what_django_sends(style, compiled):
@@ -167,7 +168,7 @@ def test_query_log_and_wrappers_see_what_django_sends(style, compiled):
 
 
 def test_cursor_of_a_profiler_sees_it(style, compiled, monkeypatch):
-    """As Debug Toolbar does, which replaces cursor() of the connection."""
+    """Like Debug Toolbar, which replaces cursor() of the connection."""
     wrapper, made = connections["default"], []
     original = wrapper.cursor
 

@@ -1,4 +1,6 @@
-"""When SQL is kept, when it is compiled again, and what it costs to keep."""
+"""
+Cases in which SQL is kept, and in which it is compiled again, and the cost.
+"""
 
 import datetime
 import gc
@@ -31,7 +33,7 @@ def get(**kwargs):
 
 @pytest.fixture
 def kept(compiled):
-    """The counter, with one SQL that is kept."""
+    """The counter, with one kept SQL."""
     Style.plain.create(name="a")
     get(name="a")
     compiled.count = 0
@@ -193,7 +195,7 @@ def test_lookup_that_is_registered_later(kept):
 
 
 def test_value_of_an_unknown_type_is_waited_for(compiled):
-    """Its SQL is kept when a second value has had the same."""
+    """Its SQL is kept when a second value has the same SQL."""
 
     class Code:
         def __init__(self, text):
@@ -292,7 +294,7 @@ def test_field_that_refuses_other_values(compiled):
 
 
 def test_parameters_that_django_does_not_send(compiled, monkeypatch):
-    """As if a version of Django prepared values in another way."""
+    """As in a version of Django that prepares values in another way."""
     Style.plain.create(name="a")
     monkeypatch.setattr(shapes, "parameters_of", lambda *args: (["b"], ()))
     for _ in range(3):
@@ -344,11 +346,12 @@ def test_column_that_is_selected_by_sql_of_the_project(compiled):
     assert compiled.count == 0
 
 
-# What it costs
+# The cost
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(monkeypatch):
-    """A project may pass what a user has sent: get(**request.GET)."""
+    """A project may pass the data of a user: get(**request.GET)."""
     names = [field.attname for field in Ordinary._meta.concrete_fields]
     for first in names:
         for second in names:
@@ -364,6 +367,7 @@ def test_memory_is_bounded(monkeypatch):
     assert info.currsize <= info.maxsize
 
 
+@pytest.mark.slow
 def test_converters_go_with_their_select(kept):
     selects = vars(connections["default"])[CONVERTERS]
     assert selects
@@ -375,7 +379,7 @@ def test_converters_go_with_their_select(kept):
 @pytest.mark.database("mysql", "postgresql")  # not one in the memory of a thread
 @pytest.mark.django_db(transaction=True)
 def test_threads_share_what_is_kept():
-    """Each has its own connection, and the converters of that one."""
+    """Each has its own connection, with its own converters."""
     moment = datetime.datetime(2020, 5, 4, tzinfo=datetime.UTC)
     for number in range(5):
         Ordinary._base_manager.create(

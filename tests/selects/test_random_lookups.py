@@ -41,6 +41,7 @@ KWARGS = ALIKE_KWARGS | st.dictionaries(
 FILTERS = st.lists(ALIKE_KWARGS, max_size=2)
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 @settings(
     max_examples=60,

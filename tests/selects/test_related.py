@@ -1,5 +1,5 @@
 """
-get() of related managers beside Django's, and what an instance gets besides
+get() of related managers beside Django's, and the state of an instance besides
 its columns.
 """
 
@@ -19,7 +19,7 @@ from getorcreateplus import (
 from ..models import Composer, Opera, Operetta, Stripped, Style
 from .outcomes import check, outcome
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def composer():
 
 def check_manager(managers, **kwargs):
     """
-    Check that get() of the second manager, which is ours, does three times
-    what that of Django's does.
+    Check three times that get() of the second manager, which is ours, does the
+    same as that of Django's.
     """
     plain, ours = managers
     expected = outcome(lambda: plain.get(**kwargs))
@@ -104,7 +104,7 @@ def test_each_parent_gets_its_own_rows(composer):
         assert other.operas.get(title="Aida").pages == 5
 
 
-# What looks like equality comes after it, when the SQL of that is kept.
+# Conditions that look like equality come after it, when its SQL is kept.
 PENDING = [
     lambda q, c: q.filter(composer=c),
     lambda q, c: q.filter(composer_id=c.pk, pages=0),
@@ -125,7 +125,7 @@ PENDING = [
 
 @pytest.mark.parametrize("queryset_class", [NonAtomicQuerySet, PlusQuerySet])
 def test_filter_that_is_not_applied_yet(composer, queryset_class):
-    """As that of a related manager, and whatever else it may be."""
+    """Like the filter of a related manager, and others."""
 
     def found(queryset):
         # Without a composer, no row can be created.
@@ -150,7 +150,7 @@ def test_filter_that_is_not_applied_yet(composer, queryset_class):
 
 
 def test_order_of_filters(composer):
-    """Values that are equal at first do not show which of them is which."""
+    """Equal values do not show which parameter is which."""
     other = Composer.plain.create(name="Boito")
     composer.operas(manager="plain").update(poet=composer)
     composer.operas(manager="plain").create(title="Aida", poet=other, pages=5)
@@ -262,7 +262,7 @@ if hasattr(models, "FETCH_ONE"):  # Django 6.1
 
 
 class Counting:
-    """A router that counts what it is asked."""
+    """A router that counts its calls."""
 
     calls = []
 

@@ -41,9 +41,10 @@ from ..models import (
     TextTarget,
     Unique,
 )
+from ..support.marks import mostly_slow
 from .outcomes import check
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
 UTC = datetime.UTC
 ZONE = datetime.timezone(datetime.timedelta(hours=5))
@@ -162,7 +163,7 @@ def row():
     return target
 
 
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("name", mostly_slow(VALUES, quick=8))
 def test_value(row, name):
     for value in VALUES[name]:
         check(Ordinary, {name: value})
@@ -235,7 +236,7 @@ def test_several_arguments(row, compiled):
 
 
 def test_naive_datetime_is_warned_of_once(row):
-    """Also if the SQL is not kept yet, or another value cannot be compiled."""
+    """Also if the SQL is not yet kept, or another value cannot be compiled."""
     naive = MOMENT.replace(tzinfo=None)
     for value in (naive, naive.isoformat(), datetime.date(2020, 5, 4)):
         check(Ordinary, {"datetime": value, "big": 5})
@@ -300,7 +301,7 @@ def test_composite_key():
 
 
 def test_queries_that_are_more_than_a_filter(row):
-    """Those for which Django's get() runs, and its errors."""
+    """The calls for which Django's get() runs, and its errors."""
     for prepare in (
         lambda q: q.filter(char="a"),
         lambda q: q.filter(char="a", target=row),

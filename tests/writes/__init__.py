@@ -1,1 +1,1 @@
-"""What each kind of SQL does to the rows in the cache."""
+"""The effects of each kind of SQL on the rows in the cache."""

@@ -1,4 +1,7 @@
-"""What get_or_create() serves after a write, and what a SELECT finds."""
+"""
+Compares the rows that get_or_create() serves after a write with those of a
+SELECT.
+"""
 
 import pytest
 from django.core import serializers
@@ -8,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from getorcreateplus.writes import model_tables, registry
 
 from ..support.errors import Rollback
+from ..support.marks import mostly_slow
 from ..support.twins import values_of_row
 
 
@@ -20,7 +24,9 @@ def missing():
 
 
 def served(manager, **lookup):
-    """Return what get_or_create() finds, None where it would create."""
+    """
+    Return the row that get_or_create() finds, None if it would create one.
+    """
     try:
         obj, created = manager.get_or_create(defaults={"name": missing}, **lookup)
     except Missing:
@@ -30,13 +36,13 @@ def served(manager, **lookup):
 
 
 def selected(model, **lookup):
-    """Return what the database says."""
+    """Return the row of the database."""
     obj = models.QuerySet(model).filter(**lookup).first()
     return obj and values_of_row(obj)
 
 
 def warm(manager, **lookup):
-    # Twice, because the process may remember a row that is gone.
+    # Twice, because the process may remember a deleted row.
     for _ in range(2):
         assert served(manager, **lookup) is not None
     with CaptureQueriesContext(connection) as queries:
@@ -92,7 +98,7 @@ def commit_after_savepoint(write, look):
 
 contexts = pytest.mark.parametrize(
     "context",
-    [autocommit, commit, roll_back_savepoint],
+    mostly_slow([autocommit, commit, roll_back_savepoint]),
     ids=lambda context: context.__name__,
 )
 
@@ -109,7 +115,7 @@ def try_each(writes, context, prepare, *models_written):
         context(lambda: write(*objects), lambda: check(*lookups, write=name))
         for model in models_written:
             models.QuerySet(model).all().delete()
-        # What was rolled back stays locked.
+        # Rows that were rolled back stay locked.
         for watch in registry.cached_models.values():
             if not set(models_written).isdisjoint(model_tables.tables_of(watch.model)):
                 for region in watch.all_regions("default"):
@@ -128,7 +134,7 @@ def save(obj, using=None, update_fields=None, **kwargs):
 
 
 def load(obj):
-    """As loaddata does."""
+    """Save a row as loaddata does."""
     data = serializers.serialize("json", [obj])
     [deserialized] = serializers.deserialize("json", data)
     deserialized.save()

@@ -1,13 +1,8 @@
 """The INSERT of create() that is compiled once, beside Django's."""
 
-import datetime
-import re
-import uuid
-from decimal import Decimal
 from unittest import mock
 
 import pytest
-from django.apps import apps
 from django.db import DatabaseError, connection, models, transaction
 from django.db.models.query import QuerySet
 from django.db.models.signals import post_init, post_save, pre_save
@@ -27,85 +22,9 @@ from ..models import (
     Style,
 )
 from ..support.rivals import connected
+from ..support.sent import MODELS, NOW, Sent, arguments
 
 pytestmark = pytest.mark.django_db
-
-NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
-VALUES = {
-    "BinaryField": [b"a", b""],
-    "BooleanField": [True, False],
-    "CharField": ["a", "b%s"],
-    "DateField": [datetime.date(2026, 1, 2), "2026-01-03"],
-    "DateTimeField": [NOW, NOW + datetime.timedelta(days=1)],
-    "DecimalField": [Decimal("1.5"), "2.25"],
-    "DurationField": [datetime.timedelta(1), datetime.timedelta(2)],
-    "FileField": ["a", "b"],
-    "FloatField": [1.5, 2],
-    "GenericIPAddressField": ["::1", "10.0.0.1"],
-    "JSONField": [{"a": 1}, None],
-    "SlugField": ["a", "b"],
-    "TextField": ["a", ""],
-    "TimeField": [datetime.time(1, 2), "03:04"],
-    "UUIDField": [uuid.UUID(int=1), str(uuid.UUID(int=2))],
-}
-
-
-def arguments(model, number):
-    """Return values of the row with this number, for all of its columns."""
-    params = {}
-    for field in model._meta.concrete_fields:
-        if isinstance(field, models.AutoField) or field.generated:
-            continue
-        stored = field
-        while stored.is_relation:
-            stored = stored.target_field
-        # No row of the model may have the key that it refers to.
-        values = VALUES.get(stored.get_internal_type(), [30_001, 30_002])
-        params[field.attname] = values[number % 2]
-    return params
-
-
-def shown(value):
-    """Return what two equal values have in common, and others have not."""
-    if isinstance(value, memoryview):
-        value = bytes(value)
-    return re.sub(r"0x[0-9a-f]+", "", repr(value))
-
-
-class Sent:
-    """What one call sends, returns or raises. The key may be another one."""
-
-    def __init__(self, call, model, params):
-        self.statements = []
-        self.obj = self.error = None
-        with connection.execute_wrapper(self.record), transaction.atomic():
-            try:
-                with transaction.atomic():
-                    self.obj = call(params)
-            except Exception as error:
-                self.error = type(error), str(error).partition("DETAIL")[0]
-            transaction.set_rollback(True)
-        self.seen = self.statements, self.error, self.attributes(model)
-
-    def record(self, execute, sql, params, many, context):
-        if "SAVEPOINT" not in sql:
-            # The later ones, of receivers, may have the key of the row.
-            sent = None if self.statements else [*map(shown, params)]
-            self.statements.append((sql, sent, [*map(type, params)], many))
-        return execute(sql, params, many, context)
-
-    def attributes(self, model):
-        if self.obj is None:
-            return None
-        found = dict(vars(self.obj))
-        state = dict(vars(found.pop("_state")))
-        state.pop("fields_cache", None)
-        state.pop("peers", None)
-        for field in model._meta.pk_fields:
-            if isinstance(field, models.AutoField):
-                found[field.attname] = type(found[field.attname])
-        values = {name: shown(value) for name, value in found.items()}
-        return type(self.obj), values, state
 
 
 @pytest.fixture
@@ -123,21 +42,11 @@ def kept(monkeypatch):
     return counter
 
 
-MODELS = [
-    model
-    for model in apps.get_models()
-    if model._meta.managed
-    and model.__module__.startswith("tests.")
-    # The time of the day, which no test can hold.
-    and not any(
-        isinstance(field, models.TimeField) and (field.auto_now or field.auto_now_add)
-        for field in model._meta.concrete_fields
-    )
-]
-
-
+@pytest.mark.slow
 def test_each_model_sends_what_django_sends(kept):
-    """Compare SQL, parameters, instances and errors; some are refused."""
+    """
+    Compare SQL, parameters, instances and errors. Some values are refused.
+    """
     with mock.patch("django.utils.timezone.now", return_value=NOW):
         for model in MODELS:
             for queryset_class in (NonAtomicQuerySet, CachedQuerySet):

@@ -1,4 +1,4 @@
-"""How many commands and statements a write costs."""
+"""The numbers of commands and statements of a write."""
 
 import pytest
 from django.apps import apps
@@ -30,7 +30,7 @@ committed = pytest.mark.django_db(transaction=True)
 pytestmark = pytest.mark.usefixtures("cache_api")
 
 
-# What it costs
+# Costs
 
 
 LOCKED = ["set_many"]
@@ -130,8 +130,11 @@ class TestCost:
             ("default", "set_many", [f"{name}@clock", f"{name}@epoch"]),
         ]
 
-    def test_several_servers_are_told_in_order(self, monkeypatch):
-        """Each has its keys, and a command for several is one for each."""
+    def test_several_servers_are_invalidated_in_order(self, monkeypatch):
+        """
+        Each server has its own keys, and a command for several keys is one for
+        each.
+        """
         dinghy = Dinghy.objects.create(name="a")
         pk, name = dinghy.pk, registry.region_of(Dinghy.objects.all()).name
         monkeypatch.setattr(
@@ -168,7 +171,7 @@ class TestCost:
         assert served(Harbour.objects, name="a") is not None
         warm(Harbour.objects, name="a")
 
-    def test_lock_stays_where_nobody_knows_what_was_written(self):
+    def test_lock_stays_if_it_is_unknown_what_was_written(self):
         Dinghy.objects.create(name="a")
         warm(Dinghy.objects, name="a")
 
@@ -184,7 +187,10 @@ class TestCost:
             assert len(queries) == 1
 
     def test_fast_delete_stays_fast(self):
-        """Django does not collect rows to send signals, cached or not."""
+        """
+        Django does not collect rows to send signals, with or without the
+        cache.
+        """
         for model in (Knot, Dinghy, Mast):
             with CaptureQueriesContext(connection) as queries:
                 models.QuerySet(model).filter(pk__gt=0).delete()
@@ -194,7 +200,7 @@ class TestCost:
                 "DELETE"
             ]
         for model in apps.get_models():
-            # django-simple-history listens to the models of its own.
+            # django-simple-history has receivers only for its own models.
             if not hasattr(model, "history"):
                 assert not pre_delete.has_listeners(model)
                 assert not post_delete.has_listeners(model)
@@ -211,7 +217,9 @@ class TestCost:
         assert len(queries) == 0
 
     def test_rows_of_others_are_misses_beside_a_created_one(self):
-        """The INSERT may have waited for a writer that has yet to release."""
+        """
+        The INSERT may have waited for a writer that has not released yet.
+        """
         Dinghy.objects.create(name="a")
         warm(Dinghy.objects, name="a")
         with transaction.atomic():

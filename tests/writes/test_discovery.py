@@ -1,4 +1,4 @@
-"""Which models a statement writes, and when a process finds its models."""
+"""The models that a statement writes, and the discovery of cached models."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ committed = pytest.mark.django_db(transaction=True)
 
 @contextmanager
 def defined(model):
-    """Forget a model in the end."""
+    """Remove a model at the end."""
     try:
         yield
     finally:
@@ -200,9 +200,10 @@ def test_first_thing_that_a_process_does_is_a_write(write, shared_cache):
     check(*lookups)
 
 
+@pytest.mark.slow
 @committed
 def test_package_is_imported_after_other_models(shared_cache):
-    """As by an app that is loaded late, and finds connections open."""
+    """Like an app that is loaded late, after connections have been opened."""
     run_process(
         """
         from django.contrib.auth.models import Group
@@ -239,7 +240,9 @@ def shared_cache(tmp_path):
 
 
 def run_process(code, **overrides):
-    """Run code in a fresh process, on this one's databases and caches."""
+    """
+    Run code in a fresh process, with the databases and caches of this process.
+    """
     databases = {
         alias: {
             name: value

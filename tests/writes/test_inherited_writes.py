@@ -1,4 +1,4 @@
-"""Writes of a row that several tables, managers or caches have."""
+"""Writes of a row in several tables, or with several managers or caches."""
 
 import django
 import pytest
@@ -62,6 +62,8 @@ from .ships import (
     warm,
 )
 
+pytestmark = pytest.mark.slow
+
 committed = pytest.mark.django_db(transaction=True)
 
 
@@ -105,6 +107,7 @@ INHERITED_WRITES = {
 
 
 class TestInheritance:
+    @pytest.mark.slow
     @committed
     @contexts
     @pytest.mark.parametrize("name", ["carferry", "lightship"])
@@ -164,7 +167,9 @@ class TestInheritance:
     @committed
     @contexts
     def test_parents_without_a_cache(self, context):
-        """Two parents: the child's primary key is that of the first."""
+        """
+        With two parents, the child's primary key is that of the first one.
+        """
 
         def prepare():
             Engine.objects.create()
@@ -254,8 +259,11 @@ class TestManagers:
         ):
             assert registry.shortest_timeout({default, None}, "default") is None
 
-    def test_manager_that_does_not_tell_yet(self, db, monkeypatch):
-        """Its model counts as cached: in another process it may be."""
+    def test_manager_that_fails_at_first(self, db, monkeypatch):
+        """
+        Its model counts as cached, because it may be cached in another
+        process.
+        """
         shy = Shy.plain.create(name="a")
         with pytest.raises(LookupError):
             Shy.objects.get_or_create(name="a")
@@ -323,7 +331,7 @@ class TestAliases:
             Twofold.plain.update(size=size + 1)
 
     def test_other_caches(self, db):
-        """CACHES counts as it is now."""
+        """The current CACHES count."""
         Ship.objects.create(name="a")
         warm(Ship.objects, name="a")
         default = settings.CACHES["default"]
@@ -407,7 +415,7 @@ class TestRelations:
     @committed
     @contexts
     def test_what_the_database_may_do_on_a_delete(self, context):
-        """DO_NOTHING: here a trigger's part is played behind Django's back."""
+        """DO_NOTHING: the test plays the part of a trigger, without Django."""
         warehouse = Warehouse.objects.create(name="first")
         Crate.objects.create(name="a", warehouse=warehouse)
         warm(Crate.objects, name="a")

@@ -1,4 +1,4 @@
-"""After a write, get_or_create() returns what a SELECT returns."""
+"""After a write, get_or_create() returns the same row as a SELECT."""
 
 import datetime
 import itertools
@@ -58,7 +58,7 @@ def upsert(*objs):
 
 plain = models.QuerySet(Ship)
 
-# What can be done to the rows a and b of a model; c is not there.
+# Writes of the rows a and b of a model. There is no row c.
 WRITES = {
     "save": lambda a, b: save(a, size=9),
     "save_of_another_name": lambda a, b: save(a, name="c"),
@@ -169,13 +169,13 @@ WRITES = {
 
 
 def spelt(table, *schema):
-    """Return a quoted table, as Django does not spell it."""
+    """Return a quoted table in another spelling than Django's."""
     quote = '"{}"' if connection.vendor != "mysql" else "`{}`"
     return ".".join(quote.format(name) for name in (*schema, table))
 
 
 def raw_upsert(pk, words):
-    """Insert a row that is there: it gets this size."""
+    """Insert an existing row: it gets this size."""
     if connection.vendor == "mysql":
         words = "on duplicate\nkey update size = 9"
     execute_sql(
@@ -186,7 +186,7 @@ def raw_upsert(pk, words):
 
 
 def execute_later(kind, pk):
-    """Write by a statement whose text does not name the table."""
+    """Write with a statement whose text does not name the table."""
     if connection.vendor == "sqlite":
         return
     with connection.cursor() as cursor:
@@ -208,7 +208,7 @@ def execute_later(kind, pk):
 
 
 def in_form_of_django():
-    """Return an UPDATE of another table, as Django spells it."""
+    """Return an UPDATE of another table, in Django's spelling."""
     table, name = map(connection.ops.quote_name, ("tests_fleet", "name"))
     return f"UPDATE {table} SET {name} = 'x' WHERE 1 = 0"
 
@@ -218,7 +218,7 @@ async def update_later():
 
 
 def can_send_two():
-    """Return whether one execute() may be two statements."""
+    """Return True if one execute() may have two statements."""
     return connection.vendor == "postgresql"
 
 
@@ -226,7 +226,8 @@ def fleet():
     return Fleet.objects.get(name="second")
 
 
-# A row that was written and rolled back stays locked: none is used again.
+# A row that was written and rolled back stays locked, so each row is used only
+# once.
 unused = itertools.count(1_000_000, 10)
 
 
@@ -261,13 +262,13 @@ def test_write_is_seen_in_other_transactions(context):
 @contexts
 @pytest.mark.parametrize("write", ["save", "update", "delete", "bulk_create", "set"])
 def test_write_in_a_test_case_is_seen(write, context, db):
-    """atomic() blocks that ended count as committed."""
+    """atomic() blocks that have ended count as committed."""
     objects, lookups = prepare_ships()
     context(lambda: WRITES[write](*objects), lambda: check(*lookups))
 
 
 class TestPrimaryKeys:
-    """Rows that a statement names by any kind of primary key."""
+    """Rows that a statement names, with any kind of primary key."""
 
     @committed
     @contexts
@@ -313,7 +314,7 @@ class TestPrimaryKeys:
     @committed
     @pytest.mark.database("mysql")
     def test_other_spelling(self):
-        """The collation finds them equal, and Python does not."""
+        """The collation treats them as equal, but Python does not."""
         Harbour.objects.create(code="no osl", name="a")
         warm(Harbour.objects, name="a")
         for context in (commit, autocommit, roll_back, roll_back_savepoint):
@@ -322,7 +323,7 @@ class TestPrimaryKeys:
                 lambda: check((Harbour.objects, {"name": "a"})),
             )
 
-    def test_row_is_told_where_equal_keys_are_spelled_alike(self, db):
+    def test_row_is_invalidated_if_equal_keys_are_spelled_alike(self, db):
         harbour = Harbour.objects.create(code="a", name="a")
         with CaptureCacheCommands() as made:
             harbour.save()

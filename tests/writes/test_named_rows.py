@@ -55,7 +55,7 @@ def test_statement_whose_parameters_are_wrong_raises_the_drivers_error(params):
         with pytest.raises(Exception) as error, transaction.atomic():  # noqa: PT011
             update_by_pk(model, params)
         message = str(error.value).replace("plainpaper", "paper")
-        # PostgreSQL goes on with a part of the statement.
+        # PostgreSQL continues with a part of the statement.
         raised.append((type(error.value), message.splitlines()[:1]))
     assert raised[0] == raised[1]
 
@@ -65,7 +65,9 @@ def test_statement_whose_parameters_are_wrong_raises_the_drivers_error(params):
     "kind", [list, tuple, *([iter] if connection.vendor == "mysql" else [])]
 )
 def test_parameters_of_any_kind(kind):
-    """mysqlclient takes an iterator, which is empty after one look."""
+    """
+    mysqlclient accepts an iterator, which is empty after it is read once.
+    """
     obj, _ = Paper.objects.get_or_create(title="a", defaults={"pages": 1})
     for _ in range(2):
         Paper.objects.get_or_create(title="a")

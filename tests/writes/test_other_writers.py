@@ -1,4 +1,4 @@
-"""What writes besides querysets, and which row an INSERT inserts."""
+"""Other writers than querysets, and the row that an INSERT inserts."""
 
 import json
 from decimal import Decimal
@@ -31,7 +31,7 @@ from .ships import (
 committed = pytest.mark.django_db(transaction=True)
 
 
-# What else writes
+# Other writers
 
 
 class TestManagement:
@@ -59,6 +59,7 @@ class TestManagement:
         call_command("loaddata", str(file), verbosity=0)
         check(*lookups)
 
+    @pytest.mark.slow
     @committed
     @pytest.mark.parametrize(
         "write",
@@ -130,27 +131,27 @@ def test_ansi_quotes(db):
 @committed
 @pytest.mark.database("postgresql")
 def test_truncate_cascade():
-    """It empties the tables that refer to the one that it names."""
+    """It also empties the tables that refer to the one that it names."""
     Ship.objects.create(name="a")
     warm(Ship.objects, name="a")
     execute_sql("TRUNCATE tests_fleet CASCADE")
     check((Ship.objects, {"name": "a"}))
 
 
-# Which row an INSERT inserts
+# The row that an INSERT inserts
 
 
 class TestInserted:
     @committed
     @pytest.mark.parametrize("context", [roll_back, roll_back_savepoint])
     def test_rolled_back_rows_are_not_served(self, context):
-        """Each is read inside, where it may have got into the cache."""
+        """Each is read inside, so it may be in the cache."""
 
         def insert(*names):
             models.QuerySet(Ship).bulk_create([Ship(name=name) for name in names])
 
         def tell(created):
-            """As if save() had written a row that has long been there."""
+            """As if save() had written an old row."""
             post_save.send(Ship, instance=old, created=created, using="default")
 
         writes = {
@@ -175,8 +176,10 @@ class TestInserted:
         warm(Ship.objects, name="a")
 
     @committed
-    def test_connection_that_nobody_watches(self):
-        """As one that was open in another thread before the import."""
+    def test_connection_that_is_not_watched(self):
+        """
+        Like a connection that was open in another thread before the import.
+        """
         connection.ensure_connection()
         wrappers = connection.execute_wrappers
         connection.execute_wrappers = []
@@ -189,26 +192,26 @@ class TestInserted:
         warm(Ship.objects, name="a")
 
     @committed
-    def test_primary_key_that_nobody_can_tell(self):
-        """Another receiver of post_save has taken it off the instance."""
+    def test_primary_key_that_is_unknown(self):
+        """Another receiver of post_save has removed it from the instance."""
 
-        def forget_pk(instance, **kwargs):
+        def remove_pk(instance, **kwargs):
             instance.price = None
 
         def write():
             Toll(name="a", price=Decimal("1.50")).save(force_insert=True)
 
         post_save.disconnect(watching.after_save)
-        post_save.connect(forget_pk, sender=Toll)
+        post_save.connect(remove_pk, sender=Toll)
         post_save.connect(watching.after_save)
         try:
             roll_back(write, lambda: check((Toll.objects, {"name": "a"})))
         finally:
-            post_save.disconnect(forget_pk, sender=Toll)
+            post_save.disconnect(remove_pk, sender=Toll)
 
 
 class TestsOfUsers(TestCase):
-    """A TestCase counts as the outside world."""
+    """A TestCase counts as autocommit."""
 
     databases = {"default", "other"}
 

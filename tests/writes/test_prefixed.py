@@ -1,6 +1,6 @@
 """
-Statements with something around them: execute wrappers put comments there, and
-on PostgreSQL other statements, as django-pghistory and django-pgtrigger do.
+Statements with text around them: execute wrappers add comments, and on
+PostgreSQL other statements, like django-pghistory and django-pgtrigger.
 """
 
 import pytest
@@ -18,6 +18,8 @@ from ..support.rivals import connected
 from ..support.sql import execute
 from ..support.threads import elsewhere
 
+pytestmark = pytest.mark.slow
+
 committed = pytest.mark.django_db(transaction=True)
 postgresql = pytest.mark.database("postgresql")
 
@@ -30,7 +32,7 @@ def is_aborted_by_error(cursor):
 
 
 class Around:
-    """An execute wrapper that puts something around each statement."""
+    """An execute wrapper that puts text around each statement."""
 
     def __init__(self, before="", after="", params=(), kind=str, selects=True):
         self.before, self.after, self.params = before, after, params
@@ -93,8 +95,8 @@ PLACES = pytest.mark.parametrize("place", ["first", "before", "inside"])
 
 class Installed:
     """
-    Have a wrapper run before all others, as where the cursor is patched; or
-    before those of a call; or behind them, because create() enters it.
+    Run a wrapper before all others, like a patch of the cursor; or before
+    those of a call; or after them, because create() enters it.
     """
 
     def __init__(self, around, place, model):
@@ -165,6 +167,7 @@ class TestNonAtomic:
 
         assert self.compare(run, around, place) == ((7, False), 1)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("error", [ValueError, IntegrityError])
     @pytest.mark.parametrize("method", ["get_or_create", "update_or_create"])
     def test_error_after_the_write(self, around, place, method, error):
@@ -190,7 +193,7 @@ class TestNonAtomic:
 @AROUND
 @PLACES
 class TestAsWithoutIt:
-    """What is around a statement does not change what it is taken for."""
+    """The text around a statement does not change how it is recognized."""
 
     def test_insert_has_no_savepoint(self, around, place):
         with (
@@ -203,7 +206,7 @@ class TestAsWithoutIt:
         assert "SAVEPOINT" not in str(queries.captured_queries)
 
     def test_error_after_a_savepoint_leaves_the_transaction_usable(self, around, place):
-        """update_or_create() has written nothing that remains."""
+        """The writes of update_or_create() are undone."""
 
         def fails(sender, **kwargs):
             with transaction.atomic():
@@ -244,8 +247,8 @@ class TestAsWithoutIt:
 
 @committed
 @ANY_AROUND
-def test_write_is_told_to_the_cache(around):
-    """Also where another wrapper stands before the package."""
+def test_write_invalidates_the_cache(around):
+    """Even if another wrapper comes before those of the package."""
     for place in ("first", "before"):
         for write in (
             lambda: Paper.objects.filter(title="a").update(pages=5),
@@ -264,7 +267,7 @@ def test_write_is_told_to_the_cache(around):
 @AROUND
 @pytest.mark.parametrize("place", ["first", "before"])
 def test_row_that_a_statement_did_not_match(around, place):
-    """The transaction does not hold it: another one may write it."""
+    """The transaction does not hold its lock, so another one may write it."""
     with transaction.atomic():
         with Installed(around, place, Paper):
             assert Paper.objects.filter(pk=1).update(pages=1) == 0
@@ -288,7 +291,7 @@ def test_row_that_a_statement_did_not_match(around, place):
 )
 @postgresql
 def test_statement_that_takes_no_lock(sql):
-    """pgtrigger.ignore() ends by one, and hits go on."""
+    """pgtrigger.ignore() ends with one, and hits continue."""
     warm()
     with transaction.atomic():
         execute(sql)
@@ -377,7 +380,7 @@ def test_comment_that_is_executed_is_a_part_of_it():
 @postgresql
 @committed
 @pytest.mark.parametrize("place", ["before", "inside"])
-def test_conflict_is_seen_where_nobody_asks_for_the_last_result(place):
+def test_conflict_is_seen_if_the_last_result_is_not_read(place):
     """The first result says that a row was found."""
 
     def naive(execute, sql, params, many, context):

@@ -1,4 +1,4 @@
-"""Which values of a created or updated row are known without a SELECT."""
+"""Values of a created or updated row that are known without a SELECT."""
 
 import datetime
 import uuid
@@ -45,7 +45,7 @@ from ..models import (
 )
 from ..support.selected_rows import make_instance, recording_queryset, select
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
@@ -74,7 +74,7 @@ def update(model, obj, **defaults):
 
 
 def exactly(values):
-    """Return the values as they have to be equal."""
+    """Return the values in a form in which they have to be equal."""
     return [(type(value), repr(value)) for value in values]
 
 
@@ -253,7 +253,7 @@ def test_enum_that_became_its_value_is_known_at_most_as_it_is_read():
 
 
 def test_value_that_was_wrapped_is_known_at_most_as_it_is_read():
-    """Since 6.0 save() reads back what it set by an expression."""
+    """Since 6.0, save() reads back the values of expressions."""
     known, selected = create(Ordinary, integer=Value(5))
     assert known is None or exactly(known) == exactly(selected)
 
@@ -284,7 +284,7 @@ def test_naive_datetime_without_time_zones_is_known(settings):
 
 
 def test_naive_datetime_that_no_clock_shows(settings):
-    """PostgreSQL keeps the instant, which has another clock time."""
+    """PostgreSQL stores the instant, which has another local time."""
     settings.USE_TZ = False
     settings.TIME_ZONE = "Europe/Berlin"
     left_out = datetime.datetime(2024, 3, 31, 2, 30)  # noqa: DTZ001
@@ -383,7 +383,7 @@ def test_row_of_rare_fields_is_not_known_until_it_is_read(name, value):
     [
         (Converted, {"name": "abc"}),
         (Converted, {"rounded": "ABC"}),
-        (Converted, {}),  # from_db_value() makes something of NULL
+        (Converted, {}),  # from_db_value() changes NULL
         (DatabaseDefault, {"name": "a"}),
         (Forgetful, {"name": "a"}),
         (Generated, {"name": "a"}),
@@ -436,7 +436,7 @@ def test_row_in_two_tables_is_known_when_its_own_is_written():
     assert exactly(known) == exactly(select(SpecialOrdinary, pk=obj.pk)[1])
 
 
-# What a project's code does in between
+# Code of a project in between
 
 
 @pytest.mark.parametrize("name", ["before", "plain"])
@@ -652,7 +652,9 @@ def test_update_of_deferred_fields_is_not_known():
 
 
 def test_change_that_was_not_saved_is_not_known():
-    """What an instance holds beside its saved fields is not in the row."""
+    """
+    Attributes of an instance besides its saved fields are not in the row.
+    """
     rare = Rare.objects.create(json={"n": 1})
     with recorded(Rare) as recording:
         obj = recording_queryset(Rare, recording).get()

@@ -23,7 +23,7 @@ from ..support.queries import count
 from ..support.sql import behind_the_back
 from ..support.threads import elsewhere
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -40,7 +40,7 @@ def queries(model=Paper, **lookup):
     return count(lambda: model.objects.get_or_create(**lookup))[1]
 
 
-def are_forgotten(model, *titles):
+def are_invalidated(model, *titles):
     return [queries(model, title=title) == 1 for title in titles]
 
 
@@ -105,6 +105,8 @@ ALL_ROWS = [
     invalidate,
     all_by_manager,
     all_by_coroutine,
+    lambda model: invalidate(model._meta.label),
+    lambda model: invalidate(model._meta.label_lower),
     lambda model: invalidate(model.objects),
     lambda model: invalidate(model.objects.order_by("title")),
 ]
@@ -113,56 +115,56 @@ ALL_ROWS = [
 @pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])
 class TestRows:
     @pytest.mark.parametrize("call", ONE_ROW)
-    def test_row_is_forgotten(self, model, call):
+    def test_row_is_invalidated(self, model, call):
         obj = warm(model)
         warm(model, title="b")
         behind_the_back(f"UPDATE {model._meta.db_table} SET pages = 5")
         call(obj)
-        assert are_forgotten(model, "a", "b") == [True, False]
+        assert are_invalidated(model, "a", "b") == [True, False]
         assert model.objects.get_or_create(title="a")[0].pages == 5
 
     @pytest.mark.parametrize("call", ALL_ROWS)
-    def test_all_are_forgotten(self, model, call):
+    def test_all_are_invalidated(self, model, call):
         warm(model)
         warm(model, title="b")
         other = Sheet if model is Paper else Paper
         warm(other)
         call(model)
-        assert are_forgotten(model, "a", "b") == [True, True]
-        assert are_forgotten(other, "a") == [False]
+        assert are_invalidated(model, "a", "b") == [True, True]
+        assert are_invalidated(other, "a") == [False]
 
 
 def test_several_rows():
     objs = [warm(title=title) for title in "abc"]
     Paper.objects.invalidate(objs[0], objs[2].pk)
-    assert are_forgotten(Paper, *"abc") == [True, False, True]
+    assert are_invalidated(Paper, *"abc") == [True, False, True]
 
 
 def test_reader_that_asked_before_does_not_fill():
-    """It has seen the old row, and is about to put it into the cache."""
+    """It has read the old row, and is about to store it in the cache."""
     obj = Paper.objects.create(title="a")
 
-    def forget(execute, sql, params, many, context):
+    def invalidate_by_hand(execute, sql, params, many, context):
         result = execute(sql, params, many, context)
         if sql.startswith("SELECT"):
             behind_the_back("UPDATE tests_paper SET pages = 5")
             invalidate(obj)
         return result
 
-    with connections["default"].execute_wrapper(forget):
+    with connections["default"].execute_wrapper(invalidate_by_hand):
         Paper.objects.get_or_create(title="a")
     assert queries() == 1
 
 
 def test_many_rows_of_a_queryset(monkeypatch):
-    """Beyond a bound all rows are forgotten."""
+    """With many rows, all rows of the model are invalidated."""
     monkeypatch.setattr("getorcreateplus.writes.invalidate.MAX_INVALIDATED", 2)
     for title in "abcd":
         warm(title=title)
     invalidate(Paper.objects.filter(title__in="ab"))
-    assert are_forgotten(Paper, *"abcd") == [True, True, False, False]
+    assert are_invalidated(Paper, *"abcd") == [True, True, False, False]
     invalidate(Paper.objects.filter(title__in="abc"))
-    assert are_forgotten(Paper, *"abcd") == [True] * 4
+    assert are_invalidated(Paper, *"abcd") == [True] * 4
 
 
 def test_queryset_without_rows():
@@ -186,18 +188,18 @@ def test_related_manager():
 
 def test_composite_primary_key():
     slot = warm(Slot, room=1, hour=2)
-    for forget in (
+    for invalidate_by_hand in (
         lambda: invalidate(slot),
         lambda: Slot.objects.invalidate((1, 2)),
         lambda: invalidate(Slot.objects.filter(room=1)),
     ):
         assert queries(Slot, room=1, hour=2) == 0
-        forget()
+        invalidate_by_hand()
         assert queries(Slot, room=1, hour=2) == 1
 
 
 def test_natural_primary_key():
-    """MySQL compares it by a collation: there all rows have one version."""
+    """MySQL compares it with a collation, so all rows have one version."""
     warm(Ticket, code="a")
     Ticket.objects.invalidate("a")
     assert queries(Ticket, code="a") == 1
@@ -208,21 +210,21 @@ class TestInheritance:
     def ferry(self):
         return CarFerry.objects.create(name="a", size=1)
 
-    def test_parent_forgets_its_children(self, ferry):
+    def test_parent_invalidates_its_children(self, ferry):
         vessel = warm(Vessel, name="a")
         warm(Vessel, name="b")
         invalidate(vessel)
         assert queries(Vessel, name="a") == 1
         assert queries(Vessel, name="b") == 0
 
-    def test_child_forgets_its_parent(self, ferry):
-        for forget in (
+    def test_child_invalidates_its_parent(self, ferry):
+        for invalidate_by_hand in (
             lambda: invalidate(ferry),
             lambda: invalidate_pk(CarFerry, ferry.pk),
         ):
             warm(Vessel, name="a")
             warm(Vessel, name="b")
-            forget()
+            invalidate_by_hand()
             assert queries(Vessel, name="a") == 1
             assert queries(Vessel, name="b") == 0
 
@@ -238,7 +240,7 @@ class TestInheritance:
         invalidate_pk(Lightship, 70)
         assert (queries(Vessel, name="a"), queries(Vessel, name="b")) == (1, 1)
 
-    def test_model_forgets_both(self, ferry):
+    def test_model_invalidates_both(self, ferry):
         warm(Vessel, name="a")
         invalidate(Ferry)
         assert queries(Vessel, name="a") == 1
@@ -251,7 +253,7 @@ def invalidate_pk(model, pk):
 @committed
 class TestTransactions:
     def test_until_the_commit(self):
-        """No reader fills in the old row."""
+        """Readers do not fill the old row."""
         obj = warm()
         with transaction.atomic():
             behind_the_back("UPDATE tests_paper SET pages = 5")
@@ -273,7 +275,7 @@ class TestTransactions:
         assert queries() == 0
 
     def test_own_row_is_asked_of_the_database(self):
-        """What wrote it may have been another connection."""
+        """Another connection may have written it."""
         with transaction.atomic():
             obj = warm()
             behind_the_back("UPDATE tests_paper SET pages = 5")
@@ -307,30 +309,30 @@ class TestDatabases:
         return self.queries("default"), self.queries("other")
 
     def test_every_database(self):
-        for forget in (
+        for invalidate_by_hand in (
             lambda: invalidate(Dinghy.objects.get(pk=7)),
             lambda: invalidate(Dinghy),
             lambda: Dinghy.objects.invalidate(7),
             Dinghy.objects.invalidate_all,
             lambda: invalidate(Dinghy.objects.filter(pk=7)),
         ):
-            forget()
+            invalidate_by_hand()
             assert self.both() == (1, 1)
             assert self.both() == (0, 0)
 
     def test_one_database(self):
-        for forget in (
+        for invalidate_by_hand in (
             lambda: invalidate(Dinghy.objects.get(pk=7), using="other"),
             lambda: invalidate(Dinghy, using="other"),
             lambda: Dinghy.objects.using("other").invalidate(7),
             lambda: Dinghy.objects.using("other").invalidate_all(),
             lambda: invalidate(Dinghy.objects.using("other").filter(pk=7)),
         ):
-            forget()
+            invalidate_by_hand()
             assert self.both() == (0, 1)
 
     def test_queryset_selects_from_the_database_that_is_named(self):
-        """The other one has another row of that name."""
+        """The other database has another row with that name."""
         Dinghy.objects.using("default").filter(pk=7).delete()
         Dinghy.objects.using("default").create(pk=8, name="a", size=1)
         invalidate(Dinghy.objects.filter(name="a"), using="other")
@@ -339,7 +341,7 @@ class TestDatabases:
             invalidate(Dinghy.objects.filter(name="a"), using="third")
 
     def test_queryset_does_not_select_from_a_replica(self):
-        """It may be behind, and have no such row yet."""
+        """It may lag behind, and not have the row yet."""
         Dinghy.objects.using("other").filter(pk=7).update(name="b")
         assert self.queries("default") == 0
         with override_settings(DATABASE_ROUTERS=[Replica()]):
@@ -360,7 +362,7 @@ class TestDatabases:
                 invalidate(target, using="third")
 
 
-def test_cache_that_is_down_is_told_later(caplog):
+def test_cache_that_is_down_is_invalidated_later(caplog):
     obj = warm()
     store = registry.region_of(Paper.objects.all()).client
     store.mark_down(OSError())
@@ -390,22 +392,27 @@ def test_templates_cannot():
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("target", [7, None, "tests.Paper", str, [], CachedManager])
+    @pytest.mark.parametrize("target", [7, None, str, [], CachedManager])
     def test_target(self, target):
         with pytest.raises(TypeError) as error:
             invalidate(target)
         assert str(error.value) == (
-            "invalidate() wants an instance, a model, a queryset or a manager, not "
-            f"{target!r}."
+            "invalidate() takes an instance, a model or its label, a queryset or a "
+            f"manager, not {target!r}."
         )
 
     @pytest.mark.parametrize("model", [AbstractItem, models.Model])
     def test_abstract_model(self, model):
-        with pytest.raises(TypeError, match="'> is abstract, and has no rows: "):
+        with pytest.raises(TypeError, match="'> is abstract and has no rows: "):
             invalidate(model)
 
+    @pytest.mark.parametrize("label", ["Paper", "tests.Papre", "tests.a.Paper", ""])
+    def test_label(self, label):
+        with pytest.raises(LookupError):
+            invalidate(label)
+
     def test_nothing(self):
-        with pytest.raises(TypeError, match=r"invalidate_all\(\) forgets all rows"):
+        with pytest.raises(TypeError, match=r"Use invalidate_all\(\) for all rows"):
             Paper.objects.invalidate()
 
     @pytest.mark.parametrize(
@@ -416,13 +423,13 @@ class TestBadInput:
         ],
     )
     def test_primary_key(self, model, pk):
-        message = f"{pk!r} is no primary key of {model._meta.label}."
+        message = f"{pk!r} is not a primary key of {model._meta.label}."
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             model.objects.invalidate(pk)
 
     def test_nothing_is_lost_by_a_bad_one(self):
         obj = warm()
-        with pytest.raises(ValueError, match="'x' is no primary key"):
+        with pytest.raises(ValueError, match="'x' is not a primary key"):
             Paper.objects.invalidate(obj, "x")
         assert queries() == 0
 
@@ -430,8 +437,8 @@ class TestBadInput:
         sheet = Sheet.objects.create(title="a")
         with pytest.raises(TypeError) as error:
             Paper.objects.invalidate(sheet)
-        assert str(error.value) == f"{sheet!r} is no instance of tests.Paper."
+        assert str(error.value) == f"{sheet!r} is not an instance of tests.Paper."
 
     def test_instance_that_is_not_saved(self):
-        with pytest.raises(ValueError, match="has no primary key: of a row that"):
+        with pytest.raises(ValueError, match="has no primary key: a row that"):
             invalidate(Paper(title="a"))

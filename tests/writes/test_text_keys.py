@@ -1,4 +1,4 @@
-"""Text columns that the database compares otherwise than Python does."""
+"""Text columns that the database compares in another way than Python."""
 
 from contextlib import closing
 
@@ -16,7 +16,7 @@ from ..support.queries import queries_of
 from ..support.sql import execute
 from ..support.threads import elsewhere
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 PREPARE = {
     "postgresql": [
@@ -33,7 +33,7 @@ PREPARE = {
     ]
 }
 
-# A column, and two texts of Python's that are equal in it.
+# A column, and two texts of Python that are equal in it.
 ODD = {
     "sqlite": [
         ("varchar(10) COLLATE NOCASE", "NL", "nl"),
@@ -76,7 +76,8 @@ def make(model, column):
 
 @pytest.fixture(scope="module", autouse=True)
 def types(django_db_setup, django_db_blocker):
-    # By the driver: a statement that the package sees invalidates all models.
+    # With the driver, because a statement that the package sees invalidates
+    # all models.
     with django_db_blocker.unblock():
         connection.ensure_connection()
         with closing(connection.connection.cursor()) as cursor:
@@ -110,7 +111,7 @@ def warm(model, name="a"):
 
 
 def served(model, name="a"):
-    """Return what a hit or a SELECT gives, and what a plain manager does."""
+    """Return the row of a hit or a SELECT, and that of a plain manager."""
     obj, created = model.objects.get_or_create(name=name, defaults=key(model, "x"))
     assert not created
     return obj.people
@@ -194,7 +195,7 @@ def test_row_made_in_a_transaction_is_as_the_database_has_it(column, stored, oth
 
 
 @pytest.mark.parametrize(("column", "stored", "other"), ODD)
-def test_local_row_is_forgotten_by_another_text(column, stored, other, monkeypatch):
+def test_local_row_is_dropped_by_another_text(column, stored, other, monkeypatch):
     monkeypatch.setattr(type(Country.objects.all()), "local_timeout", 600)
     make(Country, column)
     Country.plain.create(code=stored, name="a")
@@ -277,7 +278,10 @@ def test_column_that_was_changed_in_a_transaction(country):
 
 @pytest.mark.database("postgresql", "sqlite")
 def test_change_that_is_rolled_back(country):
-    """What was read of the column inside of the transaction is not kept."""
+    """
+    The facts about the column that were read inside the transaction are not
+    kept.
+    """
     execute(*CHANGE)
     back = (
         ["ALTER TABLE text_country ALTER code TYPE varchar(10)"]
@@ -310,7 +314,7 @@ def test_other_connections_of_the_process_ask_again(country):
 
 @pytest.mark.database("postgresql")
 def test_column_of_another_schema():
-    """The search_path may change unseen: one odd column counts for all."""
+    """The search_path may change unseen, so one odd column counts for all."""
     make(Country, "varchar(10)")
     execute("CREATE SCHEMA text_other")
     try:
@@ -322,14 +326,14 @@ def test_column_of_another_schema():
     assert has_exact_keys(cached_models[Country], connection)
 
 
-# Where nothing can be read
+# If the catalog cannot be read
 
 
 @pytest.mark.database("postgresql", "sqlite")
 def test_table_that_is_not_there_is_looked_at_again():
     connection.ensure_connection()
     assert not has_exact_keys(cached_models[Country], connection)
-    cursor = connection.connection.cursor()  # Unseen, as by another process.
+    cursor = connection.connection.cursor()  # Unseen, like a change by another process.
     cursor.execute("CREATE TABLE text_country (code varchar(10) PRIMARY KEY)")
     cursor.close()
     assert has_exact_keys(cached_models[Country], connection)
@@ -368,7 +372,9 @@ def test_connection_that_is_not_open_is_not_opened(country):
 
 @pytest.mark.database("sqlite")
 def test_transaction_of_sqlite_does_not_read_before_it_writes(country):
-    """It would fail at once where another connection has written meanwhile."""
+    """
+    It would fail at once if another connection has written in the meantime.
+    """
     connection.close()
     with transaction.atomic():
         assert connection.getorcreateplus_catalog.exact  # since its BEGIN
@@ -377,7 +383,7 @@ def test_transaction_of_sqlite_does_not_read_before_it_writes(country):
 
 
 @pytest.mark.database("sqlite")
-def test_view_tells_nothing():
+def test_view_shows_nothing():
     connection.ensure_connection()
     execute(
         "CREATE TABLE text_base (code varchar(10) COLLATE NOCASE)",
@@ -421,13 +427,14 @@ def make_numbered(model, column):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manager", ["cached", "non_atomic", "objects"])
 @pytest.mark.parametrize("is_warm", [False, True])
 @pytest.mark.parametrize(("column", "stored", "other"), ODD)
 def test_batch_by_another_text_of_a_column_that_is_not_unique(
     column, stored, other, is_warm, manager
 ):
-    """Nothing conflicts with a copy of a row that the batch does not find."""
+    """A copy of a row that the batch does not find conflicts with nothing."""
     make_numbered(Sticker, column)
     for number, code in enumerate((stored, "4", "5"), start=1):
         Sticker.plain.create(code=code, people=number)

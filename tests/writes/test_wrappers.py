@@ -1,6 +1,6 @@
 """
-Others append execute wrappers to a connection, and remove them, while a call
-of ours is open.
+Other code appends execute wrappers to a connection, and removes them, during
+one of our calls.
 """
 
 import pytest
@@ -24,7 +24,7 @@ in_test = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def same_wrappers():
-    """Nothing but what the tests put there is left, and nothing is gone."""
+    """Only the wrappers of the tests are left, and all of them."""
     before = list(connection.execute_wrappers)
     yield
     assert connection.execute_wrappers == before
@@ -72,7 +72,7 @@ class TestAnyWrapper:
         assert connection.execute_wrappers[-1] is passing
         theirs.__exit__(None, None, None)
 
-    def test_equal_wrappers_are_told_apart(self, make):
+    def test_equal_wrappers_are_distinguished(self, make):
         class Equal(type(make())):
             def __eq__(self, other):
                 return True
@@ -103,7 +103,7 @@ class TestAnyWrapper:
 @committed
 @pytest.mark.parametrize("model", [Paper, Sheet, PlusPaper])
 def test_wrapper_of_a_new_connection(model):
-    """The first call of a thread opens its connection, inside of ours."""
+    """The first call of a thread opens its connection, inside our call."""
     counting = Counting()
 
     def install(connection, **kwargs):
@@ -128,7 +128,7 @@ def test_wrapper_of_a_new_connection(model):
 
 
 class Losing:
-    """Remove the wrappers of ours, as one does who pops too often."""
+    """Remove our wrappers, like code that pops too often."""
 
     def __init__(self):
         self.lost = []
@@ -163,7 +163,7 @@ def test_row_whose_statements_were_not_all_seen_is_not_kept(model):
 
 @committed
 def test_error_behind_a_guard_that_was_removed_marks_the_transaction():
-    """What was written, it has not seen."""
+    """It has not seen the statement."""
     losing = Losing()
 
     def fails():

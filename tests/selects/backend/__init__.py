@@ -1,1 +1,1 @@
-"""A database backend whose compiler has an execute_sql() of its own."""
+"""A database backend whose compiler has its own execute_sql()."""

@@ -1,4 +1,4 @@
-"""SQLite, by the compiler beside this module."""
+"""SQLite, with the compiler beside this module."""
 
 from django.db.backends.sqlite3 import base
 from django.db.backends.sqlite3.operations import DatabaseOperations
