@@ -1,10 +1,17 @@
 from . import checks  # noqa: F401 - they are registered
 from .bypassing import bypass
-from .managers import AlwaysManager, CachedManager, NonAtomicManager, PlusManager
+from .managers import (
+    AlwaysManager,
+    CachedManager,
+    CachedNonAtomicManager,
+    NonAtomicManager,
+    PlusManager,
+)
 from .query import (
     AlwaysGetOrCreateMixin,
     AlwaysQuerySet,
     CachedGetOrCreateMixin,
+    CachedNonAtomicQuerySet,
     CachedQuerySet,
     NonAtomicGetOrCreateMixin,
     NonAtomicQuerySet,
@@ -18,6 +25,8 @@ __all__ = [
     "AlwaysQuerySet",
     "CachedGetOrCreateMixin",
     "CachedManager",
+    "CachedNonAtomicManager",
+    "CachedNonAtomicQuerySet",
     "CachedQuerySet",
     "NonAtomicGetOrCreateMixin",
     "NonAtomicManager",
@@ -28,4 +37,4 @@ __all__ = [
     "invalidate",
 ]
 
-__version__ = "1.0"
+__version__ = "2.0"

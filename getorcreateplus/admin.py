@@ -1,5 +1,5 @@
 """
-A mixin for the admin: its pages show the state of a model's cache, and have
+A mixin for the admin. Its pages show the state of a model's cache, and have
 buttons that invalidate cached rows.
 
 (Changes and actions of the admin invalidate without it.)
@@ -31,7 +31,7 @@ NO_CANONICAL_KEY = gettext_lazy("Its primary key has no canonical form.")
 class CachedModelAdminMixin:
     """
     Show whether a model's rows are in the cache. Users who may change the rows
-    may also invalidate them: by an action, and by a button on either page.
+    may also invalidate them: with an action, and with a button on each page.
 
     It goes before ModelAdmin. It extends the templates of these pages, also
     those that another mixin or the project has chosen.
@@ -41,8 +41,8 @@ class CachedModelAdminMixin:
 
     def __init__(self, model, admin_site):
         super().__init__(model, admin_site)
-        # A subclass may set ``actions`` anew; None means no actions.
-        name = "forget_cached_rows"
+        # A subclass may have actions of its own. None means no actions.
+        name = "invalidate_cached_rows"
         if self.actions is not None and name not in self.actions:
             self.actions = [*self.actions, name]
 
@@ -50,15 +50,15 @@ class CachedModelAdminMixin:
         return [*super().check(**kwargs), *check_admin(self)]
 
     @admin.action(
-        description=gettext_lazy("Forget cached rows"),
+        description=gettext_lazy("Invalidate cached rows"),
         permissions=["change"],
     )
-    def forget_cached_rows(self, request, queryset):
+    def invalidate_cached_rows(self, request, queryset):
         count = queryset.count()
         invalidate(queryset)
         message = ngettext(
-            "%(count)d row is no longer in the cache.",
-            "%(count)d rows are no longer in the cache.",
+            "%(count)d cached row was invalidated.",
+            "%(count)d cached rows were invalidated.",
             count,
         )
         self.message_user(request, message % {"count": count}, messages.SUCCESS)
@@ -73,9 +73,9 @@ class CachedModelAdminMixin:
                 request,
                 response,
                 caches_in_words,
-                may_forget=self.has_change_permission(request),
-                button=_("Forget all cached rows"),
-                url=self._reverse("forget_all"),
+                may_invalidate=self.has_change_permission(request),
+                button=_("Invalidate all cached rows"),
+                url=self._reverse("invalidate_all"),
             )
         return response
 
@@ -88,9 +88,9 @@ class CachedModelAdminMixin:
                 request,
                 response,
                 lambda cached_model, using: row_in_words(cached_model, using, obj),
-                may_forget=self.has_change_permission(request, obj),
-                button=_("Forget the cached row"),
-                url=self._reverse("forget", quote(obj.pk)),
+                may_invalidate=self.has_change_permission(request, obj),
+                button=_("Invalidate cached row"),
+                url=self._reverse("invalidate", quote(obj.pk)),
             )
         return response
 
@@ -99,7 +99,7 @@ class CachedModelAdminMixin:
         cached_model = cached_models.get(self.opts.concrete_model)
         if cached_model is None:
             return  # getorcreateplus.E016
-        # get_or_create() uses this database, and no replica.
+        # get_or_create() uses this database, not a replica.
         using = self.get_queryset(request)._db or router.db_for_write(self.model)
         response.context_data["getorcreateplus"] = context | {
             "base": response.resolve_template(response.template_name),
@@ -117,28 +117,28 @@ class CachedModelAdminMixin:
         wrap = self.admin_site.admin_view  # with csrf_protect()
         return [
             path(
-                "forget-cached-rows/",
-                wrap(self.forget_all_view),
-                name=self._url_name("forget_all"),
+                "invalidate-cached-rows/",
+                wrap(self.invalidate_all_view),
+                name=self._url_name("invalidate_all"),
             ),
             path(
-                "<path:object_id>/forget-cached-row/",
-                wrap(self.forget_view),
-                name=self._url_name("forget"),
+                "<path:object_id>/invalidate-cached-row/",
+                wrap(self.invalidate_view),
+                name=self._url_name("invalidate"),
             ),
             *super().get_urls(),
         ]
 
-    def forget_all_view(self, request):
+    def invalidate_all_view(self, request):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if not self.has_change_permission(request):
             raise PermissionDenied
         invalidate(self.model)
-        message = _("No %(name)s is in the cache any longer.")
+        message = _("All cached rows of “%(name)s” were invalidated.")
         return self._answer(request, message % {"name": self.opts.verbose_name})
 
-    def forget_view(self, request, object_id):
+    def invalidate_view(self, request, object_id):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         obj = self.get_object(request, unquote(object_id))
@@ -147,7 +147,7 @@ class CachedModelAdminMixin:
         if obj is None:
             raise Http404(f"There is no {self.opts.label} {object_id}.")
         invalidate(obj)
-        message = _("“%(obj)s” is not in the cache any longer.") % {"obj": obj}
+        message = _("The cached row of “%(obj)s” was invalidated.") % {"obj": obj}
         return self._answer(request, message, quote(obj.pk))
 
     def _answer(self, request, message, *args):
@@ -171,7 +171,7 @@ class CachedModelAdminMixin:
 def caches_in_words(cached_model, using):
     """Yield sentences about a model's caches."""
     for fault in cached_model.faults():
-        yield _("Not all is cached: %(fault)s") % {"fault": fault}
+        yield _("Not everything is cached: %(fault)s") % {"fault": fault}
     rows = {region.client.alias: region for region in cached_model.all_regions(using)}
     for alias, region in rows.items():
         yield _("Rows are cached in “%(alias)s” (%(answer)s), %(time)s.") % {
@@ -214,7 +214,7 @@ def changes_in_words(model):
     for name in queryset_classes(model, CachedGetOrCreateMixin):
         change = lookup_change(model._meta.managers_map[name])
         if change is not None:
-            yield _("Lookups by “%(manager)s” ask the database: %(change)s.") % {
+            yield _("Lookups with “%(manager)s” query the database: %(change)s.") % {
                 "manager": name,
                 "change": change.what,
             }
@@ -222,14 +222,14 @@ def changes_in_words(model):
 
 def time_in_words(timeout):
     if timeout is None:
-        return _("for ever")
+        return _("forever")
     return ngettext("for %(n)s second", "for %(n)s seconds", timeout) % {"n": timeout}
 
 
 def answer_in_words(alias):
     if answers(alias):
         return _("answers")
-    return _("does not answer: the database is asked")
+    return _("does not answer: lookups query the database")
 
 
 def local_timeouts(model):

@@ -1,10 +1,10 @@
 """
-System checks: caches that never serve a row, managers that create too much.
+System checks, for example of caches that never serve a row.
 
 Django registers them when the package is imported. They inspect each manager
-of each model: default ones, inherited ones and those of as_manager(). None of
-them connects to a server. The checks themselves are in
-diagnosis/cache_checks.py and diagnosis/manager_checks.py.
+of each model: default ones, inherited ones and those of as_manager(). No check
+connects to a server. The checks themselves are in diagnosis/cache_checks.py
+and diagnosis/manager_checks.py.
 """
 
 from django.apps import apps
@@ -15,6 +15,7 @@ from .diagnosis.cache_checks import (
     LOCMEM,
     check_aliases,
     check_alone,
+    check_buckets,
     check_dummy,
     check_forever,
     check_kept,
@@ -33,10 +34,10 @@ from .diagnosis.manager_checks import (
     check_base_manager,
     check_databases,
     check_lookups,
+    check_lookups_are_unique,
     check_on_delete,
     check_timeouts,
     check_unique,
-    check_user_manager,
     has_unique,
     is_creating,
     is_generated_pk,
@@ -60,6 +61,7 @@ __all__ = [
     "check_aliases",
     "check_alone",
     "check_base_manager",
+    "check_buckets",
     "check_caches",
     "check_caches_to_deploy",
     "check_databases",
@@ -68,6 +70,7 @@ __all__ = [
     "check_kept",
     "check_locmem",
     "check_lookups",
+    "check_lookups_are_unique",
     "check_models",
     "check_on_delete",
     "check_own_cluster",
@@ -77,7 +80,6 @@ __all__ = [
     "check_shared_store",
     "check_timeouts",
     "check_unique",
-    "check_user_manager",
     "class_of",
     "has_unique",
     "is_cached",
@@ -105,8 +107,8 @@ def check_models(app_configs=None, **kwargs):
         for check in (
             check_timeouts,
             check_base_manager,
-            check_user_manager,
             check_unique,
+            check_lookups_are_unique,
             check_databases,
             check_on_delete,
             check_lookups,
@@ -136,6 +138,7 @@ def check_caches(app_configs=None, **kwargs):
         *check_own_cluster(known),
         *check_alone(known),
         *check_settings(),
+        *check_buckets(),
     ]
 
 
@@ -154,21 +157,21 @@ def models_of(app_configs):
 
 
 def check_admin(model_admin):
-    """E016 and E017: a CachedModelAdminMixin that has nothing to show."""
+    """E016 and E017: a CachedModelAdminMixin that cannot show anything."""
     cls, opts = type(model_admin), model_admin.model._meta
     if not is_cached(opts.concrete_model):
         yield checks.Error(
-            f"{cls.__name__} has the CachedModelAdminMixin, and {opts.label} is not "
+            f"{cls.__name__} has the CachedModelAdminMixin, but {opts.label} is not "
             "cached.",
-            hint="Give the model a CachedManager or a PlusManager, or leave the mixin "
-            "out.",
+            hint="Give the model a CachedManager or a PlusManager, or remove the "
+            "mixin.",
             obj=cls,
             id="getorcreateplus.E016",
         )
     elif not apps.is_installed("getorcreateplus"):
         yield checks.Error(
-            f"{cls.__name__} has the CachedModelAdminMixin, whose template is not "
-            "found without 'getorcreateplus' in INSTALLED_APPS.",
+            f"{cls.__name__} has the CachedModelAdminMixin, but 'getorcreateplus' is "
+            "not in INSTALLED_APPS: Django does not find the mixin's template.",
             hint="Add 'getorcreateplus' to INSTALLED_APPS.",
             obj=cls,
             id="getorcreateplus.E017",

@@ -7,20 +7,22 @@ PREFIX = "GETORCREATEPLUS_"
 
 DEFAULTS = {
     # Seconds that a row stays locked in the cache if no writer releases it,
-    # because its transaction was rolled back, or its process died. Longer than
-    # any transaction.
+    # for example because its process died. Longer than any transaction.
     "LOCK_TIMEOUT": 600,
-    # Rows that one transaction keeps of its own writes. It reads the others
-    # from the database.
+    # Rows that a transaction has written and keeps in memory. It reads other
+    # rows that it has written from the database.
     "OVERLAY_ROWS": 10_000,
     # Lookups whose primary key a process remembers.
     "LOCAL_HINTS": 10_000,
     # Rows that a process remembers for querysets with a local_timeout.
     "LOCAL_ROWS": 10_000,
-    # The transport of a cache alias, by its name: "django" for Django's cache
-    # API alone. By default the class of its backend decides.
+    # The transport of a cache alias, by its name: "django" uses only Django's
+    # cache API. By default the class of its backend decides.
     "TRANSPORTS": {},
-    # Whether the SQL of a lookup is kept, and not compiled for each call.
+    # The number of buckets for a model's rows in a cluster, by the model's
+    # label. Each bucket is on one server; by default there is one.
+    "BUCKETS": {},
+    # True if the SQL of a lookup is kept, and not compiled for each call.
     "COMPILED_SELECTS": True,
 }
 
@@ -29,8 +31,8 @@ class Settings:
     """
     The settings GETORCREATEPLUS_*, or their defaults.
 
-    Each is looked up once and kept, because a look-up in django.conf takes as
-    long as a read of a cache in memory.
+    Each is read once and kept, because django.conf takes as long for it as a
+    cache in memory takes for a read.
     """
 
     def __getattr__(self, name):
@@ -39,7 +41,7 @@ class Settings:
         return value
 
     def reload(self, *, setting, **kwargs):
-        """Look up a changed setting again, when it is next used."""
+        """Read a changed setting again when it is used next."""
         self.__dict__.pop(setting.removeprefix(PREFIX), None)
 
 

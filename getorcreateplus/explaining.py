@@ -1,14 +1,14 @@
 """
-What a get_or_create() would do now, and why.
+Explains what a get_or_create() would do now, and why.
 
-explain() reads the cache and changes nothing: it puts nothing there, sends no
-query, and the process remembers nothing of it. The call's own code decides
+explain() reads the cache and changes nothing: it stores nothing there, sends
+no query, and the process remembers nothing of it. The call's own code decides
 (CachedGetOrCreateMixin._begin_reading() and the Reading that it returns), with
-cache clients that only look: diagnosis/looking.py.
+cache clients that only read: diagnosis/looking.py.
 
 Two things happen that the next call would do anyway. In a transaction the
-driver may ask the database for the isolation level. In a TestCase the rows
-that its atomic() blocks have written are released.
+driver may query the isolation level. In a TestCase the rows that its atomic()
+blocks have written are released.
 """
 
 import textwrap
@@ -26,6 +26,7 @@ from .diagnosis.looking import (
     entries_of,
     is_model_locked,
 )
+from .diagnosis.managers import caches_get
 from .diagnosis.obstacles import obstacle
 from .diagnosis.reasons import (
     BROKEN_TRANSACTION,
@@ -38,21 +39,26 @@ from .diagnosis.reasons import (
 )
 from .diagnosis.suitability import hiding_flaw, keeping_flaw
 from .diagnosis.texts import from_text, pk_from_text
+from .environment.coroutines import refuse_in_coroutine
 from .lookups.django_path import with_own_steps
 from .mixins.cached import CachedGetOrCreateMixin, reason_not_read
 from .signals import Reason, Source
+
+ALSO_GET = "get() with this lookup reads the cache, too."
 
 __all__ = ["Entry", "Explanation", "check", "explain", "from_text", "pk_from_text"]
 
 
 @dataclass
 class Explanation:
-    """What a get_or_create() would do now. str() is a text of 80 columns."""
+    """
+    The expected result of a get_or_create(). str() is a text of 80 columns.
+    """
 
     model: str  # its label
     call: str
     using: str  # the alias of the database that is queried
-    lookup: dict[str, Any] | None  # columns, by attname; None: not cacheable
+    lookup: dict[str, Any] | None  # by attname; None if it is not cacheable
     reason: Reason | None  # of a miss
     source: Source | None  # of a hit
     why: str
@@ -60,28 +66,29 @@ class Explanation:
     remedy: str
     entries: list[Entry] = field(default_factory=list)
     values: dict[str, Any] | None = None  # of the row that a hit returns
+    caches_get: bool = False  # get() reads the cache, too
     pk: str | None = None  # text of the primary key that the lookup leads to
     # Set by check() only. None if there is nothing to compare.
     is_right: bool | None = None
     checked: str | None = None
 
     @property
-    def is_hit(self):
+    def is_hit(self) -> bool:
         return self.reason is None
 
     @property
-    def outcome(self):
+    def outcome(self) -> str:
         if self.reason is None:
             return f"hit ({self.source})"
         return f"miss ({self.reason})"
 
-    def as_dict(self):
+    def as_dict(self) -> Any:
         """Return all fields, as json.dumps() takes them."""
         data = {each.name: getattr(self, each.name) for each in fields(self)}
         data["entries"] = [vars(entry) for entry in self.entries]
         return as_json({"outcome": "hit" if self.is_hit else "miss"} | data)
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [*wrapped(self.call, " " * 4), f"Database {self.using}", ""]
         if self.lookup is not None:
             lines += ["Lookup", *columns_of(self.lookup, 2), ""]
@@ -95,24 +102,30 @@ class Explanation:
             ("Why", self.why),
             ("Next", self.next),
             ("Remedy", self.remedy),
+            ("get()", ALSO_GET if self.caches_get else None),
             ("Checked", self.checked),
         ]:
             lines += section(name, text) if text else []
         return "\n".join(lines)
 
 
-def explain(source, /, **kwargs):
+def explain(
+    source: models.QuerySet[Any, Any] | models.Manager[Any], /, **kwargs: Any
+) -> Explanation:
     """
     Return an Explanation of what ``source.get_or_create(**kwargs)`` would do;
     ``source`` is a queryset or a manager.
 
-    Raise TypeError for anything else.
+    Raise TypeError for anything else. Raise SynchronousOnlyOperation in a
+    coroutine, because it would use another connection than the call does. Use
+    ``await sync_to_async(explain)(source, ...)`` there.
     """
+    refuse_in_coroutine()
     queryset, name = queryset_of(source)
     call = f"{name}.get_or_create({spelled(kwargs)})"
     forced, begun = False, None
     if isinstance(queryset, CachedGetOrCreateMixin):
-        forced = pop_force_select(queryset, kwargs)
+        forced = pop_force_select(queryset, kwargs) or queryset._refreshes
         begun = queryset._begin_reading(kwargs)
     if begun is None:
         return unread(queryset, kwargs, call)
@@ -131,6 +144,7 @@ def explain(source, /, **kwargs):
         remedy="",
         entries=entries,
         pk=pk,
+        caches_get=answers_get(source),
     )
     if values is not None:
         return replace(found, values=by_attname(reading.region.model, values))
@@ -163,11 +177,13 @@ def unread(queryset, kwargs, call):
     )
 
 
-def check(source, /, **kwargs):
+def check(
+    source: models.QuerySet[Any, Any] | models.Manager[Any], /, **kwargs: Any
+) -> Explanation:
     """
     Do the same as explain(), and SELECT the row to compare it with the cached
-    one. ``is_right`` is True if the call would return what the database has;
-    ``checked`` says so in words.
+    one. ``is_right`` is True if the call would return the row of the database;
+    ``checked`` says the result in words.
     """
     queryset, _ = queryset_of(source)
     found = explain(source, **kwargs)
@@ -180,30 +196,31 @@ def check(source, /, **kwargs):
         before, found = found, explain(source, **kwargs)
         if found == before:
             return replace(found, **compared(queryset, found, rows))
-    return replace(found, checked="The row is being written: ask once more.")
+    return replace(found, checked="The row is being written: run the check again.")
 
 
 def compared(queryset, found, rows):
     """Return what check() adds to an Explanation."""
     if len(rows) > 1:
         return {
-            "checked": "The database has several such rows, of which a hit returns "
-            "one: a lookup of the cache is to be unique.",
+            "checked": "The database has several such rows, and a hit returns one of "
+            "them: look up by columns that are unique.",
         }
     if found.values is None:
         row = "this row" if rows else "no such row"
         return {
             "is_right": True,
-            "checked": f"The database has {row}, and is asked: nothing can be wrong.",
+            "checked": f"The database has {row}. A miss queries the database, so the "
+            "result is right.",
         }
     if not rows:
-        wrong = "the database has no such row."
+        wrong = "the database has no such row"
     else:
         model, [row] = queryset.model, rows
         served = queryset._make_instance(found.using, tuple(found.values.values()))
         wrong = "; ".join(
-            f"{f.attname} is {getattr(served, f.attname)!r}, and in the database "
-            f"{getattr(row, f.attname)!r}"
+            f"{f.attname} is {getattr(served, f.attname)!r}, but "
+            f"{getattr(row, f.attname)!r} in the database"
             for f in model._meta.concrete_fields
             if getattr(served, f.attname) != getattr(row, f.attname)
         )
@@ -211,8 +228,8 @@ def compared(queryset, found, rows):
         return {"is_right": True, "checked": "The database has the same row."}
     return {
         "is_right": False,
-        "checked": f"The hit is wrong: {wrong}. Something has written that Django "
-        f"does not see: `getorcreateplus invalidate {found.model} {found.pk}`.",
+        "checked": f"The hit is wrong: {wrong}. The row was written without Django. "
+        f"Run `getorcreateplus invalidate {found.model} {found.pk}`.",
     }
 
 
@@ -226,7 +243,7 @@ def queryset_of(source):
     elif isinstance(source, models.QuerySet):
         queryset = source
     else:
-        raise TypeError(f"explain() wants a queryset or a manager, not {source!r}.")
+        raise TypeError(f"explain() takes a queryset or a manager, not {source!r}.")
     label, name = source.model._meta.label, getattr(source, "name", None)
     named = f"{label}.{name}" if name else f"{type(source).__name__} of {label}"
     queryset = with_own_steps(queryset._clone(), queryset)
@@ -234,8 +251,16 @@ def queryset_of(source):
     return queryset, named
 
 
+def answers_get(source):
+    """Return True if get() of this queryset or manager reads the cache."""
+    if isinstance(source, models.Manager):
+        return caches_get(source)
+    own = source._caches_get
+    return source.caches_get if own is None else own
+
+
 def pop_force_select(queryset, kwargs):
-    """Take the option out of the kwargs. Return whether it forces a query."""
+    """Remove the option from the kwargs. Return True if it forces a query."""
     return "force_select" in kwargs and queryset._pop_force_select(kwargs)
 
 
@@ -247,9 +272,9 @@ def spelled(kwargs):
 
 
 class Miss:
-    """A miss that explain() has foreseen, in words."""
+    """Describes a miss that explain() expects."""
 
-    # A cache that keeps nothing, or changes what it is given, leaves these.
+    # A cache that keeps nothing, or changes values, causes these.
     LEFT_BY_FLAWS = (Reason.ERROR, Reason.NO_HINT, Reason.NO_ROW)
 
     def __init__(self, reason, reading, sought, found):
@@ -288,7 +313,7 @@ class Miss:
                 (reading.client.alias, reading.key_client.alias)
             ):
                 if hiding := hiding_flaw(alias):
-                    return f"{sentence} Or it failed: {alias!r} {hiding.what}"
+                    return f"{sentence} Or the cache failed: {alias!r} {hiding.what}"
         return sentence
 
     def next(self):
@@ -303,9 +328,9 @@ class Miss:
             return self.words.remedy
         rows = "--all" if self.words is MODEL_LOCKED else self.found.pk
         return (
-            f"{self.words.remedy} A lock that nobody releases goes within "
-            f"{conf.LOCK_TIMEOUT} s (GETORCREATEPLUS_LOCK_TIMEOUT), or at once by "
-            f"`getorcreateplus invalidate {self.found.model} {rows}`."
+            f"{self.words.remedy} A lock that is not released expires within "
+            f"{conf.LOCK_TIMEOUT} s (GETORCREATEPLUS_LOCK_TIMEOUT). `getorcreateplus "
+            f"invalidate {self.found.model} {rows}` removes it at once."
         )
 
 

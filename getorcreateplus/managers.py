@@ -1,24 +1,33 @@
 """
-The ready-made managers, each of the queryset of its name.
+The ready-made managers. Each has the queryset of the same name.
 
-BaseAlwaysManager lives in ``getorcreateplus.mixins``; import it from here.
+The bases live in ``getorcreateplus.mixins``; import them from here.
 """
 
 from django.db import models
 
 from .mixins.always import BaseAlwaysManager
-from .query import AlwaysQuerySet, CachedQuerySet, NonAtomicQuerySet, PlusQuerySet
+from .mixins.manager_gets import BaseCachedManager
+from .query import (
+    AlwaysQuerySet,
+    CachedNonAtomicQuerySet,
+    CachedQuerySet,
+    NonAtomicQuerySet,
+    PlusQuerySet,
+)
 
 __all__ = [
     "AlwaysManager",
     "BaseAlwaysManager",
+    "BaseCachedManager",
     "CachedManager",
+    "CachedNonAtomicManager",
     "NonAtomicManager",
     "PlusManager",
 ]
 
 
-class CachedManager(models.Manager.from_queryset(CachedQuerySet)):
+class CachedManager(BaseCachedManager.from_queryset(CachedQuerySet)):
     use_for_related_fields = True
 
 
@@ -30,5 +39,9 @@ class NonAtomicManager(models.Manager.from_queryset(NonAtomicQuerySet)):
     use_for_related_fields = True
 
 
-class PlusManager(BaseAlwaysManager.from_queryset(PlusQuerySet)):
+class CachedNonAtomicManager(BaseCachedManager.from_queryset(CachedNonAtomicQuerySet)):
+    use_for_related_fields = True
+
+
+class PlusManager(BaseCachedManager, BaseAlwaysManager.from_queryset(PlusQuerySet)):
     use_for_related_fields = True

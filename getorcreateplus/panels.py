@@ -1,6 +1,6 @@
 """
-A panel for Django Debug Toolbar: what the cache did for a request, and why
-lookups were misses.
+A panel for Django Debug Toolbar. It shows what the cache did for a request,
+and why lookups were misses.
 
 It receives the signals while a request runs, and changes nothing.
 """
@@ -10,9 +10,12 @@ import decimal
 import reprlib
 import uuid
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 from debug_toolbar.panels import Panel
+from debug_toolbar.utils import get_stack_trace, render_stacktrace
+from django import dispatch
 from django.apps import apps
 from django.core import checks
 from django.db import models
@@ -22,10 +25,14 @@ from django.utils.translation import ngettext
 
 from .coherence import clients
 from .diagnosis.reasons import HITS, MISSES
+from .signals import Result, cache_miss_ended
 from .statistics import Statistics, counting
 
-# Lookups of one request that are listed. Later ones are only counted.
+# So many lookups of a request are listed. Later ones are only counted.
 MAX_LOOKUPS = 500
+
+# Frames that are left out of stacks: the package's own, and those of signals.
+LEFT_OUT = {Path(__file__).parent, Path(dispatch.__file__).parent}
 
 # Their repr() runs no code of the project. The repr() of a model or a queryset
 # may send a query.
@@ -74,7 +81,12 @@ class GetOrCreatePanel(Panel):
         # Not recorded, because they are in the language of the current user.
         stats = self.get_stats()
         lookups = [
-            lookup | {"explanation": explanation(lookup)}
+            lookup
+            | {
+                "explanation": explanation(lookup),
+                "stack": render_stacktrace(lookup["stack"]),
+                "place": place_of(lookup["stack"]),
+            }
             for lookup in stats.get("lookups", ())
         ]
         return render_to_string(self.template, {**stats, "lookups": lookups})
@@ -97,7 +109,7 @@ class GetOrCreatePanel(Panel):
                     for label, counts in sorted(recorder.models.items())
                 ],
                 "total": facts_of("", total, sources),
-                "lookups": recorder.lookups,
+                "lookups": grouped(recorder.lookups),
                 "left_out": recorder.left_out,
                 "transports": ", ".join(
                     f"{alias}: {client.transport.name}"
@@ -112,9 +124,9 @@ class GetOrCreatePanel(Panel):
             return []
         return [
             checks.Error(
-                f"{cls.__module__}.{cls.__qualname__} is in DEBUG_TOOLBAR_PANELS, and "
-                "'getorcreateplus' is not in INSTALLED_APPS, by which its template is "
-                "found.",
+                f"{cls.__module__}.{cls.__qualname__} is in DEBUG_TOOLBAR_PANELS, but "
+                "'getorcreateplus' is not in INSTALLED_APPS: Django does not find the "
+                "panel's template.",
                 hint="Add 'getorcreateplus' to INSTALLED_APPS.",
                 id="getorcreateplus.E018",
             )
@@ -127,6 +139,7 @@ class Recorder(Statistics):
     def __init__(self):
         super().__init__(own_context=True)
         self.sources = defaultdict(Counter)  # by the model's label
+        self.receivers.append((cache_miss_ended, self._miss_ended))
         self.lookups = []
         self.left_out = 0
 
@@ -155,13 +168,60 @@ class Recorder(Statistics):
                     "lookup": shown(lookup),
                     "outcome": outcome,
                     "why": str(why),
+                    "row": str(Result.FOUND) if outcome == "hit" else "",
                     "time": duration * 1000,
+                    "times": 1,
+                    "stack": stack_of_call(),
                 }
             )
 
+    def _miss_ended(self, sender, using, lookup, result, **kwargs):
+        if self not in counting.get():
+            return
+        ended = {"model": sender._meta.label, "using": using, "lookup": shown(lookup)}
+        with self.lock:
+            for each in reversed(self.lookups):
+                if not each["row"] and ended.items() <= each.items():
+                    each["row"] = str(result)
+                    break
+
+
+def stack_of_call():
+    """Return the stack as the toolbar does, without the frames LEFT_OUT."""
+    return [
+        list(frame)
+        for frame in get_stack_trace()
+        if LEFT_OUT.isdisjoint(Path(frame[0]).parents)
+    ]
+
+
+def place_of(stack):
+    """Return where a call is, in short."""
+    if not stack:
+        return ""
+    filename, number, function, *_ = stack[-1]
+    return f"{Path(filename).name}:{number} in {function}"
+
+
+def grouped(lookups):
+    """
+    Return these lookups: those of the same row after each other, and each call
+    with the same outcome only once.
+    """
+    groups = {}
+    for each in lookups:
+        lines = groups.setdefault((each["model"], each["using"], each["lookup"]), {})
+        key = each["outcome"], each["why"], each["row"], str(each["stack"][-1:])
+        if key in lines:
+            lines[key]["times"] += 1
+            lines[key]["time"] += each["time"]
+        else:
+            lines[key] = dict(each)
+    return [line for lines in groups.values() for line in lines.values()]
+
 
 def facts_of(label, counts, sources):
-    """Return Counts as JSON can hold them, with times in ms."""
+    """Return Counts in a form for JSON, with times in ms."""
     return {
         "model": label,
         "hits": counts.hits,

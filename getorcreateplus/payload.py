@@ -1,8 +1,8 @@
 """
-The name by which release 1.0 pickles a class.
+A class under the name by which release 1.0 pickles it.
 
-Releases that share a cache read each other's rows. Those with binary columns
-have this class in them, so its name must not change.
+Releases that share a cache read each other's rows. Rows with binary columns
+contain this class, so its name must not change.
 """
 
 from .lookups.rows import MemoryViewBytes as View

@@ -15,6 +15,7 @@ __all__ = [
     "AlwaysGetOrCreateMixin",
     "AlwaysQuerySet",
     "CachedGetOrCreateMixin",
+    "CachedNonAtomicQuerySet",
     "CachedQuerySet",
     "GetOrCreateBase",
     "NonAtomicGetOrCreateMixin",
@@ -32,6 +33,12 @@ class AlwaysQuerySet(AlwaysGetOrCreateMixin, models.QuerySet):
 
 
 class NonAtomicQuerySet(NonAtomicGetOrCreateMixin, models.QuerySet):
+    pass
+
+
+class CachedNonAtomicQuerySet(
+    CachedGetOrCreateMixin, NonAtomicGetOrCreateMixin, models.QuerySet
+):
     pass
 
 

@@ -1,7 +1,6 @@
 """
-The signals that report what the cache does. Nothing is sent if a signal has no
-receivers: to look at ``receivers`` costs nothing, and send() costs a tenth of
-a hit.
+Signals for hits, misses and invalidations. The callers test ``receivers``
+first, because that costs nothing, and send() costs a tenth of a hit.
 
 The sender is the concrete model. Receivers run where the event happens, in the
 middle of a get_or_create() or right after a commit, so they have to be quick.
@@ -9,6 +8,7 @@ An exception of a receiver is logged, and stops nothing.
 """
 
 import logging
+from contextlib import contextmanager
 from enum import StrEnum
 
 from django.dispatch import Signal
@@ -25,8 +25,13 @@ cache_hit = Signal()
 # not use the cache), reason (a Reason), duration. The query comes after it.
 cache_miss = Signal()
 
+# Arguments: using, lookup (as of cache_miss), result (a Result). It is sent
+# after the query that follows a miss, or after the row was created. After an
+# exception other than DoesNotExist it is not sent.
+cache_miss_ended = Signal()
+
 # Arguments: using, pks (texts of primary keys; None: all rows of the model).
-# Sent after a write has returned, or after its transaction has committed.
+# It is sent after a write has returned, or after its transaction's commit.
 cache_invalidated = Signal()
 
 # Arguments: using. NonAtomicGetOrCreateMixin sends it in a transaction, where
@@ -46,7 +51,7 @@ class Source(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a row was no hit."""
+    """Why a lookup was a miss."""
 
     NO_HINT = "no hint"
     NO_ROW = "no row"
@@ -63,17 +68,27 @@ class Reason(StrEnum):
     NOT_CACHEABLE = "not cacheable"
 
 
+class Result(StrEnum):
+    """How a miss has ended."""
+
+    FOUND = "found"
+    CREATED = "created"
+    MISSING = "missing"  # get() raised DoesNotExist
+
+
 def send(signal, model, **arguments):
     """
-    Send a signal. Raise nothing that a receiver has raised, except the
-    exception of a time limit.
+    Send a signal. Do not raise the exception of a receiver, unless it is that
+    of a time limit.
     """
     try:
         answers = signal.send_robust(model, **arguments)
     except Exception as error:
         reraise(error)
         # Coroutine functions cannot be run in a thread with a running loop.
-        logger.exception("A signal of %s was not sent to all.", model._meta.label)
+        logger.exception(
+            "A signal of %s was not sent to all of its receivers.", model._meta.label
+        )
     else:
         for _, answer in answers:
             if isinstance(answer, Exception):
@@ -98,6 +113,28 @@ def send_unread_miss(model, using, lookup, reason):
     """Send the miss of a call that does not use the cache."""
     lookup = dict(lookup)
     send(cache_miss, model, using=using, lookup=lookup, reason=reason, duration=0)
+
+
+def send_end_of_miss(queryset, lookup, result):
+    if cache_miss_ended.receivers:
+        model = queryset.model._meta.concrete_model
+        arguments = {"using": queryset.db, "lookup": dict(lookup)}
+        send(cache_miss_ended, model, result=result, **arguments)
+
+
+def result_of(created):
+    return Result.CREATED if created else Result.FOUND
+
+
+@contextmanager
+def ending_miss(queryset, lookup):
+    """Send the end of the miss of a get(), which runs in the block."""
+    try:
+        yield
+    except queryset.model.DoesNotExist:
+        send_end_of_miss(queryset, lookup, Result.MISSING)
+        raise
+    send_end_of_miss(queryset, lookup, Result.FOUND)
 
 
 def send_invalidated(region, pks):

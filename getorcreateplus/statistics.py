@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from django.dispatch import Signal
 
@@ -35,26 +36,37 @@ counting: ContextVar[tuple] = ContextVar("getorcreateplus_counting", default=())
 
 @dataclass
 class Counts:
-    """What happened to the rows of one model, or of all."""
+    """Counts of the rows of one model, or of all models."""
 
     hits: int = 0
-    misses: Counter = field(default_factory=Counter)  # by Reason
+    misses: Counter[Reason] = field(default_factory=Counter)
     invalidations: int = 0  # a row or many, by one write or one commit
     savepoints_saved: int = 0  # of two statements each
     duration: float = 0  # seconds that the caches took
 
     @property
-    def queries_saved(self):
+    def queries_saved(self) -> int:
         """The SELECTs that hits have saved."""
         return self.hits
 
     @property
-    def hit_ratio(self):
+    def hit_ratio(self) -> float | None:
         """Hits among all lookups, 0 to 1; None without any."""
         lookups = self.hits + self.misses.total()
         return self.hits / lookups if lookups else None
 
-    def add(self, other):
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers, as json.dumps() takes them; misses by reason."""
+        return {
+            "hits": self.hits,
+            "misses": {str(reason): n for reason, n in self.misses.items()},
+            "hit_ratio": self.hit_ratio,
+            "invalidations": self.invalidations,
+            "savepoints_saved": self.savepoints_saved,
+            "duration": self.duration,
+        }
+
+    def add(self, other: "Counts") -> None:
         self.hits += other.hits
         self.misses += other.misses
         self.invalidations += other.invalidations
@@ -66,16 +78,16 @@ class Statistics:
     """
     Counts by model, from start() to stop(), or in a with block.
 
-    It counts what the whole process does; with ``own_context`` only what this
-    thread or task does, and what copies its context (sync_to_async()). Several
-    may count at the same time.
+    It counts the events of the whole process. With ``own_context`` it counts
+    only those of this thread or task, and of those that copy its context
+    (sync_to_async()). Several Statistics may count at the same time.
     """
 
-    def __init__(self, *, own_context=False):
+    def __init__(self, *, own_context: bool = False) -> None:
         self.own_context = own_context
         self.begin_anew()
         renew_in_child(self)
-        self.by_model = {}
+        self.by_model: dict[str, Counts] = {}
         self.receivers: list[tuple[Signal, Callable]] = [
             (cache_hit, self._hit),
             (cache_miss, self._miss),
@@ -83,47 +95,58 @@ class Statistics:
             (savepoint_omitted, self._savepoint_omitted),
         ]
 
-    def begin_anew(self):
+    def begin_anew(self) -> None:
         self.lock = threading.Lock()
 
     @property
-    def models(self):
+    def models(self) -> dict[str, Counts]:
         """A copy of the Counts, by the model's label ("shop.Tag")."""
         with self.lock:
             return deepcopy(self.by_model)
 
     @property
-    def total(self):
+    def total(self) -> Counts:
         """The Counts of all models together."""
         total = Counts()
         for counts in self.models.values():
             total.add(counts)
         return total
 
-    def start(self):
-        """Count from now on, until stop()."""
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Return {label of a model: Counts.as_dict()}."""
+        return {label: counts.as_dict() for label, counts in self.models.items()}
+
+    def __repr__(self) -> str:
+        total = self.total
+        return (
+            f"<Statistics: {total.hits} hits, {total.misses.total()} misses, "
+            f"{total.invalidations} invalidations of {len(self.models)} models>"
+        )
+
+    def start(self) -> None:
+        """Start counting, until stop()."""
         if self.own_context:
             counting.set((*counting.get(), self))
         for signal, receiver in self.receivers:
             signal.connect(receiver, weak=False)
 
-    def stop(self):
+    def stop(self) -> None:
         """Stop to count. The Counts stay."""
         for signal, receiver in self.receivers:
             signal.disconnect(receiver)
         if self.own_context:
             counting.set(tuple(each for each in counting.get() if each is not self))
 
-    def reset(self):
+    def reset(self) -> None:
         """Clear the Counts, and go on counting."""
         with self.lock:
             self.by_model.clear()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def _count(self, sender, duration=0, **counts):

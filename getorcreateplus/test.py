@@ -1,5 +1,5 @@
 """
-Assertions about the cache, for the tests of a project.
+Assertions about the cache, for a project's tests.
 
 .. code-block:: python
 
@@ -8,8 +8,8 @@ Assertions about the cache, for the tests of a project.
     with assert_cache_hits(2):
         ...
 
-A block counts what its own thread or task does, and what copies its context:
-sync_to_async(), asyncio.create_task().
+A block counts the lookups and commands of its own thread or task, and of those
+that copy its context: sync_to_async(), asyncio.create_task().
 """
 
 from typing import Any, NamedTuple
@@ -36,9 +36,9 @@ __all__ = [
 
 
 class Lookup(NamedTuple):
-    """What became of a lookup of get_or_create(), or of a row of a batch."""
+    """A lookup of get_or_create(), or of a row of a batch, and its outcome."""
 
-    model: type[Model]  # the concrete one
+    model: type[Model]  # the concrete model
     using: str
     lookup: dict[str, Any]  # as the signals send it
     outcome: Source | Reason  # where the hit came from, or why it was a miss
@@ -57,8 +57,8 @@ class Lookup(NamedTuple):
 
 class CaptureLookups(Capture[Lookup]):
     """
-    Capture the lookups of a with block, for all models or for one, as a list
-    of (model, using, lookup, outcome).
+    Capture the lookups in a with block, of all models or of one, as a list of
+    (model, using, lookup, outcome).
 
     The model may be a label ("shop.Tag"). Raise TypeError for anything else,
     LookupError for an unknown label.
@@ -93,13 +93,13 @@ class CaptureLookups(Capture[Lookup]):
 
 class CaptureCacheCommands(Capture[Command]):
     """
-    Capture the commands that a with block gives to the caches of
-    settings.CACHES, or to the one of this alias, as a list of (alias, method,
-    keys).
+    Capture the commands that a with block sends to the caches of
+    settings.CACHES, or to the cache of this alias, as a list of (alias,
+    method, keys).
 
-    A command that the backend carries out by others counts as one, such as
-    get_many() of LocMemCache, which calls get(). get_or_set() is not a command
-    itself: the ones that it calls are captured.
+    If the backend calls other commands to carry out a command, such as
+    get_many() of LocMemCache, which calls get(), only the first one counts.
+    But get_or_set() does not count; the commands that it calls do.
 
     Raise InvalidCacheBackendError for an unknown alias.
     """
@@ -154,8 +154,8 @@ class assert_cache_misses(CaptureLookups):  # noqa: N801
 
 class assert_cache_commands(CaptureCacheCommands):  # noqa: N801
     """
-    Assert that a with block gives this number of commands to the caches of
-    settings.CACHES, or to the one of this alias. The block gets the list of
+    Assert that a with block sends this number of commands to the caches of
+    settings.CACHES, or to the cache of this alias. The block gets the list of
     them.
     """
 
@@ -170,7 +170,7 @@ class assert_cache_commands(CaptureCacheCommands):  # noqa: N801
 
 
 class CacheAssertions:
-    """The assertions as methods of a TestCase, a mixin."""
+    """A mixin that adds the assertions to a TestCase, as methods."""
 
     def assertCacheHits(  # noqa: N802 - as assertNumQueries()
         self, num: int, model: type[Model] | str | None = None
@@ -190,8 +190,8 @@ class CacheAssertions:
 
 class caching_off(TestContextDecorator):  # noqa: N801 - as override_settings
     """
-    Have all threads of this process query the database, in a with block, a
-    function, or the tests of a TestCase: bypass(), for tests.
+    Make all threads of this process query the database, in a with block, a
+    function, or the tests of a TestCase. It is bypass() for tests.
 
     The arguments are models, or labels ("shop.Tag"). Without an argument it
     applies to all models. Raise TypeError for anything else, LookupError for
@@ -208,12 +208,12 @@ class caching_off(TestContextDecorator):  # noqa: N801 - as override_settings
     def disable(self) -> None:
         everywhere.remove(self.block)
 
-    def decorate_callable(self, func):
+    def decorate_callable(self, func: Any) -> Any:
         refuse_generator(func, "caching_off")
         return super().decorate_callable(func)
 
 
-# What an assertion says
+# Messages of the assertions
 
 
 MAX_LINES = 20

@@ -1,10 +1,10 @@
 """
-PostgreSQL triggers that notify of rows written without Django, and a listener
-that invalidates these rows.
+PostgreSQL triggers that send notifications of rows written without Django, and
+a listener that invalidates these rows.
 
-A trigger sends the primary keys of rows that are updated or deleted, as they
-were before. It sends nothing for an INSERT, nor the new key that an UPDATE
-sets, because the cache has no row with a key that was not in the table.
+A trigger sends the former primary keys of rows that are updated or deleted. It
+sends nothing for an INSERT, and not the new key that an UPDATE sets, because
+the cache has no row with a key that was not in the table.
 
 PostgreSQL sends a NOTIFY with the commit. Until the listener receives it, the
 cache may serve the older row. While no listener runs, notifications are lost,
@@ -15,10 +15,14 @@ import json
 import logging
 import selectors
 import time
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any, NoReturn
 
 from django.core.management import CommandError
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router
+from django.db.models import Model
 
 from .bypassing import concrete_model
 from .coherence import clients
@@ -75,13 +79,13 @@ SELECT prosrc FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_proc
 logger = logging.getLogger("getorcreateplus")
 
 
-def add_arguments(parser):
+def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of both commands: labels of models, and a database."""
     parser.add_argument(
         "labels",
         nargs="*",
         metavar="app_label.ModelName",
-        help="Cached models; all without any.",
+        help="Cached models. Defaults to all of them.",
     )
     parser.add_argument(
         "--database",
@@ -90,10 +94,10 @@ def add_arguments(parser):
     )
 
 
-def chosen_tables(labels, using):
+def chosen_tables(labels: Iterable[str], using: str) -> dict[str, type[Model]]:
     """
     Return {db_table: model} of the cached models with these labels, and of
-    their parents; without labels, of all that are in a database.
+    their parents. Without labels, take all cached models of the database.
 
     Raise CommandError if there is nothing to do.
     """
@@ -105,7 +109,7 @@ def chosen_tables(labels, using):
     vendor = connections[using].vendor
     if vendor != "postgresql":
         raise CommandError(
-            f"The database {using!r} is {vendor}, and this is for postgresql alone."
+            f"The database {using!r} is {vendor}: triggers need postgresql."
         )
     examine()
     if labels:
@@ -115,20 +119,20 @@ def chosen_tables(labels, using):
             model for model in cached_models if router.allow_migrate_model(using, model)
         ]
     if not models:
-        raise CommandError(f"No model is cached of the database {using!r}.")
+        raise CommandError(f"The database {using!r} has no cached model.")
     tables = [table for model in models for table in tables_of(model)]
     return {table._meta.db_table: table for table in tables}
 
 
-def cached_model(label):
+def cached_model(label: str) -> type[Model]:
     try:
         model = concrete_model(label)
     except LookupError as error:
         raise CommandError(str(error)) from None
     if model not in cached_models:
         raise CommandError(
-            f"{model._meta.label} is not cached: none of its managers is one of "
-            "getorcreateplus."
+            f"{model._meta.label} is not cached: give it a CachedManager or a "
+            "PlusManager."
         )
     return model
 
@@ -136,12 +140,12 @@ def cached_model(label):
 # The SQL
 
 
-def create_sql(model, connection):
+def create_sql(model: type[Model], connection: Any) -> str:
     """Return the SQL that creates or replaces a table's triggers."""
     return CREATE.format(**names(model, connection), body=body(model, connection))
 
 
-def drop_sql(model, connection):
+def drop_sql(model: type[Model], connection: Any) -> str:
     """Return the SQL that drops a table's triggers, if it has any."""
     return DROP.format(**names(model, connection))
 
@@ -174,23 +178,25 @@ def literal(name):
 
 class Listener:
     """
-    Invalidate the rows that triggers of some tables of one database notify of.
+    Invalidates the rows of some tables of one database, when their triggers
+    send a notification.
 
-    It takes over Django's connection to the database.
+    It needs Django's connection to the database for itself.
     """
 
     INTERVAL = 30  # seconds, after which a silent connection is checked
     FIRST_PAUSE = 0.1  # seconds
     MAX_PAUSE = 30  # seconds
 
-    def __init__(self, tables, using):
+    def __init__(self, tables: dict[str, type[Model]], using: str) -> None:
         self.tables = tables
         self.using = using
-        self.connection = connections[using]
-        self.received = {}  # db_table: {payload: primary key}, None for all rows
+        self.connection: Any = connections[using]
+        # db_table: {payload: primary key}, None for all rows
+        self.received: dict[str, dict | None] = {}
 
-    def begin(self):
-        """Connect. Raise an Error of Django's if that fails."""
+    def begin(self) -> None:
+        """Connect. Raise one of Django's database errors if that fails."""
         connection = self.connection
         connection.close()
         self.received.clear()
@@ -203,15 +209,15 @@ class Listener:
         for model in self.tables.values():
             invalidate_rows(model, None, self.using)
 
-    def run(self):
-        """Listen for ever, and reconnect whenever the connection fails."""
+    def run(self) -> NoReturn:
+        """Listen forever, and reconnect whenever the connection fails."""
         while True:
             try:
                 self.wait()
             except Error as error:
                 self.reconnect(error)
 
-    def wait(self):
+    def wait(self) -> None:
         """Wait for notifications, for INTERVAL at most, and invalidate."""
         connection = self.connection
         seconds = 1 if pay_caches() else self.INTERVAL
@@ -227,9 +233,10 @@ class Listener:
             cursor.execute("SELECT 1")
         self.invalidate_received()
 
-    def reconnect(self, error):
+    def reconnect(self, error: Error) -> None:
         logger.warning(
-            "Database %r failed, and what its triggers tell is not heard: %r",
+            "Database %r failed, so notifications of its triggers do not arrive until "
+            "it answers again: %r",
             self.using,
             error,
         )
@@ -240,9 +247,9 @@ class Listener:
             with suppress(Error):
                 self.begin()
                 break
-        logger.info("Database %r is heard again.", self.using)
+        logger.info("Database %r answers again.", self.using)
 
-    def receive(self, notification):
+    def receive(self, notification: Any) -> None:
         """Record a notification, which psycopg may pass during a query."""
         payload = notification.payload
         try:
@@ -250,14 +257,17 @@ class Listener:
             table, *pk = json.loads(payload, parse_float=str)
             known = self.received.setdefault(table, {})
         except (RecursionError, TypeError, ValueError):
-            logger.warning("No trigger of getorcreateplus has told %r.", payload)
+            logger.warning(
+                "Ignored a notification that no trigger of getorcreateplus sends: %r",
+                payload,
+            )
             return
         if known is not None:
             known[payload] = pk
             if not pk or len(known) > MAX_INVALIDATED:
                 self.received[table] = None
 
-    def invalidate_received(self):
+    def invalidate_received(self) -> None:
         received, self.received = self.received, {}
         for table, keys in received.items():
             if table not in self.tables:
@@ -271,7 +281,7 @@ class Listener:
                 # Python has no value for such a key, as for 'infinity'.
                 invalidate_rows(model, None, self.using)
 
-    def without_trigger(self):
+    def without_trigger(self) -> Iterator[tuple[type[Model], str]]:
         """Yield (model, fault) for each table without a valid trigger."""
         with self.connection.cursor() as cursor:
             for table, model in self.tables.items():
@@ -284,9 +294,10 @@ class Listener:
                     yield model, "has a trigger that is out of date"
 
 
-def pay_caches():
+def pay_caches() -> bool:
     """
-    Pay what is owed to caches that had failed. Return True if one still fails.
+    Send the releases and locks that are owed to caches which had failed.
+    Return True if one of them still fails.
     """
     is_owing = False
     for client in list(clients.by_alias.values()):

@@ -1,6 +1,6 @@
 """
-What the tools find out and say: why a call is a hit or a miss, what a model's
-managers and caches are, and which of their settings do harm.
+What the tools report: why a call is a hit or a miss, which managers and caches
+a model has, and which of their settings do harm.
 
 Only tools import it: explaining, checks, admin, panels and the commands. It
 may know all of the engine, and imports none of the tools. It reads the cache

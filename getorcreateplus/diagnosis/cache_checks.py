@@ -1,8 +1,9 @@
 """
-System checks of what the CACHES of the cached models are, and of the settings
-of the package. checks.py registers them.
+System checks of the CACHES of the cached models, and of the settings of the
+package. checks.py registers them.
 """
 
+from django.apps import apps
 from django.conf import settings
 from django.core import checks
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -18,11 +19,11 @@ DUMMY = "django.core.cache.backends.dummy.DummyCache"
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
 
 
-# Of one model, or of all
+# Caches of one model, or of all
 
 
 def check_aliases(model):
-    """E001: a cache that does not exist, or cannot be loaded."""
+    """E001: a cache that is not in CACHES, or cannot be loaded."""
     opts = model._meta.concrete_model._meta
     for cls in set(queryset_classes(model, CachedGetOrCreateMixin).values()):
         named = {
@@ -35,14 +36,15 @@ def check_aliases(model):
             fault = cache_faults[alias]
             if fault is None:
                 continue
-            value, hint = getattr(cls, attribute), "or leave the attribute out."
+            value, hint = getattr(cls, attribute), "or remove the attribute."
             said = f"{value!r}, which {fault}."
             if value is None:
                 said = f"None, and the cache {alias!r} {fault}."
-                hint = "or name another one."
+            if value == getattr(CachedGetOrCreateMixin, attribute):
+                hint = f"or set {attribute} to another alias."
             what = "Add the alias to CACHES"
             if "OPTIONS" in fault:
-                what = "Correct the OPTIONS"
+                what = "Correct the LOCATION or the OPTIONS"
             elif alias in settings.CACHES:
                 what = "Install what the BACKEND imports"
             yield checks.Error(
@@ -54,7 +56,7 @@ def check_aliases(model):
 
 
 def check_shared_alias(known):
-    """W002: two models of one name, whose rows have the same keys."""
+    """W002: two models with the same name, whose rows have the same keys."""
     owners = {}
     for model in known:
         opts = model._meta.concrete_model._meta
@@ -63,16 +65,17 @@ def check_shared_alias(known):
     for alias, labels in owners.items():
         if len(labels) > 1:
             yield checks.Warning(
-                f"The models {', '.join(sorted(labels))} keep their rows in the cache "
-                f"{alias!r}, under their primary keys alone: each drops the others'.",
-                hint="Give all but one of them an object_cache_alias.",
+                f"The models {', '.join(sorted(labels))} store their rows in the cache "
+                f"{alias!r}, with their primary keys as the cache keys: they overwrite "
+                "each other's rows.",
+                hint="Set an object_cache_alias for all but one of them.",
                 obj=labels[max(labels)],
                 id="getorcreateplus.W002",
             )
 
 
 def check_shared_store(known):
-    """W003: two aliases of one store, with the same keys."""
+    """W003: two aliases of the same store, with the same keys."""
     owned = models_of_own_caches(known)
     for alias, model in owned.items():
         others = [
@@ -84,10 +87,10 @@ def check_shared_store(known):
         others = [other for other in others if other not in owned or other > alias]
         if others and alias != "default":
             yield checks.Warning(
-                f"The cache {alias!r}, where rows live under their primary keys, is "
-                f"the same store as {', '.join(map(repr, others))}, with the same "
-                "keys.",
-                hint="Give one of them another LOCATION, or a KEY_PREFIX.",
+                f"The cache {alias!r}, where primary keys are the cache keys of rows, "
+                f"is the same store as {', '.join(map(repr, others))}, and has the "
+                "same keys.",
+                hint="Give one of them another LOCATION or KEY_PREFIX.",
                 obj=model,
                 id="getorcreateplus.W003",
             )
@@ -103,15 +106,15 @@ def models_of_own_caches(known):
 
 
 def check_own_cluster(known):
-    """W025: rows under their primary keys alone, spread over a cluster."""
+    """W025: primary keys as cache keys, which a cluster spreads."""
     for alias, model in models_of_own_caches(known).items():
         if is_cluster(alias):
             yield checks.Warning(
                 f"Rows of {model._meta.label} are in the cache {alias!r}, a cluster, "
-                "under their primary keys alone: a row and its version may be on two "
-                "servers, and each step takes a packet for each of them.",
-                hint="Call the alias otherwise and name it as object_cache_alias, for "
-                "the keys of a model to be on one server.",
+                "with their primary keys as the cache keys: a row and its version may "
+                "be on two servers, and each step then takes a packet to both.",
+                hint="Rename the alias and set object_cache_alias to its new name, so "
+                "that all keys of the model are on one server.",
                 obj=model,
                 id="getorcreateplus.W025",
             )
@@ -132,27 +135,28 @@ def is_same_store(alias, other):
 
 
 def check_dummy(model):
-    """W004: a cache that keeps nothing."""
+    """W004: a cache that stores nothing."""
     for alias in caches_of(model):
         if settings.CACHES[alias].get("BACKEND") == DUMMY:
             yield checks.Warning(
-                f"Rows of {model._meta.label} are to be cached in {alias!r}, a "
-                "DummyCache: it keeps nothing, and each call asks the database.",
-                hint="Choose another BACKEND, or a manager that does not cache.",
+                f"Rows of {model._meta.label} are cached in {alias!r}, a DummyCache: "
+                "it stores nothing, and each call queries the database.",
+                hint="Use another BACKEND, or a manager that does not cache.",
                 obj=model,
                 id="getorcreateplus.W004",
             )
 
 
 def check_shared_app(model):
-    """W020: one table for all tenants, whose cache keys differ by tenant."""
+    """W020: a table that all tenants share, with cache keys by tenant."""
     for alias in caches_of(model):
         if settings.CACHES[alias].get("KEY_FUNCTION") is not None and is_shared(model):
             yield checks.Warning(
                 f"{model._meta.label} is in SHARED_APPS, and its rows are cached in "
-                f"{alias!r}, whose KEY_FUNCTION may make other keys for each tenant: "
-                "a write of one tenant is not told to the others.",
-                hint="Give it an object_cache_alias and a key_cache_alias of a cache "
+                f"{alias!r}, whose KEY_FUNCTION may make different keys for each "
+                "tenant: a write by one tenant does not invalidate the rows of the "
+                "others.",
+                hint="Set its object_cache_alias and key_cache_alias to a cache "
                 "without that KEY_FUNCTION.",
                 obj=model,
                 id="getorcreateplus.W020",
@@ -171,12 +175,12 @@ def is_shared(model):
 
 
 def check_locmem(model):
-    """W005: a cache that no two processes share."""
+    """W005: a cache that processes do not share."""
     for alias in caches_of(model):
         if settings.CACHES[alias].get("BACKEND") == LOCMEM and not settings.DEBUG:
             yield checks.Warning(
                 f"Rows of {model._meta.label} are cached in {alias!r}, a "
-                "LocMemCache: of several processes, each sees its own writes alone.",
+                "LocMemCache: each process sees only its own writes.",
                 hint="Use a cache that all processes share, such as Redis.",
                 obj=model,
                 id="getorcreateplus.W005",
@@ -184,7 +188,7 @@ def check_locmem(model):
 
 
 def check_forever(model):
-    """W006: rows that never expire, even if a write is not detected."""
+    """W006: rows that never expire, even after an undetected write."""
     for alias, classes in caches_of(model).items():
         default = settings.CACHES[alias].get("TIMEOUT", 300)
         timeouts = [cls.cache_timeout for cls in classes]
@@ -193,10 +197,10 @@ def check_forever(model):
             for timeout in timeouts
         ):
             yield checks.Warning(
-                f"Rows of {model._meta.label} stay in the cache {alias!r} for ever: "
-                "what other programs write is never seen.",
-                hint="Set a cache_timeout or a TIMEOUT; or have invalidate() called "
-                "for what they write, and silence this check.",
+                f"Rows of {model._meta.label} never expire in the cache {alias!r}: a "
+                "row that another program writes stays outdated forever.",
+                hint="Set a cache_timeout or a TIMEOUT. Or call invalidate() for such "
+                "writes, and silence this check.",
                 obj=model,
                 id="getorcreateplus.W006",
             )
@@ -218,7 +222,7 @@ def check_kept(model):
 
 
 def check_alone(known):
-    """W021, W023 and W024: flaws of a cache for any rows."""
+    """W021, W023 and W024: flaws that concern the rows of all models."""
     for alias in used_aliases(known):
         for flaw in flaws_of(alias):
             yield checks.Warning(
@@ -245,30 +249,65 @@ def default_in_words(value):
     return f"{value:,}" if type(value) is int else f"{value}"
 
 
+def is_integer(value, lowest):
+    return type(value) is int and value >= lowest
+
+
+def validity(name, value):
+    """Return whether a setting has a valid value, and what is valid."""
+    if name == "COMPILED_SELECTS":
+        return type(value) is bool, "True or False"
+    if name == "TRANSPORTS":
+        is_valid = type(value) is dict and set(value.values()) <= set(TRANSPORTS)
+        names = ", ".join(map(repr, TRANSPORTS))
+        return is_valid, f"a dictionary of cache aliases, each with one of {names}"
+    if name == "BUCKETS":
+        is_valid = type(value) is dict and all(
+            type(label) is str and is_integer(number, 1)
+            for label, number in value.items()
+        )
+        return (
+            is_valid,
+            "a dictionary of model labels, each with an integer of at least 1",
+        )
+    lowest = 1 if name == "LOCK_TIMEOUT" else 0
+    return is_integer(value, lowest), f"an integer of at least {lowest}"
+
+
 def check_settings():
     """E014 and W015: an invalid setting, or an unknown one."""
-    for name in DEFAULTS:
-        value, default = getattr(conf, name), DEFAULTS[name]
-        if type(default) is bool:
-            is_valid, wanted = type(value) is bool, "True or False"
-        elif type(default) is dict:
-            is_valid = type(value) is dict and set(value.values()) <= set(TRANSPORTS)
-            names = ", ".join(map(repr, TRANSPORTS))
-            wanted = f"a dictionary of cache aliases, each with one of {names}"
-        else:
-            lowest = 1 if name == "LOCK_TIMEOUT" else 0
-            is_valid = type(value) is int and value >= lowest
-            wanted = f"an integer from {lowest}"
+    for name, default in DEFAULTS.items():
+        value = getattr(conf, name)
+        is_valid, wanted = validity(name, value)
         if not is_valid:
             yield checks.Error(
-                f"{PREFIX}{name} is {value!r}, not {wanted}.",
-                hint=f"Leave it out for {default_in_words(default)}.",
+                f"{PREFIX}{name} must be {wanted}, not {value!r}.",
+                hint=f"Correct it, or remove it for the default, "
+                f"{default_in_words(default)}.",
                 id="getorcreateplus.E014",
             )
     for name in dir(settings):
         if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in DEFAULTS:
             yield checks.Warning(
-                f"There is no setting {name}.",
-                hint=f"There are {', '.join(PREFIX + known for known in DEFAULTS)}.",
+                f"{name} is not a setting of this package.",
+                hint=f"Use one of {', '.join(PREFIX + known for known in DEFAULTS)}.",
                 id="getorcreateplus.W015",
             )
+
+
+def check_buckets():
+    """E026: buckets for an unknown model, or for a proxy, without own rows."""
+    is_valid, _ = validity("BUCKETS", conf.BUCKETS)
+    installed = {model._meta.label.lower(): model._meta for model in apps.get_models()}
+    for label in conf.BUCKETS if is_valid else ():
+        what, remedy = "not an installed model", 'Write it as "app.Model"'
+        if opts := installed.get(label.lower()):
+            if not opts.proxy:
+                continue
+            concrete = opts.concrete_model._meta.label  # type: ignore[union-attr]
+            what, remedy = "a proxy", f"Use {concrete}, the model that has its rows"
+        yield checks.Error(
+            f"{PREFIX}BUCKETS has {label!r}, which is {what}.",
+            hint=f"{remedy}, or remove it.",
+            id="getorcreateplus.E026",
+        )

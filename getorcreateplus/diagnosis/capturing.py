@@ -1,6 +1,6 @@
 """
-Capturing what a with block does: the base class of getorcreateplus.test's
-context managers, and the spy that records the commands of Django's caches.
+The base class of the context managers in getorcreateplus.test, and the spy
+that records the commands of Django's caches.
 """
 
 import threading
@@ -48,13 +48,13 @@ class Capture(Generic[T]):
             raise AssertionError(complaint)
 
     def start(self) -> None:
-        """Begin to capture."""
+        """Start capturing."""
 
     def stop(self) -> None:
-        """Capture no more."""
+        """Stop capturing."""
 
     def record_command(self, command: "Command") -> None:
-        """Capture a command that a cache is given."""
+        """Capture a command that was sent to a cache."""
 
     def complaint(self) -> str | None:
         """Return a message if the block did not do what was expected."""
@@ -62,7 +62,7 @@ class Capture(Generic[T]):
 
 
 class Command(NamedTuple):
-    """A command that a cache was given."""
+    """A command that was sent to a cache."""
 
     alias: str
     method: str  # "get_many", or "aget_many"
@@ -82,7 +82,7 @@ class Short(Repr):
 short = Short().repr
 
 
-# The commands of a cache, and the name of the argument that has its keys.
+# Each command of a cache, and the name of the argument that has its keys.
 COMMANDS = {
     "add": "key",
     "clear": None,
@@ -114,7 +114,7 @@ class CommandSpy:
         self.begin_anew()
         renew_in_child(self)
         self.open_captures = 0
-        self.replaced = []  # (attributes of an object, name, ours, what was there)
+        self.replaced = []  # (attributes of an object, name, ours, the former value)
 
     def begin_anew(self):
         self.lock = threading.Lock()
@@ -124,7 +124,7 @@ class CommandSpy:
             self.open_captures += 1
             if self.open_captures == 1:
                 self._replace(caches, "create_connection", self._create_connection)
-                listeners.append(tell)
+                listeners.append(report)
         try:
             # Each thread has its own objects.
             objects = caches._connections  # type: ignore[attr-defined]
@@ -141,7 +141,7 @@ class CommandSpy:
             self.open_captures -= 1
             if self.open_captures:
                 return
-            listeners.remove(tell)
+            listeners.remove(report)
             while self.replaced:
                 attributes, name, ours, before = self.replaced.pop()
                 if attributes.get(name) is not ours:
@@ -188,7 +188,7 @@ def spied(alias, cache, name, keys):
         finally:
             in_command.reset(token)
 
-    return MethodType(command, cache)  # BaseCache looks at get_many.__func__
+    return MethodType(command, cache)  # BaseCache reads get_many.__func__
 
 
 def async_spied(alias, cache, name, keys):
@@ -210,7 +210,7 @@ def async_spied(alias, cache, name, keys):
 def method_of(cache, name):
     """
     Return a callable that returns the cache's method. It looks up the class's
-    method at each call, because a test may have put another one there.
+    method at each call, because a test may have replaced it.
     """
     own = vars(cache).get(name)
     if own is None and not hasattr(type(cache), name):
@@ -236,10 +236,10 @@ def record(alias, name, parameter, args, kwargs):
             keys = place[where] = list(keys)
         many = parameter != "key" and isinstance(keys, Iterable)
         keys = list(keys) if many else [keys]
-    tell(alias, name, keys)
+    report(alias, name, keys)
     return args, kwargs
 
 
-def tell(alias, name, keys):
+def report(alias, name, keys):
     for capture in capturing.get():
         capture.record_command(Command(alias, name, keys))

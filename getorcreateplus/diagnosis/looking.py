@@ -1,6 +1,6 @@
 """
-What the cache holds now, for a call that explain() asks about and for a row
-that the admin shows. Looking changes nothing.
+Reads what the cache holds now, for a call that explain() explains and for a
+row that the admin shows. It changes nothing.
 
 This is the only module of the tools that sees the parts of a Reading: its
 cache clients, its entries and its tokens.
@@ -25,11 +25,11 @@ from ..signals import Reason
 
 @dataclass
 class Entry:
-    """One entry of the cache; ``holds`` says in words what is there."""
+    """An entry of the cache. ``holds`` describes its value in words."""
 
     kind: str  # "hint", "payload", "version" or "epoch"
     alias: str
-    key: str | None  # as caches[alias].get() takes it; None: it is not known
+    key: str | None  # as caches[alias].get() takes it; None if it is unknown
     holds: str
     values: dict[str, Any] | None = None  # of a row, by attname
 
@@ -59,7 +59,7 @@ class DryReading(Reading):
         return self.client.error or self.key_client.error
 
     def _judge(self, row, entries, may_hit):
-        # So the process remembers neither the hint nor the row of a hit.
+        # Otherwise the process would remember the hint and the row of a hit.
         row.remembered_pk = row.pk
         local_timeout, self.local_timeout = self.local_timeout, 0
         try:
@@ -68,8 +68,8 @@ class DryReading(Reading):
             self.local_timeout = local_timeout
 
     def _observe(self, rows, entries):
-        # The call adds the tokens that are absent. A cache that fails when it
-        # looks for them is the reason of the miss.
+        # The call adds the tokens that are absent. If the cache fails when it
+        # reads them, that is the reason of the miss.
         if self.region.epoch_key not in entries:
             self.client.look([self.region.epoch_key, self.region.clock_key])
 
@@ -79,7 +79,7 @@ class DryReading(Reading):
 
 class LookingClient(CacheClient):
     """
-    A CacheClient that only looks. A failure neither pauses the real one nor
+    A CacheClient that only reads. A failure neither pauses the real client nor
     pays its debts.
     """
 
@@ -90,7 +90,7 @@ class LookingClient(CacheClient):
         if client.down_until is not None:
             seconds = max(client.down_until - time.monotonic(), 0)
             if seconds or client.debts:
-                self.error = f"It failed, and is left alone for {seconds:.0f} s."
+                self.error = f"It failed, and is not used for {seconds:.0f} s."
                 self.down_until = client.down_until
 
     def look(self, keys):
@@ -102,11 +102,11 @@ class LookingClient(CacheClient):
         raise Unreachable
 
     def mark_down(self, error):
-        self.error = f"It failed, {error_in_words(error, self.alias)}"
+        self.error = f"It failed: {error_in_words(error, self.alias)}"
         self.down_until = time.monotonic()
 
     def holds(self, key, in_words):
-        """Return what there is under a key, as ``in_words`` puts a value."""
+        """Return in words which value a key has, by ``in_words(value)``."""
         if key not in self.entries:
             try:
                 self.look([key])
@@ -119,14 +119,14 @@ class LookingClient(CacheClient):
 
 
 def is_model_locked(sought):
-    """Return True if all rows of the model are under LOCK, by a bulk write."""
+    """Return True if a bulk write has put all rows of the model under LOCK."""
     return sought.seen is not None and is_locked(sought.seen[2])
 
 
 def entries_of(reading, sought):
     """
-    Return the entries that the call would look at, and the primary key that
-    the lookup leads to. ``reading`` is a DryReading after its ask().
+    Return the entries that the call would read, and the primary key that the
+    lookup leads to. ``reading`` is a DryReading after its ask().
     """
     region, client, entries = reading.region, reading.client, []
     pk = sought.pk
@@ -136,7 +136,7 @@ def entries_of(reading, sought):
     if sought.values is not None:
         pk = pk_text(region.model._meta, by_attname(region.model, sought.values))
     if pk is None:
-        unknown = "not known without a hint"
+        unknown = "unknown without a hint"
         entries += [
             Entry(kind, client.alias, None, unknown) for kind in ("payload", "version")
         ]
@@ -165,7 +165,7 @@ def hint_of(reading, sought):
 def token_of(reading, kind, key):
     def in_words(value):
         if not is_token(value, reading.token_prefix):
-            return f"{as_kept(value)!r}, which is no token of this server and database"
+            return f"{as_kept(value)!r}, not a token of this server and database"
         return LOCK if is_locked(value) else f"token {value}"
 
     client = reading.client
@@ -173,19 +173,19 @@ def token_of(reading, kind, key):
 
 
 def as_kept(value):
-    """Return what the cache holds where a transport has marked a text."""
+    """Return the value in the cache, without the mark of a transport."""
     return value.removeprefix(FOREIGN) if type(value) is str else value
 
 
 def payload_in_words(payload):
     if type(payload) is not tuple or len(payload) != PARTS:
-        return f"no row, but {as_kept(payload)!r}"
+        return f"not a row: {as_kept(payload)!r}"
     (epoch, version), *_ = payload
     return f"a row, stamped {version} in {epoch}"
 
 
 def row_of(reading, payload):
-    """Return {attname: value} of a payload, None if its fields are others."""
+    """Return {attname: value} of a payload, None if its fields differ."""
     if (
         type(payload) is tuple
         and len(payload) == PARTS
@@ -204,12 +204,12 @@ def by_attname(model, values):
 
 def why_not_cached(region, pk):
     """
-    Return the Reason why the row with this primary key, a text, would be no
-    hit; None if it would be one.
+    Return the Reason why a lookup of the row with this primary key, a text,
+    would be a miss; None if it would be a hit.
     """
     connection = connections[region.using]
     reading = Reading(region, region.client, layout(region.model), connection)
-    # Not ask(), which adds what is absent.
+    # Not ask(), which adds absent entries.
     keys = region.keys_of_row(pk)
     try:
         entries = region.client.look(keys)

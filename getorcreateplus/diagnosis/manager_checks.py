@@ -1,9 +1,8 @@
 """
-System checks of what the managers of a model do, and of their querysets.
-checks.py registers them.
+System checks of the managers of a model and of their querysets. checks.py
+registers them.
 """
 
-from django.conf import settings
 from django.core import checks
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.db import models, router
@@ -34,25 +33,10 @@ def check_base_manager(model):
     if is_creating(model._base_manager):
         yield checks.Error(
             f"Meta.base_manager_name names {name_of(model._base_manager)}, whose get() "
-            "creates: so would obj.relation and refresh_from_db().",
-            hint="Leave base_manager_name out, or name a manager that only reads.",
+            "creates rows: obj.relation and refresh_from_db() would create them, too.",
+            hint="Remove base_manager_name, or name a manager that only reads.",
             obj=model,
             id="getorcreateplus.E007",
-        )
-
-
-def check_user_manager(model):
-    """E008: users that are created by logging in."""
-    if model._meta.label_lower == settings.AUTH_USER_MODEL.lower() and is_creating(
-        model._default_manager
-    ):
-        yield checks.Error(
-            f"The default manager of AUTH_USER_MODEL, "
-            f"{name_of(model._default_manager)}, creates what its get() misses: a "
-            "login by get() would create users.",
-            hint="Let a manager that only reads be the first one of the model.",
-            obj=model,
-            id="getorcreateplus.E008",
         )
 
 
@@ -67,12 +51,28 @@ def check_unique(model):
     names = queryset_classes(model, NonAtomicGetOrCreateMixin)
     if names and not has_unique(model):
         yield checks.Warning(
-            f"{model._meta.label}.{min(names)} creates without a savepoint, and the "
-            "model has no unique constraint but its generated primary key: two "
-            "connections that get or create the same row make two.",
+            f"{model._meta.label}.{min(names)} creates rows without a savepoint, and "
+            "the model has no unique constraint except its generated primary key: two "
+            "connections that get or create the same row can create it twice.",
             hint="Add a UniqueConstraint on the fields that are looked up.",
             obj=model,
             id="getorcreateplus.W009",
+        )
+
+
+def check_lookups_are_unique(model):
+    """I027: a second matching row, which a hit does not detect."""
+    classes = queryset_classes(model, CachedGetOrCreateMixin)
+    names = [name for name, cls in classes.items() if not cls.caches_unique_only]
+    if names and not has_unique(model):
+        yield checks.Info(
+            f"{model._meta.label}.{min(names)} caches, and the model has no unique "
+            "constraint except its generated primary key: if two rows match a lookup, "
+            "a hit returns one of them, where Django raises MultipleObjectsReturned.",
+            hint="Add a UniqueConstraint on the fields that are looked up, or set "
+            "caches_unique_only = True on the queryset class.",
+            obj=model,
+            id="getorcreateplus.I027",
         )
 
 
@@ -100,7 +100,7 @@ def is_generated_pk(field):
 
 
 def check_databases(model):
-    """W010: a database on which Django's savepoint is used all the same."""
+    """W010: a database on which the manager has to use Django's savepoint."""
     names = queryset_classes(model, NonAtomicGetOrCreateMixin)
     if not names or not model._meta.managed:
         return
@@ -108,10 +108,11 @@ def check_databases(model):
         alias = connection.alias
         if not can_guard(connection) and router.allow_migrate_model(alias, model):
             yield checks.Warning(
-                f"{model._meta.label}.{min(names)} is to create without a savepoint, "
-                f"which on the database {alias!r} ({connection.vendor}) it "
-                "cannot: there it is Django's.",
-                hint="Nothing is wrong. PostgreSQL, MySQL, MariaDB and SQLite can.",
+                f"{model._meta.label}.{min(names)} cannot create rows without a "
+                f"savepoint on the database {alias!r} ({connection.vendor}): it runs "
+                "Django's get_or_create() there.",
+                hint="Nothing is wrong. PostgreSQL, MySQL, MariaDB and SQLite do not "
+                "need the savepoint.",
                 obj=model,
                 id="getorcreateplus.W010",
             )
@@ -133,17 +134,17 @@ def check_on_delete(model):
             yield checks.Warning(
                 f"{model._meta.label}.{field.name} has on_delete="
                 f"{BY_DATABASE[relation.on_delete]}, and {model._meta.label} or "
-                f"{relation.model._meta.label} is cached: which rows the database "
-                "changes by it is not known, so that each delete makes the cache "
-                "start cold, and one that is not Django's is not seen.",
-                hint="Use one of Django's own, such as CASCADE.",
+                f"{relation.model._meta.label} is cached: Django does not see which "
+                "rows the database changes, so each delete invalidates all rows of "
+                "the cached model, and a delete without Django invalidates none.",
+                hint="Use an on_delete that Django carries out, such as CASCADE.",
                 obj=field,
                 id="getorcreateplus.W011",
             )
 
 
 def check_lookups(model):
-    """I019: lookups that may not be Django's, so they are not cached."""
+    """I019: overridden lookups, which are not cached."""
     for manager in model._meta.managers:
         cls = class_of(manager)
         if not issubclass(cls, GetOrCreateBase):
@@ -151,11 +152,11 @@ def check_lookups(model):
         change = lookup_change(manager) or path_of(cls).batch_change
         if change is None:
             continue
-        effects = ["its batches go row by row"]
+        effects = ["its batches get or create the rows one by one"]
         if issubclass(cls, CachedGetOrCreateMixin) and lookup_change(manager):
             effects.insert(0, "the cache is not used")
         yield checks.Info(
-            f"{name_of(manager)} makes a {cls.__name__} whose lookups may not be "
+            f"{name_of(manager)} makes a {cls.__name__}, whose lookups may differ from "
             f"Django's: {change.what}. So Django's own get_or_create() runs: "
             f"{', and '.join(effects)}.",
             hint=change.remedy,
@@ -169,22 +170,23 @@ def check_timeouts(model):
     for cls in set(queryset_classes(model, CachedGetOrCreateMixin).values()):
         local, kept = cls.local_timeout, cls.cache_timeout
         for name, value, words in [
-            ("local_timeout", local, "0 for off"),
-            ("cache_timeout", kept, "DEFAULT_TIMEOUT for the cache's own"),
+            ("local_timeout", local, "0 (off)"),
+            ("cache_timeout", kept, "DEFAULT_TIMEOUT (the cache's own)"),
         ]:
             if value is not DEFAULT_TIMEOUT and not (value is None or is_time(value)):
                 yield checks.Error(
-                    f"{cls.__name__}.{name} is {value!r}, which is no time.",
-                    hint=f"Set it to seconds, None for ever, or {words}.",
+                    f"{cls.__name__}.{name} must be a number of seconds or None, not "
+                    f"{value!r}.",
+                    hint=f"Set it to seconds, None (forever) or {words}.",
                     obj=model,
                     id="getorcreateplus.E012",
                 )
         if is_time(kept) and (local is None or (is_time(local) and local > kept)):
             yield checks.Warning(
-                f"{cls.__name__}.local_timeout is {local!r}, longer than its "
-                f"cache_timeout of {kept!r}: rows are served from memory that are no "
-                "longer in the cache.",
-                hint="Set local_timeout to no more than cache_timeout.",
+                f"{cls.__name__}.local_timeout is {local!r}, which exceeds its "
+                f"cache_timeout of {kept!r}: a process serves rows from its memory "
+                "after they have expired in the cache.",
+                hint="Set local_timeout to cache_timeout or less.",
                 obj=model,
                 id="getorcreateplus.W013",
             )

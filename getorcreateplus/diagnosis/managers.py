@@ -1,4 +1,4 @@
-"""The managers of a model: their querysets, and the caches of these."""
+"""The managers of a model, their querysets, and the caches of these."""
 
 from django.conf import settings
 
@@ -16,6 +16,15 @@ def queryset_classes(model, mixin):
 
 def class_of(manager):
     return queryset_class_of(manager) or manager._queryset_class
+
+
+def caches_get(manager):
+    """Return True if the get() of a manager is answered from the cache."""
+    own = getattr(manager, "caches_get", None)
+    cls = class_of(manager)
+    return issubclass(cls, CachedGetOrCreateMixin) and bool(
+        cls.caches_get if own is None else own
+    )
 
 
 def caches_of(model):

@@ -15,67 +15,73 @@ from ..signals import Reason, Source
 # For makemessages. The admin and the panel translate, explain() does not.
 _ = gettext_noop
 
-ASKS_DATABASE = "It asks the database: SELECT, and INSERT if there is none"
-KEEPS_ROW = f"{ASKS_DATABASE}. It keeps the row in {{alias!r}}."
-KEEPS_NOTHING = f"{ASKS_DATABASE}. Nothing is put into the cache."
+QUERIES = "It queries the database: SELECT, and INSERT if there is no such row"
+STORES_ROW = f"{QUERIES}. It stores the row in {{alias!r}}."
+STORES_NOTHING = f"{QUERIES}. It stores nothing in the cache."
 
 
 @dataclass(frozen=True)
 class Words:
     sentence: str  # what has happened
-    remedy: str = _("None is needed: the next call knows the row.")
+    remedy: str = _("None is needed: the next call finds the row in the cache.")
     # What the call does. ``alias`` is that of the rows' cache.
-    next: str = KEEPS_ROW
+    next: str = STORES_ROW
 
 
 HITS = {
-    Source.CACHE: _("The row has the stamp of now, and is the one that is looked for."),
-    Source.MEMORY: _("This process has seen the row within local_timeout."),
-    Source.TRANSACTION: _("This transaction has written the row, or read it, itself."),
+    Source.CACHE: _("The cached row has the current stamp, and matches the lookup."),
+    Source.MEMORY: _("This process still has the row in its memory (local_timeout)."),
+    Source.TRANSACTION: _("This transaction itself has written or read the row."),
 }
-NEXT_OF_HIT = "It returns this row, created=False, without a query."
+NEXT_OF_HIT = "It returns this row with created=False, without a query."
 
 MISSES = {
     Reason.NO_HINT: Words(
-        _("This lookup has led nobody to a row, or not lately."),
+        _(
+            "The cache has no primary key for this lookup: it has found no row yet, or "
+            "the entry has expired or was evicted."
+        ),
     ),
     Reason.NO_ROW: Words(
         _(
-            "The row was dropped by a write, has expired or was evicted, or was never "
-            "put there."
+            "The row is not in the cache: it was invalidated, has expired, was evicted "
+            "or was never stored."
         ),
         _(
-            "None is needed: the next call knows the row. If it happens often, let the "
-            "cache keep more, or longer (cache_timeout)."
+            "None is needed: the next call finds the row in the cache. If it happens "
+            "often, let the cache keep more rows, or keep them longer (cache_timeout)."
         ),
     ),
     Reason.LOCKED: Words(
-        _("Somebody is writing this row, or has died."),
+        _(
+            "A writer has locked this row: its transaction is still open, or its "
+            "process has died."
+        ),
         _("Wait for the commit, and keep transactions that write short."),
-        f"{ASKS_DATABASE}. It keeps nothing while the lock is there.",
+        f"{QUERIES}. It stores nothing in the cache while the lock is there.",
     ),
     Reason.STAMP: Words(
-        _("The row, or the whole model, was written since it was put there."),
+        _("The row, or the whole model, was written after the row was stored."),
         _(
-            "None is needed: the next call knows the row. If it happens often, write "
-            "what is read often one by one, by save()."
+            "None is needed: the next call finds the row in the cache. If it happens "
+            "often, write rows that are read often one by one, with save()."
         ),
     ),
     Reason.FIELDS: Words(
-        _("Another release of the code, with other fields, has put it there."),
-        _("None is needed once all processes run one release."),
+        _("Another release of your code, with other fields, has stored the row."),
+        _("None is needed once all processes run the same release."),
     ),
     Reason.LOOKUP: Words(
-        _("The row is no longer one that the lookup finds."),
+        _("The row that the cache has for this lookup no longer matches it."),
         _(
-            "None is needed: the next call knows the row. If it happens often, look up "
-            "by what does not change."
+            "None is needed: the next call finds the row in the cache. If it happens "
+            "often, look up by columns whose values do not change."
         ),
     ),
     Reason.ERROR: Words(
-        _("The cache failed, or what it holds is unreadable."),
-        _("See the log of getorcreateplus, and whether the cache's server runs."),
-        f"{ASKS_DATABASE}.",
+        _("The cache failed, or its entry cannot be read."),
+        _("See the log of getorcreateplus, and check that the cache's server runs."),
+        f"{QUERIES}.",
     ),
     Reason.TRANSACTION: Words(
         _(
@@ -86,16 +92,16 @@ MISSES = {
             "Look up before you write, or outside the transaction, or under READ "
             "COMMITTED."
         ),
-        f"{ASKS_DATABASE}.",
+        f"{QUERIES}.",
     ),
     Reason.SELDOM: Words(
         _(
-            "So few reads of this model were hits that this process asks the cache for "
-            "a sample of them."
+            "Few reads of this model were hits, so this process reads the cache only "
+            "for a sample of them."
         ),
         _(
-            "None is needed: a miss costs more than a query. If it lasts, give the "
-            "model a manager that does not cache."
+            "None is needed: a query alone costs less than a miss. If it lasts, give "
+            "the model a manager that does not cache."
         ),
     ),
     Reason.LARGE: Words(
@@ -106,22 +112,22 @@ MISSES = {
         ),
     ),
     Reason.FORCED: Words(
-        _("force_select=True asks the database."),
-        _("Leave force_select out."),
+        _("force_select=True or refreshed() queries the database."),
+        _("Leave it out."),
     ),
     Reason.BYPASS: Words(
-        _("It is inside of bypass()."),
-        _("None: so it was wanted."),
-        KEEPS_NOTHING,
+        _("The call is inside bypass()."),
+        _("None is needed: bypass() is meant to query the database."),
+        STORES_NOTHING,
     ),
     Reason.NOT_CACHEABLE: Words(
-        _("The lookup or the queryset is none of the cache."),
+        _("The lookup or the queryset cannot be cached."),
         _(
-            "Look up by equality of the model's own columns, without joins, "
-            "annotations or only(), and by a queryset whose lookups are Django's "
-            "(manage.py check tells)."
+            "Look up by equality on the model's own columns, without joins, "
+            "annotations or only(). If the queryset class overrides a step of "
+            "Django's lookup, manage.py check names it."
         ),
-        KEEPS_NOTHING,
+        STORES_NOTHING,
     ),
 }
 
@@ -130,15 +136,16 @@ MISSES = {
 
 UNREACHABLE = Words(
     "The cache does not answer.",
-    "See to the cache; `getorcreateplus status` asks whether it answers.",
-    f"{ASKS_DATABASE}.",
+    "Check the cache's server; `getorcreateplus status` shows whether it answers.",
+    f"{QUERIES}.",
 )
 UNREADABLE = Words(
-    "What the cache holds is unreadable.",
-    next=f"{ASKS_DATABASE}. It drops what is unreadable.",
+    "The cache's entry cannot be read.",
+    next=f"{QUERIES}. It deletes the unreadable entry.",
 )
 MODEL_LOCKED = Words(
-    "Somebody is writing rows by a query, or has died.",
+    "A write of many rows, such as update(), has locked the whole model: its "
+    "transaction is still open, or its process has died.",
     MISSES[Reason.LOCKED].remedy,
     MISSES[Reason.LOCKED].next,
 )

@@ -1,6 +1,6 @@
 """
-The state of all cached models and of their caches, for the status command: as
-facts that JSON can hold, and as text.
+The state of all cached models and of their caches, for the status command, in
+a form for JSON and as text.
 """
 
 import textwrap
@@ -20,7 +20,8 @@ from ..query import (
 )
 from ..writes.registry import cached_models
 from . import WIDTH
-from .managers import class_of, lookup_change
+from .cache_numbers import numbers_of
+from .managers import caches_get, class_of, lookup_change
 from .suitability import ENTRIES_PER_ROW, flaws_of, max_entries
 
 MIXINS = {
@@ -53,7 +54,7 @@ def in_order(models):
 
 
 def facts_of(cached_model):
-    """Return what the command says of one cached model."""
+    """Return what the command shows of one cached model."""
     model = cached_model.model
     managers = [
         manager_facts(manager)
@@ -82,9 +83,12 @@ def manager_facts(manager):
         "name": f"{manager.model._meta.label}.{manager.name}",
         "queryset": f"{queryset_class.__module__}.{queryset_class.__qualname__}",
         "does": [
-            words
-            for mixin, words in MIXINS.items()
-            if issubclass(queryset_class, mixin)
+            *(
+                words
+                for mixin, words in MIXINS.items()
+                if issubclass(queryset_class, mixin)
+            ),
+            *(["get() from the cache"] if caches_get(manager) else []),
         ],
         "local_timeout": getattr(queryset_class, "local_timeout", 0),
         # Why its lookups are not Django's, so that they are not cached.
@@ -114,9 +118,11 @@ def other_managers():
 
 def answer_of(alias):
     error = transport = None
+    numbers = {"entries": None, "hit_share": None}
     try:
         caches[alias].get("getorcreateplus")
         transport = transport_of(alias).name
+        numbers = numbers_of(alias)
     except Exception as failure:  # noqa: BLE001 - of any client
         error = error_in_words(failure, alias)
     is_known = alias in settings.CACHES
@@ -124,7 +130,9 @@ def answer_of(alias):
         "backend": settings.CACHES.get(alias, {}).get("BACKEND"),
         "transport": transport,
         "error": error,
-        "entries": max_entries(alias) if is_known else None,
+        "entries": numbers["entries"],
+        "hit_share": numbers["hit_share"],
+        "max_entries": max_entries(alias) if is_known else None,
         "flaws": [flaw.what for flaw in flaws_of(alias)] if is_known else [],
     }
 
@@ -142,7 +150,7 @@ class StatusWriter:
     def write_status(self, found):
         heading = self.style.MIGRATE_HEADING
         if not found["models"]:
-            self.stdout.write("No model is cached: no manager makes querysets that do.")
+            self.stdout.write("No model is cached: no manager has a caching queryset.")
         for model in found["models"]:
             self.stdout.write(heading(model["model"]))
             for manager in model["managers"]:
@@ -150,7 +158,7 @@ class StatusWriter:
             self.write("lookups", f"in {', '.join(model['key_caches'])}")
             for rows, aliases in grouped(model["rows"]):
                 self.write("rows", f"in {rows['cache']}, {time_of(rows['timeout'])}")
-                self.write("", f"of the database {', '.join(aliases)}")
+                self.write("", f"from the database {', '.join(aliases)}")
                 self.write("", version_in_words(rows["version_per_row"]))
             if model["error"]:
                 self.write("error", model["error"], self.style.ERROR)
@@ -164,14 +172,14 @@ class StatusWriter:
             self.write_cache(alias, cache)
         if found["models"]:
             self.stdout.write(
-                f"A lock that nobody releases goes within {found['lock_timeout']} s."
+                f"A lock that is not released expires within {found['lock_timeout']} s."
             )
 
     def write_manager(self, model, manager):
         name = manager["name"].removeprefix(f"{model['model']}.")
         self.write("manager", f"{name}, {in_words(manager)}")
         if manager["not_django"]:
-            self.write("", f"asks the database: {manager['not_django']}")
+            self.write("", f"queries the database: {manager['not_django']}")
 
     def write_cache(self, alias, cache):
         self.stdout.write(f"  {alias}, {cache['backend']}")
@@ -180,10 +188,15 @@ class StatusWriter:
         else:
             said = f"answers; its transport is {cache['transport']}"
             self.write("", said, self.style.SUCCESS)
-        limit = cache["entries"]
+        if cache["entries"] is not None:
+            self.write("", f"{cache['entries']:,} entries")
+        if cache["hit_share"] is not None:
+            share = f"{cache['hit_share']:.0%}"
+            self.write("", f"{share} of all reads from its server were hits")
+        limit = cache["max_entries"]
         if limit is not None:
             rows = limit // ENTRIES_PER_ROW
-            self.write("", f"up to {limit:,} entries, some {rows:,} rows")
+            self.write("", f"up to {limit:,} entries, about {rows:,} rows")
         for flaw in cache["flaws"]:
             self.write("", flaw, self.style.WARNING)
 
@@ -202,7 +215,7 @@ def in_words(manager):
 
 
 def time_of(seconds):
-    return "for ever" if seconds is None else f"for {seconds:g} s"
+    return "forever" if seconds is None else f"for {seconds:g} s"
 
 
 def version_in_words(version_per_row):
@@ -210,7 +223,7 @@ def version_in_words(version_per_row):
 
 
 def grouped(rows):
-    """Return (facts, database aliases) of those that are the same."""
+    """Return [(facts, database aliases that have the same facts), ...]."""
     groups = []
     for row in rows:
         facts = row | {"database": None}

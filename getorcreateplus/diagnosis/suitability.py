@@ -1,9 +1,9 @@
 """
-Settings of a cache that defeat the package: rows that are never served,
-failures that are hidden, a client that waits for ever.
+Finds settings of a cache that defeat the package: rows are never served,
+failures are hidden, or the client waits forever.
 
 Nothing here connects to a server. System checks, explain() and the status
-command report what it finds.
+command report the flaws.
 """
 
 import datetime
@@ -37,7 +37,7 @@ ENTRIES_PER_ROW = 3  # payload, version and hint
 
 @dataclass
 class Flaw:
-    what: str  # in words after "The cache 'default' "
+    what: str  # the words after "The cache 'default' "
     remedy: str
     id: str  # of the system check
 
@@ -85,10 +85,10 @@ def waiting_flaw(alias):
     backend, options = backend_of(alias), options_of(alias)
     if is_from(backend, "diskcache") and is_from_package(backend.set, "diskcache"):
         return Flaw(
-            "is a DjangoCache of diskcache: where its disk is full, or another process "
-            "hangs as it writes, each write waits without end.",
-            "Take a subclass that waits for its DATABASE_TIMEOUT and then raises, as "
-            "docs/caches.rst has it.",
+            "is a DjangoCache of diskcache: if its disk is full, or another process "
+            "hangs while it writes, each write waits forever.",
+            "Use the subclass in docs/caches.rst, which raises after its "
+            "DATABASE_TIMEOUT.",
             id="getorcreateplus.W021",
         )
     missing = []
@@ -112,9 +112,9 @@ def waiting_flaw(alias):
     if not missing:
         return None
     return Flaw(
-        f"has no {' and no '.join(missing)}: where its server hangs, each call waits "
-        "without end.",
-        f"Set {' and '.join(missing)} in its OPTIONS, to a second, say.",
+        f"has no {' and no '.join(missing)}: if its server hangs, each call waits "
+        "forever.",
+        f"Set {' and '.join(missing)} in its OPTIONS, for example to 1 second.",
         id="getorcreateplus.W021",
     )
 
@@ -138,36 +138,36 @@ def waits_without_limit(alias, library, options):
 def hiding_flaw(alias):
     """Return the Flaw of a cache that hides its errors, or None."""
     backend, options = backend_of(alias), options_of(alias)
-    effect = "a release that failed is not tried again, and the older row is served."
+    effect = "a failed invalidation is not repeated, and the outdated row is served."
     if issubclass(backend, DatabaseCache):
         return Flaw(
             f"is a DatabaseCache, which hides the errors of its writes: {effect}",
-            "Take Redis or memcached; a hit costs a query here anyway.",
+            "Use Redis or memcached; a hit of a DatabaseCache costs a query anyway.",
             id="getorcreateplus.W023",
         )
     name = "ignore_exc" if issubclass(backend, PyMemcacheCache) else "IGNORE_EXCEPTIONS"
     if issubclass(backend, PyLibMCCache):
         name, options = "_noreply", options.get("behaviors") or {}
-    hides, where = options.get(name), f"by {name}"
+    hides, cause = options.get(name), name
     if name not in options:
         for package in ("django_redis", "django_valkey"):
             setting = f"{package.upper()}_IGNORE_EXCEPTIONS"
             if is_from(backend, package) and getattr(settings, setting, False):
-                hides, where = True, f"by {setting}"
+                hides, cause = True, setting
     if not hides:
         return None
     return Flaw(
-        f"hides its errors, {where}: {effect}",
-        "Leave it out: a cache that fails costs the package no exception.",
+        f"hides its errors, because of {cause}: {effect}",
+        "Remove it: the package raises no exception when a cache fails.",
         id="getorcreateplus.W023",
     )
 
 
-# Room for few
+# Caches with room for few rows
 
 
 def max_entries(alias):
-    """Return how many entries a cache keeps, None if it does not count."""
+    """Return how many entries a cache keeps; None if it has no such limit."""
     if not issubclass(backend_of(alias), CULLING_BACKENDS):
         return None
     # Read as BaseCache.__init__() does.
@@ -185,20 +185,21 @@ def room_flaw(alias):
     if limit is None or limit > DEFAULT_MAX_ENTRIES:
         return None
     return Flaw(
-        f"keeps no more than {limit} entries, which are some "
-        f"{limit // ENTRIES_PER_ROW} rows: with more, each drops another.",
-        "Set MAX_ENTRIES in its OPTIONS, to 100_000, say.",
+        f"keeps no more than {limit} entries, which is about "
+        f"{limit // ENTRIES_PER_ROW} rows: if there are more, each new one evicts "
+        "another.",
+        "Set MAX_ENTRIES in its OPTIONS, for example to 100_000.",
         id="getorcreateplus.W024",
     )
 
 
-# Hits that never come
+# Caches that never have a hit
 
 
 def keeping_flaw(model, alias, timeouts):
     """
     Return the Flaw of a cache that does not keep the rows of a model, or that
-    changes them; None if it serves them.
+    changes them. Return None if it serves them.
     """
     default, backend = default_timeout(alias), backend_of(alias)
     for each in timeouts:
@@ -206,7 +207,7 @@ def keeping_flaw(model, alias, timeouts):
         if type(timeout) in {int, float} and expires_at_once(timeout, backend):
             return Flaw(
                 f"keeps rows for {timeout} seconds.",
-                "Set a TIMEOUT, or a cache_timeout, of more.",
+                "Set a longer TIMEOUT or cache_timeout.",
                 id="getorcreateplus.W022",
             )
     serializer, round_trip = serializer_of(alias)
@@ -216,10 +217,10 @@ def keeping_flaw(model, alias, timeouts):
     if not lost:
         return None
     return Flaw(
-        f"has the serializer {serializer}, which does not give back what it gets: "
+        f"has the serializer {serializer}, which does not return the same values for "
         f"{', '.join(lost)}.",
-        "Leave the serializer out, for pickle; or cache them in another alias, by "
-        "object_cache_alias and key_cache_alias.",
+        "Remove the serializer, so that pickle is used. Or cache the rows in another "
+        "alias: set object_cache_alias and key_cache_alias.",
         id="getorcreateplus.W022",
     )
 
@@ -243,7 +244,7 @@ def default_timeout(alias):
 def serializer_of(alias):
     """
     Return the name of the serializer that is set for a cache, and a function
-    that dumps and loads a value by it; (None, None) if none is set.
+    that dumps and loads a value with it. Return (None, None) without one.
     """
     backend, options = backend_of(alias), options_of(alias)
     try:
@@ -323,7 +324,7 @@ NUMBERS = (models.IntegerField, models.AutoField)
 
 
 def sample_of(field):
-    """Return a value that a column may hold, None if that is not known."""
+    """Return a value that a column may hold, None if that is unknown."""
     while field.is_relation:
         field = field.target_field
     if hasattr(field, "from_db_value") and type(field) is not models.JSONField:
@@ -333,10 +334,10 @@ def sample_of(field):
     return SAMPLES.get(field.get_internal_type(), "a")
 
 
-# All of them
+# All flaws of a cache
 
 
 def flaws_of(alias):
-    """Return the Flaws of a cache that concern any rows."""
+    """Return the Flaws of a cache that concern the rows of all models."""
     found = waiting_flaw(alias), hiding_flaw(alias), room_flaw(alias)
     return [flaw for flaw in found if flaw is not None]

@@ -1,6 +1,6 @@
 """
-Values from texts, as a command line has them, and what a field says of a value
-that it refuses.
+Converts the texts of a command line to values, and has the message of a field
+that refuses a value.
 """
 
 import datetime
@@ -17,15 +17,15 @@ from ..writes.model_tables import end_of_relation
 
 def from_text(model, argument, text):
     """
-    Return the value that a text stands for, for the field that a keyword
-    argument names: as the field's to_python() says, in the current time zone.
+    Return the value of a text, for the field that a keyword argument names. It
+    is converted by the field's to_python(), in the current time zone.
 
-    ``null`` and ``None`` are None if the field has no such value; ``true`` and
+    ``null`` and ``None`` are None if the field refuses them; ``true`` and
     ``false`` are values of a BooleanField. If the argument is not an equality
     on a column of the model's own, return the text.
 
-    Raise ValueError for an unknown field, and for a text that is no value of
-    the field.
+    Raise ValueError for an unknown field, and for a text that the field
+    refuses.
     """
     opts = model._meta
     name, *rest = argument.split(LOOKUP_SEP)
@@ -44,9 +44,9 @@ def from_text(model, argument, text):
 
 def pk_from_text(model, text):
     """
-    Return the primary key that a text stands for. A primary key of several
-    columns is written as their values with commas between them, or as a list
-    of JSON: "1,2", "[1, 2]".
+    Return the primary key of a text. A primary key of several columns is
+    written as their values with commas between them, or as a JSON list: "1,2",
+    "[1, 2]".
     """
     opts = model._meta
     if len(opts.pk_fields) == 1:
@@ -60,8 +60,8 @@ def pk_from_text(model, text):
     if len(parts) != len(opts.pk_fields):
         columns = ",".join(part.name for part in opts.pk_fields)
         raise ValueError(
-            f"pk={text!r}: the primary key of {opts.label} is {columns}; say its "
-            "values with commas between them, or as a list of JSON."
+            f"pk={text!r}: the primary key of {opts.label} is {columns}. Write its "
+            "values with commas between them, or as a JSON list."
         )
     return tuple(
         value_from_text(part, part.name, str(value))
@@ -79,7 +79,7 @@ def value_from_text(column, argument, text):
         if text in {"null", "None"}:
             return None
         raise ValueError(
-            f"{argument}={text!r} is no value of {column.model._meta.label}."
+            f"{argument}={text!r} is not valid for {column.model._meta.label}."
             f"{column.name} ({type(column).__name__}): {said(error)}"
         ) from None
     if (
@@ -92,10 +92,10 @@ def value_from_text(column, argument, text):
 
 
 def said(error):
-    """Return what a field says of a value that it refuses."""
+    """Return the message of a field that refuses a value."""
     return error.messages[0] if isinstance(error, ValidationError) else str(error)
 
 
 def names_of(opts):
-    """Return the names that a condition on a model's own columns can have."""
+    """Return the names of conditions on a model's own columns."""
     return sorted({f.name for f in opts.concrete_fields} | {"pk"})

@@ -1,5 +1,5 @@
 """
-Where the process runs, and what may change, fail or interrupt a call.
+The environment of the process, and what may change, fail or interrupt a call.
 
 These modules know Django's settings, signal handlers, and the objects in
 ``django.db.connections`` and ``django.core.cache.caches``. They know no

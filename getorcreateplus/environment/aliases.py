@@ -6,13 +6,18 @@ report. It must not make a write of another model raise, nor one on another
 database.
 """
 
+import logging
+
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS, InvalidCacheBackendError, caches
+from django.core.cache.backends.redis import RedisCache
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from .cached_functions import runs_after_change_of
 from .interruptions import reraise
+
+logger = logging.getLogger("getorcreateplus")
 
 # Errors that do not go away with time, unlike an outage.
 MISCONFIGURED = (ImportError, ImproperlyConfigured, InvalidCacheBackendError)
@@ -43,11 +48,20 @@ def usable_connections():
 
 class CacheFaults(dict):
     """
-    What is wrong with each cache alias, in words that follow it, or None.
+    Words that follow a cache alias and say what is wrong with it, or None.
     """
 
     def __missing__(self, alias):
-        return self.setdefault(alias, fault_of(alias))
+        fault = self.setdefault(alias, fault_of(alias))
+        if fault is not None:
+            logger.warning(
+                "The cache %r %s. Its models are not cached in this process, and its "
+                "writes do not invalidate what other processes have cached: see the "
+                "system check getorcreateplus.E001.",
+                alias,
+                fault,
+            )
+        return fault
 
 
 def fault_of(alias):
@@ -62,16 +76,27 @@ def fault_of(alias):
         # Django's backends import their client, and pass it the OPTIONS, when
         # the first command needs it; django-redis does so with "client".
         for name in ("_cache", "client"):
-            getattr(cache, name, None)
+            client = getattr(cache, name, None)
+            if name == "_cache" and isinstance(cache, RedisCache):
+                make_connection(client)
     except MISCONFIGURED as error:
         return f"has a client that cannot be loaded: {error}"
     except (TypeError, ValueError) as error:
         reraise(error)
         del caches[alias]  # Django's close_caches() would raise it again.
-        return f"has OPTIONS that its client does not take: {error}"
+        return f"has a LOCATION or OPTIONS that its client does not take: {error}"
     except Exception as error:  # noqa: BLE001 - by a client that connects
         reraise(error)
     return None
+
+
+def make_connection(client):
+    """
+    Make a connection of a Redis client, without connecting it. redis-py
+    refuses an option that it does not have only then.
+    """
+    pool = client.get_client(None, write=True).connection_pool
+    pool.connection_class(**pool.connection_kwargs)
 
 
 cache_faults = CacheFaults()

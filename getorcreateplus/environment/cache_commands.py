@@ -1,11 +1,11 @@
 """
-Who is told of the commands that a transport gives to a server past Django's
-cache API: getorcreateplus.test, which captures them.
+The listeners that a transport notifies of commands which it sends to a server
+without Django's cache API. getorcreateplus.test captures them.
 """
 
 listeners = []  # functions of (alias, name of the command, keys)
 
 
-def tell(alias, name, keys):
+def notify(alias, name, keys):
     for listener in listeners:
         listener(alias, name, list(keys))

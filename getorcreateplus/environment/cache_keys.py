@@ -1,10 +1,9 @@
 """
-Under which keys a cache stores its entries: that may change while the process
-runs.
+The keys under which a cache stores its entries. They may change while the
+process runs.
 
 Tenants change what a cache's KEY_FUNCTION returns, its KEY_PREFIX or its
-VERSION. What the process keeps in its memory is separated in the same way as
-in the cache.
+VERSION. The memory of the process is separated in the same way as the cache.
 """
 
 import copy
@@ -26,8 +25,8 @@ MAX_REMEMBERED_KEYS = 100_000
 
 def key_identity(cache):
     """
-    Return what differs between the keys that a cache makes now, and those that
-    it makes for another tenant.
+    Return a value that differs between the keys that a cache makes now and
+    those that it makes for another tenant.
     """
     if cache.key_func is default_key_func and type(cache).make_key is (
         BaseCache.make_key
@@ -36,12 +35,19 @@ def key_identity(cache):
     return str(cache.make_key(PROBE))
 
 
+def makes_plain_keys(cache):
+    """Return True if only Django's code makes the keys of a cache."""
+    return cache.key_func is default_key_func and type(cache).make_key is (
+        BaseCache.make_key
+    )
+
+
 def keys_of(cache, keys):
-    """Return the keys that a cache makes of these: the ones of its server."""
+    """Return the keys on the server that a cache makes from these keys."""
     if cache.key_func is default_key_func and type(cache).make_key is (
         BaseCache.make_key
     ):
-        # As make_key(), which is two calls for each key.
+        # The same as make_key(), which is two calls for each key.
         start = f"{cache.key_prefix}:{cache.version}:"
         return [start + key for key in keys]
     return list(map(cache.make_key, keys))
@@ -55,7 +61,7 @@ def cache_of(alias):
 
 
 def copy_key_settings(cache, successor):
-    """Make a cache's successor make the same keys."""
+    """Copy the settings of a cache's keys to its successor."""
     for name in ("key_func", "key_prefix", "make_key", "version"):
         if name in vars(cache):
             setattr(successor, name, vars(cache)[name])
@@ -84,7 +90,7 @@ class KeyMaker:
     def begin_anew(self):
         self.lock = threading.RLock()
         made, self.made = self.made, LRUCache(self.made.maxsize)
-        with suppress(KeyError):  # of one that was being dropped
+        with suppress(KeyError):  # of a key that was being deleted
             self.made.update(made)
 
     def is_current(self):
@@ -102,7 +108,7 @@ class KeyMaker:
             try:
                 self.made.update(made)
             except BaseException as error:
-                # As in Memory.changing().
+                # The same as in Memory.changing().
                 self.made = LRUCache(self.made.maxsize)
                 if type(error) is not KeyError:
                     raise
@@ -139,11 +145,11 @@ class KeyMaker:
         """
         Return a copy of a cache that makes these keys.
 
-        Not the cache itself: threads of an ASGI server may share one, while
-        each serves another tenant.
+        Not the cache itself, because threads of an ASGI server may share it
+        while each serves another tenant.
         """
         for name in ("_cache", "client"):
-            getattr(cache, name, None)  # the copy must not make one of its own
+            getattr(cache, name, None)  # otherwise the copy would make its own client
         copied = copy.copy(cache)
         copied.key_func = lambda key, prefix, version: self.make(key)
         if type(cache).make_key is not BaseCache.make_key:

@@ -1,8 +1,8 @@
 """
 Results that are kept until models or settings change.
 
-Tests define models and override settings, and so do a few projects: what was
-computed from either is computed again.
+Tests define models and override settings, and so do a few projects. Results
+that were computed from them are then computed again.
 """
 
 import functools
@@ -16,8 +16,8 @@ def cached_until_models_change(function=None, *, maxsize=None):
     Cache the results of a function of models or fields until a model class is
     prepared, or a setting changes, which a field may depend on.
 
-    ``maxsize`` is how many results are kept, None is for all: the arguments
-    are models and fields, of which a project has few.
+    ``maxsize`` is the number of results that are kept. None keeps all of them,
+    because the arguments are models and fields, of which a project has few.
     """
     if function is None:
         return functools.partial(cached_until_models_change, maxsize=maxsize)

@@ -1,5 +1,5 @@
 """
-Which database an alias shows: it may change while the process runs.
+The database that an alias shows. It may change while the process runs.
 
 Tests change the NAME of a database, and so do projects that choose a database
 per request. The entries of a database are named after it, in the cache and in
@@ -21,10 +21,10 @@ from django.db.utils import load_backend
 from .cached_functions import runs_after_change_of
 
 locations_at_start = {}  # alias: its location() when the process began
-# What is kept by alias, each time with what it was computed from.
-known_names = {}  # alias: (from what, the parts of its name)
-known_aliases = {}  # alias: (from what, the aliases of its database)
-# An in-memory database of SQLite belongs to one process, whatever its NAME.
+# Values by alias, each together with the values from which it was computed.
+known_names = {}  # alias: (the source, the parts of its name)
+known_aliases = {}  # alias: (the source, the aliases of its database)
+# An in-memory database of SQLite belongs to one process, even with a NAME.
 process_token = secrets.token_hex(8)
 
 
@@ -32,11 +32,12 @@ def database_name(alias, database):
     """
     Return the parts that name an alias's database in cache keys.
 
-    That is the alias alone, unless another process may have another database
-    under it: because this one belongs to tests, or because the project has
-    moved the alias since the process began.
+    They are only the alias, unless another process may have another database
+    under it: because this database belongs to tests, or because the project
+    has moved the alias after the process began.
     """
-    # As location() and is_testing(), which are two calls more for each hit.
+    # The same as location() and is_testing(), which are two more calls for
+    # each hit.
     tests = sys.modules.get("django.test.utils")
     computed_from = (
         (database.get("NAME"), database.get("HOST"), database.get("PORT")),
@@ -53,8 +54,9 @@ def aliases_of_database(alias, database):
     """
     Return the aliases that show the same database as this one, itself first.
 
-    They may show it in other ways, by another role or search_path: so each has
-    entries of its own, and a write through one of them invalidates all.
+    They may show it differently, with another role or search_path. So each
+    alias has its own entries, and a write through one of them invalidates the
+    rows of all.
     """
     databases = connections.settings
     if len(databases) == 1:
@@ -83,7 +85,9 @@ def is_testing():
 
 
 def location(database):
-    """Return where the settings of an alias say that its database is."""
+    """
+    Return the location of a database according to the settings of its alias.
+    """
     return database.get("NAME"), database.get("HOST"), database.get("PORT")
 
 
@@ -102,8 +106,8 @@ def is_of_tests(database):
     """
     Return True if the NAME is one that Django gives to a test database.
 
-    A process that a test has started without the test environment then uses
-    the entries of the test.
+    So a process that a test has started without the test environment uses the
+    entries of the test.
     """
     name, named = database.get("NAME"), database.get("TEST", {}).get("NAME")
     return name is not None and (
@@ -118,12 +122,12 @@ def is_in_memory(database):
     )
 
 
-# The vendor, by what the names of most engines contain.
+# The vendor by a word that the names of most engines contain.
 VENDORS = {"postg": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
 
 
 def vendor_of(database):
-    """Return the vendor of a database: its engine may have any name."""
+    """Return the vendor of a database, whose engine may have any name."""
     return vendor_of_engine(str(database.get("ENGINE")))
 
 
@@ -131,11 +135,11 @@ def vendor_of(database):
 def vendor_of_engine(engine):
     try:
         return load_backend(engine).DatabaseWrapper.vendor
-    except Exception:  # noqa: BLE001 - by one that cannot be used here
+    except Exception:  # noqa: BLE001 - an engine that cannot be used here
         return next((v for part, v in VENDORS.items() if part in engine), engine)
 
 
-# Whether two aliases show one database
+# Do two aliases show the same database?
 
 
 def is_same_database(alias, database, other, theirs):
@@ -158,8 +162,8 @@ DEFAULT_PORTS = {"5432", "3306"}
 
 def server_and_name(database):
     """
-    Return what the aliases of one database have in common, None if it cannot
-    be compared.
+    Return a value that all aliases of a database have in common, None if it
+    cannot be compared.
     """
     name, vendor = database.get("NAME"), vendor_of(database)
     if not name or str(name) == ":memory:":
@@ -185,7 +189,7 @@ def mirror_of(database):
     return database.get("TEST", {}).get("MIRROR")
 
 
-# When what is kept becomes wrong
+# When these values become wrong
 
 
 def record_start():

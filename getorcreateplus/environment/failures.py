@@ -1,5 +1,6 @@
 """
-The failures of a cache in words: which server, which error, and no password.
+The failures of a cache in words: with the server and the error, and without
+passwords.
 """
 
 import re

@@ -1,12 +1,11 @@
 """
-What the child of a fork has to renew.
+The objects that the child of a fork has to renew.
 
-It has one thread, and copies of everything: of locks that a thread may have
-held which does not exist in the child, and of connections whose replies are
-also the parent's.
+The child has one thread, and copies of everything: of locks that a thread of
+the parent may hold, and of connections whose replies the parent also reads.
 
 Gunicorn forks with --preload, Celery for its prefork pool, and pytest, uWSGI
-and multiprocessing in ways of their own.
+and multiprocessing fork, too.
 """
 
 import os

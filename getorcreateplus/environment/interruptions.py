@@ -8,8 +8,8 @@ raise an Exception from a signal handler, and it leaves the client's call just
 as the client's own exceptions do.
 
 Python calls a handler with the frame that the signal interrupted, and that is
-also the frame below the handler's: so the traceback shows it. If the client
-has made another exception of it, it is among the contexts.
+also the frame below the handler's, so the traceback shows it. If the client
+has raised another exception from it, it is among the contexts.
 """
 
 import functools
@@ -18,8 +18,8 @@ import signal
 from contextlib import contextmanager
 from types import FrameType
 
-# An exception that another thread raises in this one has no frame of a
-# handler. RQ does so on systems without SIGALRM.
+# An exception that another thread raises in this thread has no frame of a
+# handler. RQ raises one on systems without SIGALRM.
 KNOWN_LIMITS = {
     ("billiard.exceptions", "SoftTimeLimitExceeded"),
     ("rq.timeouts", "BaseTimeoutException"),
@@ -56,12 +56,12 @@ def limit_of(error):
 
 
 def chain_of(error):
-    """Return an error and those that it was made of, the first one last."""
+    """Return an error and the errors that caused it, the first one last."""
     chain, live = [], set(callers())
     while error is not None and error not in chain and len(chain) < MAX_ERRORS:
         trace = error.__traceback__
         if chain and trace is not None and id(trace.tb_frame) in live:
-            break  # What a caller handles is older than the call.
+            break  # An exception that a caller handles is older than the call.
         chain.append(error)
         error = error.__cause__ or error.__context__
     return chain
@@ -95,7 +95,8 @@ def is_from_handler(error):
     passed, trace, codes = set(), error.__traceback__, handler_codes()
     while trace is not None and len(passed) < MAX_FRAMES:
         frame = trace.tb_frame
-        # It may have deleted its argument, or made another frame of it.
+        # The handler may have deleted its argument, or assigned another frame
+        # to it.
         if passed and (frame.f_code in codes or has_argument(frame, passed)):
             return True
         passed.add(frame)

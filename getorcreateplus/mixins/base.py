@@ -2,23 +2,21 @@
 
 from contextlib import nullcontext
 
-from asgiref.sync import sync_to_async
 from django.db import IntegrityError, transaction
 from django.db.models.utils import resolve_callables
 
-from ..bulk import Bulk, batched
 from ..lookups.django_path import path_of, with_own_steps
-from ..lookups.queryset_shape import yields_whole_rows
 from ..selects.running import select_rows
 from ..writes.compiled_inserts import create_row
+from .batches import BatchMethods
 from .selecting import OWN_GETS, SelectingMixin
 
 
-class GetOrCreateBase(SelectingMixin):
+class GetOrCreateBase(BatchMethods, SelectingMixin):
     """
-    What the mixins share: the public methods, in steps that a mixin replaces.
+    The public methods, in steps, which the mixins replace.
 
-    Each mixin replaces another step, so that they work in any order.
+    Each mixin replaces another step, so the mixins work in any order.
     """
 
     # A subclass that overrides steps of a lookup sets this to True if its
@@ -26,8 +24,13 @@ class GetOrCreateBase(SelectingMixin):
     lookups_as_written = False
     _getorcreateplus_path = None  # of the class; lookups/django_path.py sets it
 
-    # Whether get() creates a missing row: AlwaysGetOrCreateMixin.
+    # True if get() creates a missing row: AlwaysGetOrCreateMixin.
     _creates = False
+    # True if get() reads the cache: CachedGetMixin. If it is None, the class
+    # decides.
+    _caches_get = None
+    # True if a missing row is created in a savepoint, inside a transaction.
+    _creates_in_savepoint = False
 
     def get_or_create(self, defaults=None, **kwargs):
         """
@@ -52,46 +55,11 @@ class GetOrCreateBase(SelectingMixin):
 
     update_or_create.alters_data = True
 
-    def bulk_get_or_create(self, objs, unique_fields=None, batch_size=None):
-        """
-        Look up all objects, and create the missing ones, by a few statements.
-        Like bulk_create(), do *not* call save(), and do not send any
-        pre/post_save signals.
-
-        ``objs`` are unsaved instances, or mappings, whose values may be
-        callables, as in defaults. ``unique_fields`` names the fields that
-        identify an object; the default is the fields of the one unique
-        constraint for which the first object has all fields.
-
-        Return a list of tuples (object, created), in the order of ``objs``.
-        Equal objects are one row, created for the first of them.
-        """
-        self._for_write = True
-        return self._bulk(unique_fields, batch_size).run(list(objs))
-
-    bulk_get_or_create.alters_data = True
-
-    def ibulk_get_or_create(self, objs, unique_fields=None, batch_size=None):
-        """
-        Do the same as bulk_get_or_create(), but consume ``objs`` and yield the
-        tuples batch by batch. Each batch is a transaction of its own.
-        """
-        self._for_write = True
-        bulk, start = self._bulk(unique_fields, batch_size), 0
-        for rows in batched(objs, bulk.batch_size):
-            yield from bulk.run(rows, start)
-            start += len(rows)
-
-    ibulk_get_or_create.alters_data = True
-
-    async def abulk_get_or_create(self, objs, unique_fields=None, batch_size=None):
-        return await sync_to_async(self.bulk_get_or_create)(
-            objs, unique_fields, batch_size
-        )
-
-    abulk_get_or_create.alters_data = True
-
     # The steps
+
+    def _may_create(self, kwargs):
+        """Return True if get() with these arguments may create a row."""
+        return False
 
     def _get_or_create_row(self, defaults, kwargs, recording=None):
         """
@@ -130,11 +98,6 @@ class GetOrCreateBase(SelectingMixin):
         options = omit_none(defaults=defaults, create_defaults=create_defaults)
         return super().update_or_create(**options, **kwargs)
 
-    def _bulk(self, unique_fields, batch_size):
-        return Bulk(
-            self, unique_fields, batch_size, yields_rows=yields_whole_rows(self)
-        )
-
     def _bulk_atomic(self):
         """Return the context manager around the INSERTs of a batch."""
         return transaction.atomic(using=self.db)
@@ -151,7 +114,7 @@ class GetOrCreateBase(SelectingMixin):
         recording gets the values of the row.
         """
         if type(self).get in OWN_GETS:
-            # Not by get(), which takes two calls more.
+            # Not with get(), which takes two more calls.
             connection = None if recording is None else recording.connection
             rows = select_rows(self, (), kwargs, connection)
             if rows is not None:
@@ -164,7 +127,7 @@ class GetOrCreateBase(SelectingMixin):
     def _clone_recorded_by(self, recording):
         """Return a copy that records what it selects, and creates nothing."""
         queryset = self._clone()
-        queryset._creates = False
+        queryset._creates = queryset._caches_get = False
         queryset._recording = recording
         return queryset
 
@@ -174,11 +137,13 @@ class GetOrCreateBase(SelectingMixin):
         other threads may use this one. (The copy takes 6 us, and is made only
         with AlwaysGetOrCreateMixin.)
         """
-        if not self._creates:
+        if not (
+            self._creates or getattr(self, "caches_get", False) or self._caches_get
+        ):
             return self
         # Not _chain(), which returns self while cloning is disabled (6.1).
         clone = with_own_steps(self._clone(), self)
-        clone._creates = False
+        clone._creates = clone._caches_get = False
         return clone
 
 

@@ -8,6 +8,7 @@ from django.db.models.utils import resolve_callables
 from ..lookups.django_path import path_of
 from ..signals import send_savepoint_omitted
 from ..writes.compiled_inserts import create_row
+from ..writes.compiled_updates import save_row
 from ..writes.guards import (
     InsertGuard,
     UpdateGuard,
@@ -20,7 +21,7 @@ from .base import GetOrCreateBase
 
 class NonAtomicGetOrCreateMixin(GetOrCreateBase):
     """
-    Create without a savepoint, and lose a race without an error.
+    Create rows without a savepoint, and lose a race without an error.
 
     get_or_create() is SELECT and INSERT. Inside a transaction
     update_or_create() is SELECT … FOR UPDATE and INSERT or UPDATE. Any error
@@ -31,7 +32,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
     def _create_missing(self, defaults, kwargs, recording):
         # Follows QuerySet.get_or_create(), with InsertGuard for atomic().
         connection = connections[self.db]
-        if not may_guard(connection, self.model):
+        if self._creates_in_savepoint or not may_guard(connection, self.model):
             return super()._create_missing(defaults, kwargs, recording)
         params = self._extract_model_params(defaults, **kwargs)
         guard = InsertGuard(connection, self.model)
@@ -52,9 +53,9 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
                 return winner, False
             if not guard.is_reason_hidden:
                 raise
-        # The conflict is with another row, or the winner is gone, and the
-        # database has not returned the error that says which. With a savepoint
-        # either this creates the row, or it raises that error.
+        # The conflict is with another row, or the winner's row is gone, and
+        # the database has not returned the error that shows which. With a
+        # savepoint, this either creates the row or raises that error.
         try:
             return self._find(kwargs, recording), False
         except self.model.DoesNotExist:
@@ -77,7 +78,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
     def _find_winner(self, kwargs, recording):
         """Return the row of the writer that has won the race."""
         try:
-            # Without a lock first: the winner may be about to delete the row,
+            # First without a lock: the winner may be about to delete the row,
             # and then waits for the lock of this transaction's duplicate key.
             return self._find(kwargs, recording)
         except self.model.DoesNotExist:
@@ -92,8 +93,8 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
             return self._find(kwargs, recording)
 
     def _detach_loser(self, params, winner):
-        # The object that lost the race made itself the cached other side of
-        # its one-to-one relations (#36489).
+        # The object that lost the race has set itself as the cached other side
+        # of its one-to-one relations (#36489).
         for field in self.model._meta.concrete_fields:
             value = params.get(field.name)
             if not (
@@ -158,7 +159,7 @@ class NonAtomicGetOrCreateMixin(GetOrCreateBase):
                             or field.__class__.pre_save is models.Field.pre_save
                         ):
                             update_fields |= {field.name, field.attname}
-                    obj.save(using=using, update_fields=update_fields)
+                    save_row(self, obj, using, update_fields)
                 else:
                     obj.save(using=using)
         return obj, False

@@ -1,4 +1,4 @@
-"""get() by the SELECTs of ``selects``, and the instances that it returns."""
+"""get() with the SELECTs of ``selects``, and the instances that it returns."""
 
 from contextlib import nullcontext
 from operator import attrgetter
@@ -17,9 +17,9 @@ STOCK_FROM_DB = models.Model.from_db.__func__
 
 
 class SelectingMixin:
-    """get(), as Django's, but its SQL is compiled once."""
+    """Django's get(), whose SQL is compiled once."""
 
-    # Whether the SQL of a lookup is kept, and not compiled for each call.
+    # True if the SQL of a lookup is kept, and not compiled for each call.
     compiled_selects = True
 
     # The Recording of one call of CachedGetOrCreateMixin on this queryset.
@@ -55,7 +55,7 @@ class SelectingMixin:
         """Return the instance of a row that a SELECT has returned."""
         if recording is None:
             return self._make_instance(using, values, attnames)
-        # Before from_db(), which may change them.
+        # This comes before from_db(), which may change them.
         kept = private_copy(values) if attnames == layout(self.model).attnames else None
         # from_db(), or a receiver of post_init, may write this very row.
         with nullcontext() if recording.is_open else recording:
@@ -76,7 +76,7 @@ class SelectingMixin:
         if _get_from_db is None:
             obj = model.from_db(using, list(attnames), values)
         elif model.from_db.__func__ is STOCK_FROM_DB:
-            # As _get_from_db(), which is a call more for each row.
+            # The same as _get_from_db(), which is one more call for each row.
             obj = model.from_db(
                 using, list(attnames), values, fetch_mode=self._fetch_mode
             )
@@ -89,7 +89,9 @@ class SelectingMixin:
 
 
 def set_known_related(obj, known_related_objects):
-    """Set the objects that a related manager knows, as ModelIterable does."""
+    """
+    Set the known related objects of a related manager, as ModelIterable does.
+    """
     get_field = obj._meta.get_field
     for field, instances in known_related_objects.items():
         if field.is_cached(obj):
@@ -105,4 +107,4 @@ def set_known_related(obj, known_related_objects):
             setattr(obj, field.name, instances[key])
 
 
-OWN_GETS = [SelectingMixin.get]  # what get() is, unless a project overrides it
+OWN_GETS = [SelectingMixin.get]  # the get() methods that a project may override

@@ -1,1 +1,1 @@
-"""Databases, caches, processes and tenants that a test run has."""
+"""Databases, caches, processes and tenants of a process."""

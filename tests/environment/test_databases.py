@@ -1,4 +1,4 @@
-"""Which database a row is of: test databases, and aliases that share one."""
+"""The database of a row: test databases, and aliases that share one."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ committed = pytest.mark.django_db(transaction=True, databases=["default", "other
 
 
 def parts(alias, database, start=None):
-    """Return what names a database in keys, outside of a test environment."""
+    """Return the name of a database in keys, without a test environment."""
     if start is not None:
         databases.locations_at_start[alias] = databases.location(start)
     return tuple(
@@ -44,7 +44,7 @@ SQLITE = {"ENGINE": "django.db.backends.sqlite3"}
 
 @pytest.fixture
 def own_backend(monkeypatch):
-    """A project's backend of SQLite, whose name does not say so."""
+    """A project's backend for SQLite, whose name does not contain "sqlite"."""
     package, base = ModuleType("storage"), ModuleType("storage.base")
     package.__path__ = []
     base.DatabaseWrapper = type("DatabaseWrapper", (SQLiteWrapper,), {})
@@ -61,7 +61,7 @@ class TestNames:
         assert parts("default", POSTGRESQL) == ("default",)
 
     def test_database_under_another_name_than_at_the_start(self):
-        """As of projects that choose a database for each request."""
+        """As in projects that choose a database for each request."""
         moved = POSTGRESQL | {"NAME": "branch"}
         assert parts("default", moved, start=POSTGRESQL) == ("default", "branch")
 
@@ -97,7 +97,7 @@ class TestNames:
         assert parts("default", SQLITE | {"NAME": name}) != first
 
     def test_alias_without_names(self):
-        """As one that is added later, or an empty default."""
+        """For example an alias that is added later, or an empty default."""
         assert parts("late", SQLITE) == ("late",)
         assert parts("none", {}) == ("none",)
 
@@ -170,7 +170,7 @@ class TestAliases:
         args = "default", primary, "replica", replica
         assert databases.is_same_database(*args)
         assert databases.is_same_database(*args[2:], *args[:2])
-        # Elsewhere it lags behind.
+        # Outside tests it lags behind.
         monkeypatch.setattr(databases, "is_testing", lambda: False)
         assert not databases.is_same_database(*args)
         assert not databases.is_same_database(*args[2:], *args[:2])
@@ -205,7 +205,7 @@ class TestTwoAliases:
         assert Paper.objects.using(second_alias).get_or_create(title="a")[0].pages == 3
 
     def test_commit_through_one_is_seen_through_the_other(self, second_alias, write):
-        """django-celery-results tells its progress in this way."""
+        """django-celery-results reports its progress in this way."""
         Paper.objects.create(title="a", pages=1)
         for _ in range(2):
             assert pages_of_row(Paper)[0] == 1
@@ -216,7 +216,9 @@ class TestTwoAliases:
 
 @committed
 def test_each_alias_has_hits_of_its_own(second_alias):
-    """They may show one database in other ways, by a role or a search_path."""
+    """
+    They may show the same database differently, with a role or a search_path.
+    """
     Paper.objects.create(title="a", pages=1)
     for alias in ("default", second_alias):
         for queries in (1, 0):
@@ -235,7 +237,7 @@ class Counter:
 
 
 @committed
-def test_invalidate_tells_all_aliases(second_alias):
+def test_invalidate_concerns_all_aliases(second_alias):
     paper = Paper.objects.create(title="a", pages=1)
     for _ in range(2):
         Paper.objects.using(second_alias).get_or_create(title="a")
@@ -251,7 +253,7 @@ def test_invalidate_tells_all_aliases(second_alias):
 
 @committed
 def test_connection_that_is_given_other_settings(second_alias):
-    """As by a middleware that chooses a database for each request."""
+    """As in a middleware that chooses a database for each request."""
     Paper.objects.create(title="a", pages=1)
     for _ in range(2):
         pages_of_row(Paper)
@@ -283,7 +285,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.database("sqlite")  # It asks none: once is enough.
+@pytest.mark.database("sqlite")  # It does not query a database, so one run is enough.
 def test_fork_has_databases_in_memory_of_its_own():
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], check=True)
 

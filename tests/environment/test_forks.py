@@ -1,6 +1,6 @@
 """
-A child of a fork waits for no thread that it does not have, and reads no
-answer to a question of its parent.
+A child of a fork does not wait for a thread of its parent, and does not read
+an answer to a command of its parent.
 """
 
 import os
@@ -39,7 +39,7 @@ def stores(monkeypatch):
 
 @contextmanager
 def held(lock):
-    """Have another thread hold a lock."""
+    """Let another thread hold a lock."""
     holds, may_go = threading.Event(), threading.Event()
 
     def hold():
@@ -90,7 +90,7 @@ def test_lock_of_statistics():
 
 
 def test_no_lock_is_left_out():
-    """Each owner of a lock makes it anew, by renew_in_child() or by a hook."""
+    """Each owner of a lock renews it, with renew_in_child() or a hook."""
     for file in Path(getorcreateplus.__file__).parent.rglob("*.py"):
         source = file.read_text()
         if re.search(r"threading\.R?Lock\(\)", source):
@@ -102,7 +102,7 @@ def test_no_lock_is_left_out():
 
 
 def test_model_that_another_thread_was_looking_at(monkeypatch):
-    """Its writes would not be noticed."""
+    """Its writes would not be detected."""
     looked = threading.Event()
     may_go = threading.Event()
     look_at = registry.examine_model
@@ -148,7 +148,7 @@ def test_entries_that_another_thread_was_changing():
 
 
 def test_keys_that_cannot_be_made_again(settings):
-    """They are what the child goes on with."""
+    """The child continues with them."""
     config = settings.CACHES["paper"] | {"KEY_FUNCTION": f"{__name__}.hashed"}
     settings.CACHES = settings.CACHES | {"paper": config}
     region = region_of(Paper.objects.all())
@@ -219,8 +219,8 @@ def test_child_has_a_connection_of_its_own():
     assert before.get("parent") == "for the parent"
 
 
-def test_child_writes_and_the_parent_is_told():
-    """Where they share the cache; in LocMemCache each has its own."""
+def test_child_writes_and_the_parent_sees_it():
+    """If they share the cache. With LocMemCache each has its own."""
     paper = warm()
     in_child(lambda: save(Paper.objects.get(pk=paper.pk)))
     shared = "LocMem" not in type(caches["paper"]).__name__

@@ -25,23 +25,23 @@ from getorcreateplus.signals import cache_hit
 from ..models import Paper
 from ..support.papers import pages, save, store, warm
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 class Limit(Exception):
-    """As SoftTimeLimitExceeded of Celery, and JobTimeoutException of RQ."""
+    """Like SoftTimeLimitExceeded of Celery, and JobTimeoutException of RQ."""
 
 
 class Refused(Limit, ConnectionError):
-    """A client may take it for a failure, too."""
+    """A client may treat it as a failure, too."""
 
 
 class Garbled(Limit, ValueError):
-    """What unpickling raises."""
+    """An exception of unpickling."""
 
 
 class Late(Limit, TimeoutError):
-    """The class that many a project takes."""
+    """The class that many projects use."""
 
 
 class ClientError(Exception):
@@ -177,7 +177,7 @@ def alarm():
 
 
 def alarm_that_is_wrapped():
-    """As redis-py, which makes an error of its own of an OSError."""
+    """Like redis-py, which turns an OSError into its own error."""
     try:
         alarm()
     except Exception as error:
@@ -257,7 +257,7 @@ def test_known_time_limit_of_another_thread(struck, monkeypatch):
 
 @pytest.mark.parametrize("kind", [ClientError, OSError, TimeoutError])
 def test_failure_after_a_time_limit_is_a_failure(kind, struck):
-    """The code that cleans up after the limit meets a cache that is gone."""
+    """The code that cleans up after the limit uses a cache that is gone."""
     warm()
 
     def does():
@@ -274,7 +274,7 @@ def test_failure_after_a_time_limit_is_a_failure(kind, struck):
 
 
 def test_function_of_a_client_that_gets_a_frame_of_its_own(struck):
-    """It is no handler, because that frame did not call it."""
+    """It is not a handler, because that frame did not call it."""
     warm()
 
     def fail(frame):
@@ -296,7 +296,7 @@ OTHER_FRAME = make_frame()
 
 
 def test_errors_in_a_circle():
-    """As `raise first from second`, where second came of first."""
+    """Like `raise first from second`, where second was caused by first."""
     first, second = ClientError(), OSError()
     first.__cause__, second.__context__ = second, first
     assert interruptions.chain_of(first) == [first, second]
@@ -304,7 +304,9 @@ def test_errors_in_a_circle():
 
 
 def test_error_that_is_raised_over_and_over(struck):
-    """It has the frames of each time, of which the latest ones count."""
+    """
+    It has the frames of each time it was raised, and the latest ones count.
+    """
     error = ClientError()
     for _ in range(10_000):
         try:
@@ -379,7 +381,7 @@ def test_value_whose_pickling_a_time_limit_interrupts():
 
 @pytest.fixture
 def deaf_server():
-    """It takes connections, and says nothing."""
+    """It accepts connections, and sends nothing."""
     with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -396,7 +398,7 @@ def test_server_that_does_not_answer(kind, client, deaf_server):
         "OPTIONS": {},
     }
     if client == "redis":
-        # Or it would take Late for a TimeoutError of its own, and try again.
+        # Otherwise it would treat Late as its own TimeoutError, and try again.
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
@@ -412,7 +414,7 @@ def test_server_that_does_not_answer(kind, client, deaf_server):
     assert clients.by_alias["default"].down_until is None
 
 
-# What a process remembers
+# The memory of a process
 
 
 class Struck(LRUCache):
@@ -440,7 +442,7 @@ def remembered(monkeypatch):
     return replace
 
 
-def test_hint_that_is_forgotten_by_half(remembered):
+def test_hint_that_is_dropped_by_half(remembered):
     remembered(Struck)
     with handled_by(by_argument(Limit)), pytest.raises(Limit):
         for title in "abc":
@@ -450,7 +452,7 @@ def test_hint_that_is_forgotten_by_half(remembered):
         assert pages(title=title) == (0, 0)
 
 
-def test_keys_that_are_forgotten_by_half(monkeypatch):
+def test_keys_that_are_dropped_by_half(monkeypatch):
     keys = KeyMaker("default")
     monkeypatch.setattr(keys, "made", Struck(2))
     with handled_by(by_argument(Limit)), pytest.raises(Limit):

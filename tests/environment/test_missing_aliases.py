@@ -1,4 +1,4 @@
-"""Caches and databases that are configured, or named, and cannot be used."""
+"""Caches and databases that are configured or named, but cannot be used."""
 
 import os
 import subprocess
@@ -25,11 +25,28 @@ from ..support.queries import queries_of
 pytestmark = pytest.mark.django_db
 
 LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+REDIS = "django.core.cache.backends.redis.RedisCache"
 CONFIGS = {
     "other": {"renditions": LOCMEM},
     "none": {},
     "no module": {"default": {"BACKEND": "no.such.Cache"}},
     "no client": {"default": {"BACKEND": f"{__name__}.NoClient"}},
+    "no option": {
+        "default": {
+            "BACKEND": REDIS,
+            "LOCATION": "redis://127.0.0.1:1",
+            "OPTIONS": {"socket_timout": 1},
+        }
+    },
+    "no scheme": {"default": {"BACKEND": REDIS, "LOCATION": "127.0.0.1:1"}},
+}
+FAULTS = {
+    "other": "not in CACHES",
+    "none": "not in CACHES",
+    "no module": "BACKEND that cannot be loaded",
+    "no client": "BACKEND that cannot be loaded",
+    "no option": "LOCATION or OPTIONS that its client does not take",
+    "no scheme": "LOCATION or OPTIONS that its client does not take",
 }
 
 
@@ -84,22 +101,22 @@ def test_every_lookup_asks_the_database(broken):
     assert queries_of(lambda: PlusPaper.objects.get(title="a")) == 1
 
 
-def test_miss_is_told(broken):
-    told = []
+def test_miss_is_reported(broken):
+    reasons = []
 
     def receive(reason, **kwargs):
-        told.append(reason)
+        reasons.append(reason)
 
     cache_miss.connect(receive)
     try:
         Ship.objects.get_or_create(name="a")
     finally:
         cache_miss.disconnect(receive)
-    assert told == [Reason.NOT_CACHEABLE]
+    assert reasons == [Reason.NOT_CACHEABLE]
 
 
 def test_commands_say_why(broken):
-    fault = "BACKEND that cannot be loaded" if "no " in broken else "not in CACHES"
+    fault = FAULTS[broken]
     for arguments in (["status"], ["explain", "tests.Ship", "name=a"]):
         output = StringIO()
         call_command("getorcreateplus", *arguments, stdout=output, stderr=output)
@@ -110,7 +127,7 @@ def test_commands_say_why(broken):
     assert not found.is_hit
     assert fault in found.why
     assert found.remedy == (
-        "Run `manage.py check`: getorcreateplus.E001 says what to do."
+        "Run `manage.py check`: getorcreateplus.E001 has the remedy."
     )
 
 
@@ -123,7 +140,7 @@ def test_admin_says_why(broken):
             response = client.get(url)
             assert response.status_code == 200
             words = response.context["getorcreateplus"]["words"]
-            assert ("Not all is cached" in "".join(words)) == (
+            assert ("Not everything is cached" in "".join(words)) == (
                 url == "/admin/tests/paper/"
             )
 
@@ -185,13 +202,13 @@ def test_check_of_caches():
     assert errors({"renditions": LOCMEM}) == [
         (
             "key_cache_alias is 'default', which is not in CACHES.",
-            "Add the alias to CACHES, or leave the attribute out.",
+            "Add the alias to CACHES, or set key_cache_alias to another alias.",
         )
     ]
     assert errors({"renditions": LOCMEM}, Elsewhere) == [
         (
             "object_cache_alias is None, and the cache 'default' is not in CACHES.",
-            "Add the alias to CACHES, or name another one.",
+            "Add the alias to CACHES, or set object_cache_alias to another alias.",
         )
     ]
     [(message, hint)] = errors(CONFIGS["no client"])
@@ -199,7 +216,28 @@ def test_check_of_caches():
         "key_cache_alias is 'default', which has a BACKEND that cannot be loaded: No "
         "module named 'no_such_client'."
     )
-    assert hint == "Install what the BACKEND imports, or leave the attribute out."
+    assert hint == (
+        "Install what the BACKEND imports, or set key_cache_alias to another alias."
+    )
+    [(message, hint)] = errors(CONFIGS["no option"])
+    assert message.startswith(
+        "key_cache_alias is 'default', which has a LOCATION or OPTIONS that its client "
+        "does not take: "
+    )
+    assert "socket_timout" in message
+    assert hint == (
+        "Correct the LOCATION or the OPTIONS, or set key_cache_alias to another alias."
+    )
+    [(_, hint)] = errors({"default": LOCMEM}, Elsewhere)
+    assert hint == "Add the alias to CACHES, or remove the attribute."
+
+
+def test_fault_is_logged_once(broken, caplog):
+    for name in "ab":
+        Dinghy.objects.get_or_create(name=name)
+    [record] = [each for each in caplog.records if "'default'" in each.getMessage()]
+    assert (record.name, record.levelname) == ("getorcreateplus", "WARNING")
+    assert FAULTS[broken] in record.getMessage()
 
 
 # Databases
@@ -273,4 +311,4 @@ def test_databases_that_cannot_be_used():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "of the database main" in done.stdout
+    assert "from the database main" in done.stdout

@@ -23,7 +23,7 @@ def warm(manager, using, **lookup):
 
 @pytest.fixture
 def dinghies():
-    """Rows of the same name and primary key, and of different sizes."""
+    """Rows with the same name and primary key, but different sizes."""
     return {
         using: Dinghy.objects.using(using).create(pk=7, name="a", size=size)
         for size, using in enumerate(ALIASES)
@@ -40,7 +40,7 @@ def test_same_row_in_two_databases(dinghies):
 
 @both
 def test_same_row_in_two_databases_and_a_cache_of_its_own():
-    """Their payloads have one key: each is a miss for the other."""
+    """Their payloads have the same key: each is a miss for the other."""
     for pages, using in enumerate(ALIASES):
         Paper.objects.using(using).create(pk=7, title="a", pages=pages)
     for _ in range(2):
@@ -83,7 +83,7 @@ def test_write_is_seen_in_its_database(dinghies, using, write):
 
 @both_committed
 def test_row_that_is_moved(dinghies):
-    """save(using=...) of an instance from elsewhere."""
+    """save(using=...) of an instance from another database."""
     for using in ALIASES:
         warm(Dinghy.objects, using, name="a")
     dinghies["default"].save(using="other")
@@ -95,7 +95,7 @@ def test_row_that_is_moved(dinghies):
 
 @both_committed
 def test_transactions_are_each_database_s_own(dinghies):
-    """Inside one's transaction the other is in autocommit."""
+    """Inside the transaction of one, the other is in autocommit."""
     for using in ALIASES:
         warm(Dinghy.objects, using, name="a")
     with pytest.raises(Rollback), transaction.atomic(using="other"):

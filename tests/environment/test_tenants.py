@@ -1,6 +1,6 @@
 """
 Tenants in one process: the keys of a cache change with the current tenant, and
-so does all that the process keeps itself.
+so does the memory of the process.
 """
 
 import hashlib
@@ -20,6 +20,8 @@ from ..models import PlusPaper, Price, SharedPrice, Sheet
 from ..support.queries import count_row_statements, pages_of_row
 from ..support.sql import execute
 from ..support.threads import elsewhere
+
+pytestmark = pytest.mark.slow
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -92,7 +94,9 @@ def switch(request):
 
 
 def write_untold(model, value):
-    """Write by the driver's cursor, as another tenant's table differs."""
+    """
+    Write with the driver's cursor, because another tenant's table differs.
+    """
     table = connection.ops.quote_name(model._meta.db_table)
     cursor = connection.connection.cursor()
     cursor.execute(f"UPDATE {table} SET pages = {value}")
@@ -195,7 +199,7 @@ def test_debt_is_paid_under_the_keys_that_it_was_made_with(switch):
         pages_of_row(Sheet)
     region = region_of(Sheet.objects.all())
     write_untold(Sheet, 2)
-    # As a write of the first tenant that has met an outage.
+    # Like a write of the first tenant during an outage.
     if region.made_keys.are_lost_later:
         region.made_keys.remember(region.keys_of_a_write([str(sheet.pk)]))
     store = clients.by_alias["default"]
@@ -209,8 +213,10 @@ def test_debt_is_paid_under_the_keys_that_it_was_made_with(switch):
 
 
 @committed
-def test_release_of_forgotten_keys_is_one_of_all_rows(monkeypatch):
-    """A function that hashes cannot make them again for another tenant."""
+def test_release_of_dropped_keys_is_one_of_all_rows(monkeypatch):
+    """
+    A function that hashes keys cannot make them again for another tenant.
+    """
     monkeypatch.setattr(cache_keys, "MAX_REMEMBERED_KEYS", 2)
     config = settings.CACHES["default"] | {"KEY_FUNCTION": hashed}
     with override_settings(CACHES={**settings.CACHES, "default": config}):
@@ -227,7 +233,7 @@ def test_release_of_forgotten_keys_is_one_of_all_rows(monkeypatch):
 
 
 @committed
-def test_memory_of_the_process_is_told_apart_by_tenant(switch, monkeypatch):
+def test_memory_of_the_process_is_separate_by_tenant(switch, monkeypatch):
     monkeypatch.setattr(Sheet.objects._queryset_class, "local_timeout", 60)
     Sheet.objects.create(title="a", pages=1)
     for _ in range(2):
@@ -241,7 +247,9 @@ def test_memory_of_the_process_is_told_apart_by_tenant(switch, monkeypatch):
 
 @committed
 def test_more_tenants_than_are_kept(monkeypatch):
-    """The least recent ones are made again; what is in the cache stays."""
+    """
+    The least recent regions are made again. The entries in the cache stay.
+    """
     monkeypatch.setattr("getorcreateplus.writes.registry.MAX_REGIONS", 2)
     config = settings.CACHES["default"] | {"KEY_FUNCTION": joined}
     with override_settings(CACHES={**settings.CACHES, "default": config}):
@@ -257,7 +265,7 @@ def test_more_tenants_than_are_kept(monkeypatch):
 @pytest.mark.database("postgresql")
 @MODELS
 def test_tenants_by_search_path(switch, model):
-    """As django-tenants does it: a schema for each tenant, one connection."""
+    """Like django-tenants: a schema for each tenant, and one connection."""
 
     def enter(tenant):
         switch(tenant)
@@ -294,7 +302,7 @@ def test_tenants_by_search_path(switch, model):
 
 @committed
 def test_default_keys_are_not_made_for_each_call(monkeypatch):
-    """Where KEY_FUNCTION is Django's, tenants cost nothing."""
+    """With Django's KEY_FUNCTION, tenants cost nothing."""
     Sheet.objects.create(title="a", pages=1)
     for _ in range(2):
         pages_of_row(Sheet)
@@ -324,6 +332,7 @@ def qualified(model):
     return f"{connection.ops.quote_name(schema)}.{table}"
 
 
+@pytest.mark.slow
 @committed
 @MODELS
 @pytest.mark.parametrize(
@@ -331,14 +340,14 @@ def qualified(model):
     [
         "UPDATE {} SET pages = 2",
         "ALTER TABLE {} ADD note integer",
-        # It tells of no table.
+        # It does not concern a table.
         "/* a */ {}",
     ],
 )
 def test_statement_that_may_write_the_tables_of_another_tenant(
     switch, model, statement
 ):
-    """As ALTER SCHEMA a RENAME TO b, and SQL that names a schema."""
+    """For example ALTER SCHEMA a RENAME TO b, and SQL that names a schema."""
     model.objects.create(title="a", pages=1)
     for tenant in ("two", "one"):
         switch(tenant)
@@ -394,7 +403,10 @@ def upsert():
     ids=["save", "upsert", "update", "delete", "SQL", "SQL with a comment"],
 )
 def test_write_by_a_model_that_names_a_schema(switch, write):
-    """It may be the table of another tenant, as of a report over all."""
+    """
+    It may be the table of another tenant, for example for a report on all
+    tenants.
+    """
     Price.plain.create(name="a", uses=1)
     for tenant in ("two", "one"):
         switch(tenant)
@@ -411,7 +423,7 @@ def test_write_by_a_model_that_names_a_schema(switch, write):
 
 @pytest.mark.django_db
 def test_cache_object_that_threads_share_keeps_its_keys(switch):
-    """asgiref gives the tasks of an ASGI server one that was there before."""
+    """asgiref gives the tasks of an ASGI server an existing one."""
     region = region_of(Sheet.objects.all())
     keys = cache_keys.KeyMaker("default")
     switch("two")
@@ -431,7 +443,7 @@ def test_cache_object_that_threads_share_keeps_its_keys(switch):
 @committed
 @MODELS
 def test_function_that_raises_without_a_tenant(model, caplog):
-    """A command, or a task, may have none: it works as without a cache."""
+    """A command or a task may have no tenant: it works as without a cache."""
 
     def without_tenant(key, prefix, version):
         raise LookupError("no tenant")

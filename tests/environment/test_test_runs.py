@@ -1,6 +1,6 @@
 """
-The tests of a project, run for real: in parallel, one run after another, and
-beside its server, all with one cache.
+The tests of a project in real runs: in parallel, one after another, and beside
+its server, all with the same cache.
 
 The project is made for each test. Its processes wait for each other at
 meetings of two, which this process holds.
@@ -20,7 +20,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from ..support.repository import ROOT
+from ..support.repository import ROOT, environment_without_tests
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),  # CREATE DATABASE cannot roll back
@@ -190,7 +190,7 @@ PROJECT = {
 
 
 class Meetings(threading.Thread):
-    """Where two processes wait for each other, under a name."""
+    """A meeting where two processes wait for each other, by name."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -236,12 +236,7 @@ class Project:
     def __init__(self, path, database, port):
         self.path = path
         self.database = database
-        own = ("DJANGO_", "PYTEST_", "TEST_")
-        self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(own)
-        } | {
+        self.environment = environment_without_tests() | {
             "PYTHONPATH": f"{path}{os.pathsep}{ROOT}",
             "DJANGO_SETTINGS_MODULE": "settings",
             "SHOP_CACHE": json.dumps(settings.CACHES["default"]),
@@ -302,8 +297,8 @@ class Project:
 
 
 def check(process):
-    told, _ = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0, told
+    output, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, output
 
 
 @pytest.fixture
@@ -315,7 +310,7 @@ def meetings():
 
 @pytest.fixture
 def project(request, tmp_path, meetings):
-    """Return one; its test database is a file, where it is SQLite."""
+    """Return a project. On SQLite, its test database is a file."""
     name = f"shop_{uuid.uuid4().hex[:8]}"
     options = ("ENGINE", "HOST", "PORT", "USER", "PASSWORD")
     database = {key: connection.settings_dict[key] for key in options}
@@ -326,7 +321,7 @@ def project(request, tmp_path, meetings):
         yield Project(tmp_path, database, meetings.port)
         return
     with connection.cursor() as cursor:
-        # One to switch to, and those that a run which failed has left.
+        # A database to switch to, and those that a failed run has left.
         kept = [name, f"{name}_other"]
         left = [f"test_{name}{end}" for end in ("", "_gw0", "_gw1", "_1", "_2")]
         for each in kept:
@@ -337,7 +332,7 @@ def project(request, tmp_path, meetings):
 
 
 RUNNERS = pytest.mark.parametrize("runner", ["pytest", "manage.py"])
-# Where it is SQLite, a test database is in memory unless it is given a name.
+# On SQLite, a test database is in memory unless it has a name.
 KINDS = pytest.mark.parametrize(
     "project",
     ["memory", "file"] if connection.vendor == "sqlite" else ["server"],
@@ -350,7 +345,7 @@ PARALLEL = {"pytest": ["-n", "2"], "manage.py": ["--parallel", "2"]}
 @RUNNERS
 @pytest.mark.parametrize("commits", [(True, True), (True, False)])
 def test_tests_in_parallel(project, runner, commits):
-    """Each process has a database of its own, with rows of the same names."""
+    """Each process has its own database, with rows of the same names."""
     scenarios = dict(zip(["first", "second"], commits, strict=True))
     check(project.tests(runner, scenarios, *PARALLEL[runner]))
 
@@ -370,7 +365,7 @@ def test_run_beside_a_server(project, meetings, runner):
         server("save", "made", 10)
         meetings.meet("the server has written")
         check(run)
-        # The run has emptied its database in the end.
+        # The run has emptied its database at the end.
         assert server("get", "a") == 9
         assert server("get", "made") == 10
 
@@ -401,7 +396,7 @@ def test_runs_one_after_another(project, runner, commits):
 
 @pytest.mark.database("postgresql", "mysql")
 def test_connection_that_is_given_another_database(project):
-    """As by code that switches tenants, or reads a copy."""
+    """Like code that switches tenants, or reads a copy."""
     name = project.database["NAME"]
     with project.server() as server, project.server() as other:
         for each, database in (server, name), (other, f"{name}_other"):
@@ -421,7 +416,7 @@ def test_connection_that_is_given_another_database(project):
 @pytest.mark.database("sqlite")
 @pytest.mark.parametrize("name", [":memory:", "file:shop?mode=memory&cache=shared"])
 def test_databases_in_the_memory_of_processes(project, name):
-    """They have one name, and are as many as there are processes."""
+    """They have the same name, and there is one for each process."""
     project.environment["SHOP_DATABASE"] = json.dumps(project.database | {"NAME": name})
     with project.server() as server, project.server() as other:
         for each in server, other:

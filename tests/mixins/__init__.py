@@ -1,1 +1,1 @@
-"""What get_or_create() and update_or_create() do, next to twins of Django."""
+"""get_or_create() and update_or_create(), next to twins of Django."""

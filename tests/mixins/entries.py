@@ -1,4 +1,6 @@
-"""Entries of a rival, and what the caller of get_or_create() can see."""
+"""
+Entries of a rival, and the state that a caller of get_or_create() can see.
+"""
 
 from contextlib import contextmanager
 
@@ -28,7 +30,7 @@ def signals(log):
 
 
 def outcome(call):
-    """Return what the caller of get_or_create() can see afterwards."""
+    """Return the state that a caller of get_or_create() can see afterwards."""
     log = []
     with signals(log):
         try:
@@ -41,7 +43,8 @@ def outcome(call):
 
 
 def write_entry():
-    # Without its signals: those are for the entry that is being created.
+    # Without its signals, because the receivers are for the entry that is
+    # being created.
     NonAtomicEntry.objects.bulk_create([NonAtomicEntry(name="a", size=5)])
 
 

@@ -1,4 +1,4 @@
-"""When get() creates, and when it is Django's."""
+"""Cases in which get() creates a row, and in which it is Django's."""
 
 import copy
 import pickle
@@ -65,7 +65,7 @@ def run(coroutine_function, **kwargs):
 
 @pytest.fixture
 def volumes():
-    """A manager that creates by the queryset's rule alone."""
+    """A manager that creates only by the queryset's rule."""
     return AlwaysVolume.rule
 
 
@@ -158,7 +158,7 @@ class TestCreate:
         assert volumes.get(shelf=atlas, title="Emma").shelf_id == atlas.pk
 
     def test_parent_of_the_related_model_is_djangos(self):
-        """A lookup takes it, an assignment does not."""
+        """A lookup accepts it, an assignment does not."""
         animal = AlwaysAnimal.objects.create(name="Tom")
         with pytest.raises(AlwaysKennel.DoesNotExist):
             AlwaysKennel.objects.get(dog=animal)
@@ -410,7 +410,7 @@ class TestForeignKeyManager:
 
     @pytest.mark.parametrize("name", ["objects", "rule"])
     def test_prefetched(self, name):
-        """As with get_or_create(), the prefetched rows are not touched."""
+        """As with get_or_create(), the prefetched rows do not change."""
         make_twins()
         queryset = getattr(AlwaysVolume, name).get_queryset()
         [shelf] = AlwaysShelf.objects.prefetch_related(
@@ -650,7 +650,9 @@ class TestSteps:
         assert queryset.get(title="Odes").title == "Odes"
 
     def test_queryset_that_does_not_clone(self):
-        """Django's related managers build theirs in place, from 6.1."""
+        """
+        From 6.1, Django's related managers change their queryset in place.
+        """
         queryset = AlwaysQuerySet(AlwaysVolume)
         avoid = getattr(queryset, "_avoid_cloning", lambda: nullcontext(queryset))
         with avoid():
@@ -681,7 +683,7 @@ class TestSteps:
         for get in (manager.get, QuerySet(AlwaysVolume).get):
             calls.clear()
             assert get(title=f"Emma {get!r:.9}").pages == 5
-            # A get() of one's own may add a condition: not twice.
+            # A project's own get() may add a condition, but not twice.
             assert calls == ["get", "get_or_create", "create"]
             calls.clear()
             with pytest.raises(AlwaysVolume.DoesNotExist):
@@ -715,7 +717,7 @@ class TestSteps:
             assert router.db_for_read(AlwaysVolume) == "other"
 
     def test_plain_twin_has_the_same_columns(self):
-        """What the comparisons of this module rest on."""
+        """Facts on which the comparisons of this module depend."""
         for always, plain in (
             (AlwaysVolume, PlainVolume),
             (AlwaysShelf, PlainShelf),

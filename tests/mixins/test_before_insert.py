@@ -1,6 +1,6 @@
 """
-What create(), save() and callables do before the INSERT of get_or_create(): as
-inside the atomic() block that Django has around them.
+Code in create(), save() and callables before the INSERT of get_or_create(): it
+runs as in the atomic() block that Django has around it.
 """
 
 from contextlib import nullcontext
@@ -47,7 +47,9 @@ def state():
 
 
 def outcome(model, call, block=nullcontext):
-    """Return all that the caller can see, and what is in the database."""
+    """
+    Return everything that the caller can see, and the rows of the database.
+    """
     before = state()
     with block():
         inside = state()
@@ -57,7 +59,7 @@ def outcome(model, call, block=nullcontext):
         except Exception as error:
             result = type(error)
         found = result, rows(model)
-        # The hooks that wait for the end of the block are the cache's as well.
+        # Some of the hooks that wait for the end of the block are the cache's.
         assert state()[:5] == inside[:5]
     found += (rows(model), list(Audit.objects.values_list("text", flat=True)))
     assert state() == before
@@ -132,7 +134,7 @@ OTHER_ROWS = [
 
 
 def once(before):
-    """Return a Step.before that works for the first row only."""
+    """Return a Step.before that works only for the first row."""
     is_done = False
 
     def before_first(obj):
@@ -170,6 +172,7 @@ def conflict(model):
 CALLS = [create, create_by_name, create_or_update, lose, conflict]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", OTHER_ROWS)
 def test_other_row_of_the_table(before, monkeypatch):
     found = {}
@@ -234,7 +237,7 @@ def test_values_that_save_changes_have_a_savepoint(monkeypatch):
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("model", MODELS)
 def test_argument_that_is_no_value_of_its_field(model, block):
-    """A create() of the project's own can handle it."""
+    """The project's own create() can handle it."""
 
     def create_by_slot(model):
         class Own(type(model.objects.all())):
@@ -253,7 +256,7 @@ def test_argument_that_is_no_value_of_its_field(model, block):
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("model", MODELS)
 def test_cause_of_a_conflict(model, block, inner):
-    """A create() may read the reason from the driver's error."""
+    """create() may read the reason from the driver's error."""
 
     def create_or_tell(model):
         class Own(type(model.objects.all())):
@@ -335,7 +338,7 @@ def test_places_of(sql, places):
 
 
 class Actions:
-    """What a save() may do before its INSERT. They log what they see."""
+    """Actions of a save() before its INSERT, which log what they see."""
 
     def __init__(self, model):
         self.model, self.log = model, []
@@ -420,7 +423,7 @@ class Actions:
 
 
 def rows_seen():
-    """Return what another connection sees, where one can look meanwhile."""
+    """Return what another connection sees, if one can read in the meantime."""
     if connection.vendor == "sqlite":
         return Audit.objects.count()
     return elsewhere(Audit.objects.count)
@@ -430,7 +433,7 @@ ACTIONS = [name for name in vars(Actions) if not name.startswith("_")]
 
 
 def acting(model, call, name, in_save, monkeypatch):
-    """Return the outcome of a call, and what the action has logged."""
+    """Return the outcome of a call, and the log of the action."""
     actions = Actions(model)
     act = once(getattr(actions, name))
 
@@ -460,6 +463,7 @@ def failed(model, rank):
     return model.objects.get_or_create(name="a", rank__gt=50, defaults={"rank": rank})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIONS)
 def test_transaction_is_djangos(name, monkeypatch):
     for call in (created, lost, failed):

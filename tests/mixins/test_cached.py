@@ -1,4 +1,6 @@
-"""What get_or_create() and update_or_create() serve from the cache."""
+"""
+The rows that get_or_create() and update_or_create() serve from the cache.
+"""
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -8,6 +10,8 @@ from django.db import connection, models
 from django.test.utils import CaptureQueriesContext
 
 from getorcreateplus import CachedQuerySet, PlusQuerySet
+from getorcreateplus.explaining import explain
+from getorcreateplus.signals import Reason
 from getorcreateplus.writes.registry import cached_models
 
 from ..models import (
@@ -143,6 +147,19 @@ class TestGetOrCreate:
         )
         assert (hit.pages, queries) == (5, 0)
 
+    def test_refreshed_is_force_select(self, model):
+        model.objects.get_or_create(title="a", defaults={"pages": 1})
+        for source in (model.objects, model.objects.all()):
+            refreshed = source.refreshed()
+            behind_the_back(f"UPDATE {model._meta.db_table} SET pages = pages + 1")
+            (obj, created), queries = count(
+                lambda refreshed=refreshed: refreshed.get_or_create(title="a")
+            )
+            assert (created, queries) == (False, 1)
+            (hit, _), queries = count(lambda: model.objects.get_or_create(title="a"))
+            assert (hit.pages, queries) == (obj.pages, 0)
+        assert explain(refreshed, title="a").reason == Reason.FORCED
+
     def test_force_select_is_no_option_of_update_or_create(self, model):
         for objects in (PlainPaper.objects, model.objects):
             with pytest.raises(FieldError, match="'force_select' into field"):
@@ -232,7 +249,8 @@ class TestUpdateOrCreate:
 
 class TestQuerySets:
     """
-    Filters of the queryset count; what changes the row needs a query.
+    Filters of the queryset count. A queryset that changes the row needs a
+    query.
     """
 
     def test_filter_of_a_manager_belongs_to_the_lookup(self):
@@ -266,7 +284,9 @@ class TestQuerySets:
         assert created
 
     def test_related_object_is_not_known_by_another_spelling(self):
-        """As in Django: the instance's key is text, the row's a number."""
+        """
+        As in Django, the instance's key is a text, and the row's a number.
+        """
         rack = Rack.objects.create(name="one")
         rack.paper_set.get_or_create(title="a")
         odd = Rack(pk=str(rack.pk), name="one")
@@ -370,7 +390,8 @@ class TestModels:
 
     def test_spellings_of_a_primary_key_share_their_invalidation(self):
         """
-        In a collation that finds them equal, a write of one is of the other.
+        With a collation that treats them as equal, a write of one is a write
+        of the other.
         """
         Ticket.objects.get_or_create(code="abc")
         upper = Ticket(code="ABC", seats=7)
@@ -392,7 +413,7 @@ class TestModels:
 
 
 class Wrapped:
-    """What a create() returns in the place of its instance, without a dict."""
+    """A result of create() that is not an instance, and has no __dict__."""
 
     __slots__ = ("obj",)
 
@@ -403,7 +424,7 @@ class Wrapped:
 @pytest.mark.parametrize("made_of", [lambda obj: None, Wrapped, vars])
 @pytest.mark.parametrize("base", [models.QuerySet, CachedQuerySet, PlusQuerySet])
 def test_create_may_return_anything(base, made_of):
-    """As Django, which passes it on."""
+    """Like Django, which passes it on."""
 
     class QuerySet(base):
         def create(self, **kwargs):

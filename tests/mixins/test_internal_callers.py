@@ -55,7 +55,7 @@ urlpatterns = [path("admin/", site.urls)]
 
 @pytest.fixture(autouse=True)
 def no_row_is_created():
-    """What every test of this module is about."""
+    """The rule that every test of this module checks."""
     yield
     for model in (AlwaysLanguage, AlwaysUser):
         assert list(model._base_manager.exclude(pk="en")) == []
@@ -93,7 +93,7 @@ class TestAdmin:
             assert response.status_code == 200
 
     def test_raw_id_widget(self, client, english):
-        """It looks the key up once more, to show the object beside it."""
+        """It looks the key up again, to show the object beside it."""
         url = "/admin/tests/alwaystranslation/add/"
         response = client.post(url, {"language": "xx", "title": "Emma"})
         assert response.context["errors"] == [
@@ -237,14 +237,14 @@ class TestInstances:
         assert label.content_object is None
 
     def test_validation(self, english):
-        """full_clean() looks for other rows, and for the related one."""
+        """full_clean() queries other rows, and the related row."""
         AlwaysLanguage(iso="xx", name="x").full_clean()
         with pytest.raises(forms.ValidationError):
             AlwaysTranslation(language_id="xx", title="Emma").full_clean()
 
 
 class TestUsers:
-    """The natural primary key is what visitors type."""
+    """Visitors type the natural primary key."""
 
     @pytest.fixture(autouse=True)
     def swap(self, settings):
@@ -297,7 +297,8 @@ class TestSerializers:
 
     def test_loaddata_with_an_unknown_natural_foreign_key(self, load, english):
         fields = {"language": ["Klingon"], "title": "Emma"}
-        # It goes on without: the language may come later in the fixture.
+        # It continues without it, because the language may come later in the
+        # fixture.
         with pytest.raises(IntegrityError):
             load([{"model": "tests.alwaystranslation", "pk": 1, "fields": fields}])
         assert not AlwaysTranslation.objects.exists()
@@ -307,7 +308,7 @@ class TestSerializers:
 
     @pytest.mark.parametrize("model", [AlwaysGenre, AlwaysMood])
     def test_loaddata_with_a_natural_key(self, load, model):
-        """The row is loaddata's, and the second time it is found."""
+        """loaddata creates the row, and finds it the second time."""
         pks = []
         for _ in range(2):
             load([{"model": model._meta.label_lower, "fields": {"name": "Ode"}}])

@@ -1,4 +1,4 @@
-"""Other packages at their ordinary job, with our managers."""
+"""Other packages in ordinary use, with our managers."""
 
 import django_filters
 import pytest
@@ -62,7 +62,9 @@ class TestManagersAlone:
         ],
     )
     def test_two_managers_have_the_queryset_of_one(self, manager, model, queryset):
-        """Hence a queryset of both, as in neighbour_models.py."""
+        """
+        So the queryset class inherits from both, as in models/neighbours.py.
+        """
         manager = manager()
         manager.model = model
         # TreeManager orders by them.
@@ -100,7 +102,9 @@ class TestModelUtils:
         assert article.status_changed > before[1]
 
     def test_inheritance_queryset_asks_the_database(self, django_assert_num_queries):
-        """Its rows may be of a subclass, which their table does not show."""
+        """
+        Its rows may belong to a subclass, which their table does not show.
+        """
         cat = CachedCat.objects.create(name="Tom")
         animal, created = CachedAnimal.objects.get_or_create(name="Tom")
         assert (type(animal), animal.pk, created) == (CachedAnimal, cat.pk, False)
@@ -177,7 +181,7 @@ class TestMPTT:
         assert created
         asia, _ = places.get_or_create(name="Asia", parent=world)
         china, _ = asia.children.get_or_create(name="China")
-        # What adding a child has changed in its parents is seen.
+        # The changes of the parents by adding a child are seen.
         world, created = places.get_or_create(name="World")
         assert not created
         assert list(world.get_descendants()) == [asia, china]
@@ -226,7 +230,7 @@ class TestTreebeard:
         root = Section.objects.add_root({"name": "root"})
         Section.objects.get_or_create(name="root")
         child = Section.objects.add_child(root, {"name": "child"})
-        # What adding a child has changed in its parent, by SQL, is seen.
+        # The change of the parent by adding a child, with SQL, is seen.
         hit, created = Section.objects.get_or_create(name="root")
         assert (hit.numchild, created) == (1, False)
         with django_assert_num_queries(0):
@@ -244,7 +248,9 @@ class TestTreebeard:
         assert Section.objects.find_problems() == ([], [], [], [], [])
 
     def test_missing_node_is_treebeards_error(self):
-        """Only add_root() and its like determine where a node belongs."""
+        """
+        Only add_root() and similar methods determine the place of a node.
+        """
         for manager in (models.Manager(), Section.objects):
             manager.model = Section
             with pytest.raises(IntegrityError), transaction.atomic():
@@ -284,7 +290,7 @@ class TestSimpleHistory:
         )
         update_change_reason(hit, "paid")
         assert hit.history.first().history_change_reason == "paid"
-        # As it was.
+        # It is unchanged.
         hit.history.last().instance.save()
         assert Contract.objects.get_or_create(number="1")[0].state == "open"
         assert [r.state for r in hit.history.all()] == ["open", "shut", "open"]
@@ -326,7 +332,7 @@ class TestFilter:
         ):
             filtered = PartFilter(data, queryset=Part.objects.all())
             assert list(filtered.qs) == expected
-            # A manager will do as well.
+            # A manager is possible, too.
             assert list(PartFilter(data, queryset=Part.objects).qs) == expected
         assert Part.objects.count() == 2
 

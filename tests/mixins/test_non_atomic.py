@@ -1,7 +1,7 @@
 """
-One connection: the rival's row arrives between SELECT and INSERT by itself.
+One connection: the rival's row appears between SELECT and INSERT.
 
-What two connections do to each other is in test_races.py.
+test_races.py has the races of two connections.
 """
 
 import uuid
@@ -122,7 +122,7 @@ def test_update_or_create_in_autocommit_is_one_transaction():
 
 @autocommit
 def test_autocommit_switched_off():
-    """What a project begins by hand gets Django's method."""
+    """In a transaction that a project begins by hand, Django's method runs."""
     transaction.set_autocommit(False)
     try:
         with connected(pre_save, write_audit), rival(write_entry), statements() as sent:
@@ -153,7 +153,7 @@ KINDS = [
 
 
 def values(obj):
-    """Return the values that the object was given, or the database gave it."""
+    """Return the values of the object, including those of the database."""
     return {
         name: value
         for name, value in obj.__dict__.items()
@@ -188,7 +188,7 @@ def test_every_kind_of_key_loses_alike(plain, plus, lookup, defaults):
     assert created1 is created2 is False
     assert values(obj1) == values(obj2)
     assert plus.objects.get() == obj2
-    # The first pair is the rival's.
+    # The first pair belongs to the rival.
     assert log == ["pre_save", "post_save(created=True)", "pre_save"]
 
 
@@ -199,7 +199,7 @@ def test_database_values_are_converted():
     assert type(obj.kind) is Word
 
 
-# What fails, and what is left of the transaction.
+# Errors, and the state of the transaction after them.
 
 
 def conflict_elsewhere(model):
@@ -300,14 +300,14 @@ def test_outcome_is_djangos(scenario):
         outcomes.append((result, log, usable, rows, audits))
     plain, plus = outcomes
     if scenario in (conflict_elsewhere, lookup_without_row) and is_postgresql():
-        # The error is found out in a second attempt.
+        # A second attempt finds the error.
         assert plus[1].pop() == "pre_save"
     assert plain == plus
     assert plus[2] is True
 
 
 def test_winner_that_is_gone_is_created_again():
-    """MySQL and SQLite name the conflict, so as with Django it is raised."""
+    """MySQL and SQLite name the conflict, so it is raised as in Django."""
     if is_postgresql():
         assert rival_leaves(NonAtomicEntry)[1] is True
         assert NonAtomicEntry.objects.count() == 1
@@ -337,7 +337,7 @@ def test_conflict_elsewhere_names_its_constraint():
 
 
 def test_error_after_insert_dooms_the_transaction():
-    """Only a savepoint could take the row back."""
+    """Only a savepoint could undo the row."""
     with (
         transaction.atomic(),
         connected(post_save, lambda sender, **kwargs: 1 / 0),
@@ -445,7 +445,7 @@ def test_error_before_the_write_leaves_the_transaction(method, name, defaults, e
 
 
 def test_query_after_invalid_update():
-    """Django refuses the query: the UPDATE was still all that failed."""
+    """Django refuses the query: only the UPDATE has failed."""
     NonAtomicEntry.objects.create(name="a")
     with transaction.atomic():
         with pytest.raises(transaction.TransactionManagementError):
@@ -541,7 +541,7 @@ def test_ignore_conflict(before, after):
 
 
 def test_wrapper_around_the_call_sees_the_statements_that_fail():
-    """Another wrapper may count on seeing what a call wrote, or didn't."""
+    """Another wrapper may rely on seeing the statements of a call."""
     seen = []
 
     def watch(execute, sql, params, many, context):
@@ -567,7 +567,7 @@ def test_doomed_transaction_is_refused():
         with pytest.raises(transaction.TransactionManagementError):
             NonAtomicEntry.objects.get_or_create(name="a")
         with pytest.raises(transaction.TransactionManagementError):
-            # The lookup alone needs no query.
+            # The lookup alone does not need a query.
             NonAtomicEntry.objects.none().get_or_create(name="a")
         assert connection.get_rollback()
 

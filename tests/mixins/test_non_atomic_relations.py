@@ -1,4 +1,4 @@
-"""Calls inside of calls, related managers, and rows of several tables."""
+"""Calls inside calls, related managers, and rows in several tables."""
 
 from contextlib import nullcontext
 
@@ -75,7 +75,9 @@ def test_parent_that_loses_has_no_children_of_its_own():
 @pytest.mark.parametrize("outer_loses", [False, True])
 @pytest.mark.parametrize("inner_loses", [False, True])
 def test_entry_before_its_entry(inner_loses, outer_loses):
-    """The INSERT of the inner get_or_create() is not taken for the outer's."""
+    """
+    The INSERT of the inner get_or_create() does not count as the outer's.
+    """
 
     def entry_before(create, kwargs):
         with rival(write_inner) if inner_loses else nullcontext():
@@ -90,7 +92,7 @@ def test_entry_before_its_entry(inner_loses, outer_loses):
         entry, created = shaped(NonAtomicEntry, entry_before).get_or_create(name="a")
     assert created is not outer_loses
     assert entry.slug == (None if outer_loses else "inner")
-    # What the outer's create() wrote is undone, what the rival wrote is not.
+    # The rows of the outer create() are undone, those of the rival are not.
     exists = NonAtomicEntry.objects.filter(name="inner").exists()
     assert exists is (inner_loses or not outer_loses)
 
@@ -178,7 +180,7 @@ def test_child_of_another_parent_is_a_conflict():
 
 
 def test_lost_one_to_one_is_not_cached():
-    """Django's keeps the unsaved loser for the other side (#36489)."""
+    """Django's method keeps the unsaved loser as the other side (#36489)."""
     parent = PlainParent.objects.create(foo="Foo")
     with rival(lambda: PlainPassport.objects.create(parent_id=parent.pk)):
         PlainPassport.objects.get_or_create(parent=parent)
@@ -222,7 +224,7 @@ def test_lost_one_to_one_by_its_key():
     assert parent.passport == passport
 
 
-# What gets a savepoint, or stock Django.
+# Cases with a savepoint, or with Django's own method.
 
 
 @pytest.mark.parametrize("model", [PlainSpecialEntry, NonAtomicSpecialEntry])

@@ -1,4 +1,4 @@
-"""Writes of create() that precede the INSERT: those alone need a savepoint."""
+"""Only writes of create() that precede the INSERT need a savepoint."""
 
 from contextlib import nullcontext
 
@@ -132,6 +132,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_of_create(shape, lost, django_capture_on_commit_callbacks):
@@ -235,7 +236,7 @@ def test_transaction_only_when_something_precedes_the_insert(shape, created, los
 
 
 def test_error_after_savepoint_is_undone_by_it():
-    """Where there is a savepoint, errors are as harmless as Django's."""
+    """With a savepoint, errors are as harmless as in Django."""
     with connected(post_save, lambda sender, **kwargs: sender is Audit or 1 / 0):
         with pytest.raises(ZeroDivisionError):
             shaped(NonAtomicEntry, write_before).get_or_create(name="a")

@@ -24,7 +24,7 @@ from ..models import (
 )
 from ..support.threads import own_connections, start
 
-# SQLite has one writer at a time: there the second one waits, or is refused.
+# SQLite has one writer at a time: the second one waits, or is refused.
 pytestmark = [
     pytest.mark.database("postgresql", "mysql"),
     pytest.mark.django_db(transaction=True),
@@ -38,7 +38,7 @@ def wait_or_fail(event, message):
 
 
 def backend_id():
-    """Return what the server calls this connection."""
+    """Return the server's id of this connection."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_backend_pid()"
@@ -67,8 +67,8 @@ class Winner(threading.Thread):
     """
     Another connection, which writes the row that the loser did not find.
 
-    It does so in a transaction of its own, and ends that when the loser's
-    INSERT waits for it.
+    It uses its own transaction, and ends it when the loser's INSERT waits for
+    it.
     """
 
     def __init__(self, write, end=None):
@@ -187,7 +187,9 @@ KINDS = [
 
 @pytest.mark.parametrize(("model", "lookup", "defaults"), KINDS)
 def test_loser_gets_the_winners_row(model, lookup, defaults):
-    """And keeps its transaction, with what it wrote before and after."""
+    """
+    It keeps its transaction, with the rows that it wrote before and after.
+    """
     winners = []
 
     def write():
@@ -334,8 +336,9 @@ def test_child_that_loses_inside_of_its_parents_creation():
 
     with transaction.atomic():
         with Winner(write), pytest.raises(IntegrityError, match="bar"):
-            # A child of another parent is not this parent's (#18896): as with
-            # Django nothing is created, but here the parent cannot be undone.
+            # A child of another parent does not belong to this parent
+            # (#18896). As with Django nothing is created, but here the parent
+            # cannot be undone.
             NonAtomicParent.objects.get_or_create(
                 foo="Foo", defaults={"children": [{"bar": "Bar"}]}
             )
@@ -364,7 +367,7 @@ def test_repeatable_read_of_mysql():
         with Winner(write_entry), tried_statements() as sent:
             entry, created = NonAtomicEntry.objects.get_or_create(name="a")
         assert (entry.size, created) == (5, False)
-        # The snapshot hides the row, but from the SELECT that locks it.
+        # The snapshot hides the row, except from the SELECT that locks it.
         assert sent == ["SELECT", "INSERT", "SELECT", "SELECT"]
         assert not NonAtomicEntry.objects.exists()
         Audit.objects.create(text="after")
@@ -373,7 +376,10 @@ def test_repeatable_read_of_mysql():
 
 @pytest.mark.database("mysql")
 def test_snapshot_isolation_of_mariadb():
-    """The server has rolled back by itself: nothing may follow, unnoticed."""
+    """
+    The server has rolled back on its own, so no further statement may run
+    silently.
+    """
     with repeatable_read():
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION innodb_snapshot_isolation = ON")

@@ -1,6 +1,6 @@
 """
-Twins for AlwaysGetOrCreateMixin and the managers: a library, as Plain* with
-Django's manager and as Always* with ours.
+Twins for AlwaysGetOrCreateMixin and the managers: a library with Plain* models
+for Django's manager and Always* models for ours.
 """
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager
@@ -150,7 +150,7 @@ class AlwaysVolume(Volume):
     readers = models.ManyToManyField(AlwaysReader, related_name="volumes")
 
     objects = AlwaysManager()
-    # The queryset's rule alone.
+    # Only the queryset's rule.
     rule = models.Manager.from_queryset(AlwaysQuerySet)()
     as_manager = AlwaysQuerySet.as_manager()
     filtered = FilteredManager()
@@ -173,7 +173,7 @@ class AlwaysCatalogue(models.Model):
 
 
 class AlwaysRuleCatalogue(models.Model):
-    """As AlwaysCatalogue, by the queryset's rule alone."""
+    """Like AlwaysCatalogue, only with the queryset's rule."""
 
     shelf = models.OneToOneField(
         AlwaysShelf, models.CASCADE, related_name="rule_catalogue"
@@ -224,7 +224,7 @@ class AlwaysGenre(models.Model):
 
 
 class AlwaysMood(models.Model):
-    """As AlwaysGenre, with everything in the queryset."""
+    """Like AlwaysGenre, with everything in the queryset."""
 
     name = models.CharField(max_length=40, unique=True)
 
@@ -270,7 +270,7 @@ class AlwaysSeat(models.Model):
 
 
 class AlwaysBooking(models.Model):
-    """A relation of two columns, as there was before composite keys."""
+    """A relation of two columns, as in Django before composite keys."""
 
     row = models.CharField(max_length=8)
     number = models.IntegerField()

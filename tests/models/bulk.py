@@ -1,4 +1,4 @@
-"""Twins for bulk_get_or_create(): Plain* row by row is what it must equal."""
+"""Twins for bulk_get_or_create(): it must equal single calls of Plain*."""
 
 import uuid
 
@@ -177,7 +177,7 @@ class KeyedByBoth(models.Model):
 
 
 class Computed(models.Model):
-    """Columns that the database fills in."""
+    """Columns whose values the database sets."""
 
     name = models.CharField(max_length=20, unique=True)
     kind = models.CharField(max_length=20, db_default="noun")
@@ -218,7 +218,7 @@ class Chapter(models.Model):
 
 
 class CaseBlind(models.Model):
-    """A column whose collation takes no notice of the case, as MariaDB's."""
+    """A column whose collation ignores the case, as on MariaDB."""
 
     name = models.CharField(
         max_length=20,
@@ -238,3 +238,27 @@ class LowerCode(models.Model):
     code = LowerCodeField(max_length=20, unique=True)
 
     objects = PlusManager()
+
+
+class Mixed(models.Model):
+    """A key, and columns of several types that may be NULL."""
+
+    code = models.CharField(max_length=20, unique=True)
+    rank = models.IntegerField(unique=True, null=True)
+    price = models.DecimalField(max_digits=12, decimal_places=6, null=True)
+    data = models.JSONField(null=True)
+
+    objects = PlusManager()
+
+
+class ShortNames(models.Model):
+    """Its table and a column have names that an alias might have."""
+
+    code = models.CharField(max_length=20, unique=True)
+    c1 = models.IntegerField(default=0)
+    c2 = models.IntegerField(default=0)
+
+    objects = PlusManager()
+
+    class Meta:
+        db_table = "v"

@@ -47,13 +47,15 @@ class PlainPaper(AbstractPaper):
 
 
 class Paper(AbstractPaper):
-    """There is a cache of its name, and its rows live there."""
+    """There is a cache with its name, where its rows are stored."""
 
     objects = CachedManager()
 
 
 class Sheet(AbstractPaper):
-    """There is no cache of its name: its rows live in the default one."""
+    """
+    There is no cache with its name: its rows are stored in the default cache.
+    """
 
     objects = CachedManager()
 

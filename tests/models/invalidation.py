@@ -1,4 +1,4 @@
-"""Models whose rows change in every way there is: ships and what they need."""
+"""Models whose rows change in every possible way: ships and related models."""
 
 import uuid
 
@@ -11,7 +11,7 @@ from getorcreateplus import CachedManager, CachedQuerySet
 
 
 class Rope(models.Model):
-    """Nothing cached has to do with it."""
+    """It is not related to a cached model."""
 
     name = models.CharField(max_length=20)
 
@@ -119,7 +119,7 @@ class HandMade(Named):
 
 
 class ShyManager(models.Manager):
-    """As one that needs a request: its querysets must not be made early."""
+    """Like one that needs a request: its querysets must not be made early."""
 
     is_shy = True
 
@@ -135,7 +135,7 @@ class Shy(Named):
 
 
 class FlaggedManager(models.Manager.from_queryset(CachedQuerySet)):
-    """As one that caches where a setting says so: not in every process."""
+    """Like one that caches depending on a setting: not in every process."""
 
     caches = False
 
@@ -262,7 +262,7 @@ class Warehouse(models.Model):
 
 
 class Crate(AbstractBoat):
-    """The database may delete it: DO_NOTHING says so."""
+    """The database may delete it, because of DO_NOTHING."""
 
     warehouse = models.ForeignKey(
         Warehouse, models.DO_NOTHING, null=True, db_constraint=False

@@ -1,4 +1,4 @@
-"""Models whose querysets or managers look up otherwise than Django."""
+"""Models whose querysets or managers change Django's lookups."""
 
 from django.db import models
 
@@ -34,7 +34,7 @@ class PlainRegionQuerySet(RegionMixin, models.QuerySet):
 
 
 class PatchingMixin:
-    """A manager whose querysets have a get() of their own."""
+    """A manager whose querysets have their own get()."""
 
     def get_queryset(self):
         queryset = super().get_queryset()
@@ -52,7 +52,7 @@ class PlusPatchingManager(PatchingMixin, PlusManager):
 
 
 class NameManager(PlusManager):
-    """Whose own get() and filter() Django's get_or_create() does not call."""
+    """Django's get_or_create() does not call its own get() and filter()."""
 
     def get(self, *args, **kwargs):
         return super().get(*args, region=current["region"], **kwargs)

@@ -25,7 +25,7 @@ from getorcreateplus import (
 class PlusMixin(
     CachedGetOrCreateMixin, AlwaysGetOrCreateMixin, NonAtomicGetOrCreateMixin
 ):
-    """It adds to querysets of others what PlusQuerySet adds to QuerySet."""
+    """It adds the features of PlusQuerySet to querysets of other packages."""
 
 
 # model-utils
@@ -58,7 +58,8 @@ class CachedCat(CachedAnimal):
 
 
 class WorkQuerySet(PlusMixin, PolymorphicQuerySet):
-    # What PolymorphicQuerySet translates is no field of the model's own table.
+    # PolymorphicQuerySet translates names that are not fields of the model's
+    # own table.
     lookups_as_written = True
 
 

@@ -59,7 +59,7 @@ class NonAtomicAtomicEntry(NonAtomicEntry):
 
 
 class NonAtomicQueryingEntry(NonAtomicEntry):
-    """save() goes on after an error."""
+    """save() continues after an error."""
 
     class Meta:
         proxy = True

@@ -19,11 +19,11 @@ class AbstractGauge(models.Model):
 
 
 class Gauge(AbstractGauge):
-    """Its rows live with their hints in the default cache."""
+    """Its rows and their hints are in the default cache."""
 
 
 class FarGauge(AbstractGauge):
-    """Its rows live in a cache of their own, where the tests name one."""
+    """Its rows have their own cache, if the tests configure one."""
 
 
 class History(models.Model):

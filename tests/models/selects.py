@@ -57,7 +57,7 @@ class Critique(AbstractWork):
 
 
 class Programme(AbstractWork):
-    """The field classes that Ordinary and its neighbours do not have."""
+    """The field classes that Ordinary and similar models do not have."""
 
     number = models.SmallAutoField(primary_key=True)
     big = models.PositiveBigIntegerField(null=True)

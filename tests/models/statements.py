@@ -7,7 +7,7 @@ from getorcreateplus import CachedManager, PlusManager
 
 
 def in_schema(table):
-    """Return a db_table with its schema, as is done to share one."""
+    """Return a db_table with its schema, like a table that projects share."""
     database = settings.DATABASES["default"]
     vendor = database["ENGINE"].rpartition(".")[2]
     if vendor == "mysql":
@@ -33,7 +33,7 @@ class Price(Priced):
 
 
 class SharedPrice(Priced):
-    """The table of Price, by another name."""
+    """The table of Price, with another name."""
 
     class Meta:
         managed = False

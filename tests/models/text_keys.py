@@ -28,7 +28,9 @@ class Country(Counted):
 
 
 class Capital(Counted):
-    """Its own column may have another type than the one it refers to."""
+    """
+    Its own column may have another type than the column to which it refers.
+    """
 
     country = models.OneToOneField(
         Country, models.DO_NOTHING, primary_key=True, db_constraint=False
@@ -50,7 +52,7 @@ class Parish(Counted):
 
 
 class Plate(models.Model):
-    """What is looked up is a text, and not the primary key."""
+    """It is looked up by a text, and not by the primary key."""
 
     code = models.CharField(max_length=10, unique=True)
     people = models.IntegerField(default=0)
@@ -64,7 +66,7 @@ class Plate(models.Model):
 
 
 class Sticker(models.Model):
-    """What is looked up is a text, of which a table may have several."""
+    """It is looked up by a text, which several rows may have."""
 
     code = models.CharField(max_length=10)
     people = models.IntegerField(default=0)

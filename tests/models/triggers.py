@@ -1,4 +1,4 @@
-"""Models whose rows are written beside Django."""
+"""Models whose rows are written without Django."""
 
 from django.db import connection, models
 

@@ -32,13 +32,13 @@ class Size(models.IntegerChoices):
 
 
 class Tag(str):
-    """What ReversedField makes of its column."""
+    """The result of ReversedField for its column."""
 
     __slots__ = ()
 
 
 class ReversedField(models.CharField):
-    """Keep the text backwards."""
+    """Store the text backwards."""
 
     def from_db_value(self, value, expression, connection):
         return Tag("none" if value is None else value[::-1])
@@ -48,7 +48,7 @@ class ReversedField(models.CharField):
 
 
 class LowerField(models.CharField):
-    """Keep the text in lower case, as get_prep_value() makes it."""
+    """Store the text in lower case, by get_prep_value()."""
 
     def get_prep_value(self, value):
         value = super().get_prep_value(value)
@@ -56,7 +56,7 @@ class LowerField(models.CharField):
 
 
 class RoundedField(models.CharField):
-    """Keep the text in lower case, as get_db_prep_value() makes it."""
+    """Store the text in lower case, by get_db_prep_value()."""
 
     def get_db_prep_value(self, value, connection, prepared=False):
         value = super().get_db_prep_value(value, connection, prepared)
@@ -108,7 +108,9 @@ class TextTarget(models.Model):
 
 
 class Ordinary(models.Model):
-    """The fields that a lookup may name, and a create leaves warm."""
+    """
+    Fields that a lookup may name, and whose rows a create leaves in the cache.
+    """
 
     big = models.BigIntegerField(null=True)
     boolean = models.BooleanField(null=True)
@@ -164,7 +166,7 @@ class Monitored(models.Model):
 
 
 class Rare(models.Model):
-    """The fields whose values only a SELECT returns, after a create."""
+    """Fields whose values only a SELECT returns, after a create."""
 
     binary = models.BinaryField(null=True)
     float = models.FloatField(null=True)
@@ -250,7 +252,7 @@ class ProxyOrdinary(Ordinary):
 
 
 class Stripped(models.Model):
-    """A from_db() that changes what it is given."""
+    """A from_db() that changes its values."""
 
     name = models.CharField(max_length=10)
 
@@ -273,7 +275,7 @@ class MadeQuerySet(PlusQuerySet):
 
 
 class Made(models.Model):
-    """Whose save() does as its name says."""
+    """Its save() does what its name says."""
 
     name = models.CharField(max_length=10)
     size = models.IntegerField(default=0)

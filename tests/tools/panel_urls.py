@@ -1,4 +1,4 @@
-"""The URLs of test_panel.py, whose views run what the test gives."""
+"""The URLs of test_panel.py. Their views run the calls of the tests."""
 
 from django.http import HttpResponse
 from django.urls import include, path

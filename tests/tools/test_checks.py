@@ -1,5 +1,5 @@
 """
-System checks: each finding on a model that has it, and not on its neighbour.
+System checks: each one reports a model that has the fault, and no other model.
 """
 
 import re
@@ -26,6 +26,7 @@ from getorcreateplus import (
 )
 from getorcreateplus.conf import conf
 
+from ..models import Paper
 from ..support.repository import ROOT
 
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
@@ -81,7 +82,7 @@ def test_cache_that_is_not_there(cls, attribute, alias, inherited):
     assert list(checks.check_aliases(book)) == [
         Error(
             f"{cls.__name__}.{attribute} is {alias!r}, which is not in CACHES.",
-            hint="Add the alias to CACHES, or leave the attribute out.",
+            hint="Add the alias to CACHES, or remove the attribute.",
             obj=book,
             id="getorcreateplus.E001",
         )
@@ -96,9 +97,10 @@ def test_models_of_one_name():
     with caches(book={"BACKEND": REDIS, "LOCATION": "redis://nobody/1"}):
         assert list(checks.check_shared_alias(known)) == [
             django_checks.Warning(
-                "The models other.Book, tests.Book keep their rows in the cache "
-                "'book', under their primary keys alone: each drops the others'.",
-                hint="Give all but one of them an object_cache_alias.",
+                "The models other.Book, tests.Book store their rows in the cache "
+                "'book', with their primary keys as the cache keys: they overwrite "
+                "each other's rows.",
+                hint="Set an object_cache_alias for all but one of them.",
                 obj=first,
                 id="getorcreateplus.W002",
             )
@@ -122,9 +124,9 @@ def test_two_aliases_of_one_store(options, same):
     book = with_manager(CachedManager())
     with caches(book={"BACKEND": REDIS, "LOCATION": "redis://nobody"} | options):
         expected = django_checks.Warning(
-            "The cache 'book', where rows live under their primary keys, is the same "
-            "store as 'default', with the same keys.",
-            hint="Give one of them another LOCATION, or a KEY_PREFIX.",
+            "The cache 'book', where primary keys are the cache keys of rows, is the "
+            "same store as 'default', and has the same keys.",
+            hint="Give one of them another LOCATION or KEY_PREFIX.",
             obj=book,
             id="getorcreateplus.W003",
         )
@@ -136,9 +138,9 @@ def test_cache_that_keeps_nothing():
     with caches(default={"BACKEND": DUMMY}):
         assert list(checks.check_dummy(book)) == [
             django_checks.Warning(
-                "Rows of tests.Book are to be cached in 'default', a DummyCache: it "
-                "keeps nothing, and each call asks the database.",
-                hint="Choose another BACKEND, or a manager that does not cache.",
+                "Rows of tests.Book are cached in 'default', a DummyCache: it stores "
+                "nothing, and each call queries the database.",
+                hint="Use another BACKEND, or a manager that does not cache.",
                 obj=book,
                 id="getorcreateplus.W004",
             )
@@ -153,8 +155,8 @@ def test_cache_of_each_process(debug):
     book = with_manager(CachedManager())
     with caches(default={"BACKEND": LOCMEM}), override_settings(DEBUG=debug):
         expected = django_checks.Warning(
-            "Rows of tests.Book are cached in 'default', a LocMemCache: of several "
-            "processes, each sees its own writes alone.",
+            "Rows of tests.Book are cached in 'default', a LocMemCache: each process "
+            "sees only its own writes.",
             hint="Use a cache that all processes share, such as Redis.",
             obj=book,
             id="getorcreateplus.W005",
@@ -183,10 +185,10 @@ def test_rows_that_never_expire(timeout, cls, expires):
     book = with_manager(cls.as_manager())
     with caches(default={"BACKEND": REDIS, "TIMEOUT": timeout}):
         expected = django_checks.Warning(
-            "Rows of tests.Book stay in the cache 'default' for ever: what other "
-            "programs write is never seen.",
-            hint="Set a cache_timeout or a TIMEOUT; or have invalidate() called for "
-            "what they write, and silence this check.",
+            "Rows of tests.Book never expire in the cache 'default': a row that "
+            "another program writes stays outdated forever.",
+            hint="Set a cache_timeout or a TIMEOUT. Or call invalidate() for such "
+            "writes, and silence this check.",
             obj=book,
             id="getorcreateplus.W006",
         )
@@ -212,10 +214,10 @@ def test_table_of_all_tenants(shared, own, function, is_wrong):
         found = list(checks.check_shared_app(book))
     expected = django_checks.Warning(
         "tests.Book is in SHARED_APPS, and its rows are cached in 'default', whose "
-        "KEY_FUNCTION may make other keys for each tenant: a write of one tenant is "
-        "not told to the others.",
-        hint="Give it an object_cache_alias and a key_cache_alias of a cache without "
-        "that KEY_FUNCTION.",
+        "KEY_FUNCTION may make different keys for each tenant: a write by one tenant "
+        "does not invalidate the rows of the others.",
+        hint="Set its object_cache_alias and key_cache_alias to a cache without that "
+        "KEY_FUNCTION.",
         obj=book,
         id="getorcreateplus.W020",
     )
@@ -237,30 +239,18 @@ def test_creating_manager_in_a_place_of_django(manager, creates):
     attributes = {"objects": manager()}
     book = model(attributes=attributes, base_manager_name="objects")
     base = Error(
-        "Meta.base_manager_name names tests.Book.objects, whose get() creates: so "
-        "would obj.relation and refresh_from_db().",
-        hint="Leave base_manager_name out, or name a manager that only reads.",
+        "Meta.base_manager_name names tests.Book.objects, whose get() creates rows: "
+        "obj.relation and refresh_from_db() would create them, too.",
+        hint="Remove base_manager_name, or name a manager that only reads.",
         obj=book,
         id="getorcreateplus.E007",
     )
     assert list(checks.check_base_manager(book)) == [base] * creates
-    user = Error(
-        "The default manager of AUTH_USER_MODEL, tests.Book.objects, creates what its "
-        "get() misses: a login by get() would create users.",
-        hint="Let a manager that only reads be the first one of the model.",
-        obj=book,
-        id="getorcreateplus.E008",
-    )
-    assert list(checks.check_user_manager(book)) == []
-    with override_settings(AUTH_USER_MODEL="tests.Book"):
-        assert list(checks.check_user_manager(book)) == [user] * creates
 
 
 def test_creating_manager_beside_those_of_django():
     book = with_manager(models.Manager(), others=PlusManager())
     assert list(checks.check_base_manager(book)) == []
-    with override_settings(AUTH_USER_MODEL="tests.Book"):
-        assert list(checks.check_user_manager(book)) == []
 
 
 UNIQUE = {
@@ -315,15 +305,44 @@ def test_no_unique_constraint(attributes):
     book = with_manager(models.Manager(), others=NonAtomicManager(), **attributes)
     assert list(checks.check_unique(book)) == [
         django_checks.Warning(
-            "tests.Book.others creates without a savepoint, and the model has no "
-            "unique constraint but its generated primary key: two connections that "
-            "get or create the same row make two.",
+            "tests.Book.others creates rows without a savepoint, and the model has no "
+            "unique constraint except its generated primary key: two connections that "
+            "get or create the same row can create it twice.",
             hint="Add a UniqueConstraint on the fields that are looked up.",
             obj=book,
             id="getorcreateplus.W009",
         )
     ]
     assert list(checks.check_unique(with_manager(CachedManager()))) == []
+
+
+@pytest.mark.parametrize("attributes", NOT_UNIQUE.values(), ids=NOT_UNIQUE)
+def test_lookups_that_are_not_unique(attributes):
+    book = with_manager(models.Manager(), others=CachedManager(), **attributes)
+    assert list(checks.check_lookups_are_unique(book)) == [
+        django_checks.Info(
+            "tests.Book.others caches, and the model has no unique constraint except "
+            "its generated primary key: if two rows match a lookup, a hit returns one "
+            "of them, where Django raises MultipleObjectsReturned.",
+            hint="Add a UniqueConstraint on the fields that are looked up, or set "
+            "caches_unique_only = True on the queryset class.",
+            obj=book,
+            id="getorcreateplus.I027",
+        )
+    ]
+
+    class QuerySet(CachedQuerySet):
+        caches_unique_only = True
+
+    manager = CachedManager.from_queryset(QuerySet)()
+    for each in (manager, NonAtomicManager()):
+        assert list(checks.check_lookups_are_unique(with_manager(each))) == []
+
+
+@pytest.mark.parametrize("attributes", UNIQUE.values(), ids=UNIQUE)
+def test_lookups_that_are_unique(attributes):
+    book = model(attributes={"objects": CachedManager(), **attributes})
+    assert list(checks.check_lookups_are_unique(book)) == []
 
 
 def test_database_that_needs_a_savepoint(monkeypatch):
@@ -336,9 +355,10 @@ def test_database_that_needs_a_savepoint(monkeypatch):
         found
     )
     assert messages[0] == django_checks.Warning(
-        "tests.Book.objects is to create without a savepoint, which on the database "
-        "'default' (oracle) it cannot: there it is Django's.",
-        hint="Nothing is wrong. PostgreSQL, MySQL, MariaDB and SQLite can.",
+        "tests.Book.objects cannot create rows without a savepoint on the database "
+        "'default' (oracle): it runs Django's get_or_create() there.",
+        hint="Nothing is wrong. PostgreSQL, MySQL, MariaDB and SQLite do not need "
+        "the savepoint.",
         obj=book,
         id="getorcreateplus.W010",
     )
@@ -347,7 +367,7 @@ def test_database_that_needs_a_savepoint(monkeypatch):
 
 @pytest.mark.parametrize("cached", ["to", "on", None])
 def test_deletes_of_the_database(cached):
-    """Django 6.1 has added them."""
+    """Django has them since 6.1."""
     for on_delete, name in checks.BY_DATABASE.items():
         managers = {
             place: CachedManager() if place == cached else models.Manager()
@@ -369,10 +389,10 @@ def test_deletes_of_the_database(cached):
             )
         expected = django_checks.Warning(
             f"tests.Book.author has on_delete={name}, and tests.Book or tests.Author "
-            "is cached: which rows the database changes by it is not known, so that "
-            "each delete makes the cache start cold, and one that is not Django's is "
-            "not seen.",
-            hint="Use one of Django's own, such as CASCADE.",
+            "is cached: Django does not see which rows the database changes, so each "
+            "delete invalidates all rows of the cached model, and a delete without "
+            "Django invalidates none.",
+            hint="Use an on_delete that Django carries out, such as CASCADE.",
             obj=book._meta.get_field("author"),
             id="getorcreateplus.W011",
         )
@@ -384,16 +404,16 @@ def test_deletes_of_the_database(cached):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("local_timeout", "0 for off"),
-        ("cache_timeout", "DEFAULT_TIMEOUT for the cache's own"),
+        ("local_timeout", "0 (off)"),
+        ("cache_timeout", "DEFAULT_TIMEOUT (the cache's own)"),
     ],
 )
-def test_time_of_no_sense(name, words, value):
+def test_invalid_timeout(name, words, value):
     book = with_manager(type("Timed", (CachedQuerySet,), {name: value}).as_manager())
     assert list(checks.check_timeouts(book)) == [
         Error(
-            f"Timed.{name} is {value!r}, which is no time.",
-            hint=f"Set it to seconds, None for ever, or {words}.",
+            f"Timed.{name} must be a number of seconds or None, not {value!r}.",
+            hint=f"Set it to seconds, None (forever) or {words}.",
             obj=book,
             id="getorcreateplus.E012",
         )
@@ -410,9 +430,10 @@ def test_memory_that_outlives_the_cache(local, kept, is_wrong):
     )
     book = with_manager(timed.as_manager())
     expected = django_checks.Warning(
-        f"Timed.local_timeout is {local!r}, longer than its cache_timeout of {kept!r}: "
-        "rows are served from memory that are no longer in the cache.",
-        hint="Set local_timeout to no more than cache_timeout.",
+        f"Timed.local_timeout is {local!r}, which exceeds its cache_timeout of "
+        f"{kept!r}: a process serves rows from its memory after they have expired in "
+        "the cache.",
+        hint="Set local_timeout to cache_timeout or less.",
         obj=book,
         id="getorcreateplus.W013",
     )
@@ -423,44 +444,72 @@ TRANSPORT = (
     "a dictionary of cache aliases, each with one of 'django', 'locmem', 'memcached', "
     "'redis', 'redis-cluster'"
 )
+BUCKETS = "a dictionary of model labels, each with an integer of at least 1"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "wanted", "default"),
     [
-        ("LOCK_TIMEOUT", 0, "an integer from 1", "600"),
-        ("LOCK_TIMEOUT", None, "an integer from 1", "600"),
-        ("OVERLAY_ROWS", -1, "an integer from 0", "10,000"),
-        ("LOCAL_HINTS", "5", "an integer from 0", "10,000"),
-        ("LOCAL_ROWS", 0.5, "an integer from 0", "10,000"),
+        ("LOCK_TIMEOUT", 0, "an integer of at least 1", "600"),
+        ("LOCK_TIMEOUT", None, "an integer of at least 1", "600"),
+        ("OVERLAY_ROWS", -1, "an integer of at least 0", "10,000"),
+        ("LOCAL_HINTS", "5", "an integer of at least 0", "10,000"),
+        ("LOCAL_ROWS", 0.5, "an integer of at least 0", "10,000"),
         ("COMPILED_SELECTS", "no", "True or False", "True"),
         ("TRANSPORTS", "redis", TRANSPORT, "{}"),
         ("TRANSPORTS", {"default": "rediss"}, TRANSPORT, "{}"),
+        ("BUCKETS", 16, BUCKETS, "{}"),
+        ("BUCKETS", {"tests.Paper": 0}, BUCKETS, "{}"),
+        ("BUCKETS", {"tests.Paper": True}, BUCKETS, "{}"),
+        ("BUCKETS", {Paper: 16}, BUCKETS, "{}"),
     ],
 )
-def test_setting_of_no_sense(name, value, wanted, default):
+def test_invalid_setting(name, value, wanted, default):
     assert list(checks.check_settings()) == []
-    # LOCAL_* are read anew at once, so that nothing else sees the value.
+    # LOCAL_* are read again at once, so that nothing else sees the value.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conf, name, value)
         assert list(checks.check_settings()) == [
             Error(
-                f"GETORCREATEPLUS_{name} is {value!r}, not {wanted}.",
-                hint=f"Leave it out for {default}.",
+                f"GETORCREATEPLUS_{name} must be {wanted}, not {value!r}.",
+                hint=f"Correct it, or remove it for the default, {default}.",
                 id="getorcreateplus.E014",
             )
         ]
 
 
-def test_setting_that_is_misspelt():
+@pytest.mark.parametrize(
+    ("label", "what", "remedy"),
+    [
+        ("tests.Papper", "not an installed model", 'Write it as "app.Model"'),
+        ("shop.Paper", "not an installed model", 'Write it as "app.Model"'),
+        ("Paper", "not an installed model", 'Write it as "app.Model"'),
+        ("tests.ProxyShip", "a proxy", "Use tests.Ship, the model that has its rows"),
+    ],
+)
+def test_buckets_of_no_model(label, what, remedy):
+    labels = {"TESTS.paper": 3, "tests.sheet": 1, label: 16}
+    with override_settings(GETORCREATEPLUS_BUCKETS=labels):
+        assert [m for m in checks.check_caches() if m.id.endswith("E026")] == [
+            Error(
+                f"GETORCREATEPLUS_BUCKETS has {label!r}, which is {what}.",
+                hint=f"{remedy}, or remove it.",
+                id="getorcreateplus.E026",
+            )
+        ]
+    with override_settings(GETORCREATEPLUS_BUCKETS=16):  # E014 says so
+        assert [m.id[-4:] for m in checks.check_caches() if "BUCK" in m.msg] == ["E014"]
+
+
+def test_unknown_setting():
     with override_settings(GETORCREATEPLUS_LOCK_TIME=5):
         assert list(checks.check_settings()) == [
             django_checks.Warning(
-                "There is no setting GETORCREATEPLUS_LOCK_TIME.",
-                hint="There are GETORCREATEPLUS_LOCK_TIMEOUT, "
+                "GETORCREATEPLUS_LOCK_TIME is not a setting of this package.",
+                hint="Use one of GETORCREATEPLUS_LOCK_TIMEOUT, "
                 "GETORCREATEPLUS_OVERLAY_ROWS, GETORCREATEPLUS_LOCAL_HINTS, "
                 "GETORCREATEPLUS_LOCAL_ROWS, GETORCREATEPLUS_TRANSPORTS, "
-                "GETORCREATEPLUS_COMPILED_SELECTS.",
+                "GETORCREATEPLUS_BUCKETS, GETORCREATEPLUS_COMPILED_SELECTS.",
                 id="getorcreateplus.W015",
             )
         ]
@@ -490,12 +539,13 @@ class Tag(models.Model):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "options", "ids"),
     [
-        (REDIS, [], ["W009"]),
-        (LOCMEM, [], ["W009", "W024"]),
-        (LOCMEM, ["--deploy"], ["W005", "W009", "W024"]),
+        (REDIS, [], ["I027", "W009"]),
+        (LOCMEM, [], ["I027", "W009", "W024"]),
+        (LOCMEM, ["--deploy"], ["I027", "W005", "W009", "W024"]),
         (DUMMY, ["--tag", "caches"], ["W004"]),
     ],
 )
@@ -535,7 +585,7 @@ def test_each_check_has_a_section():
     )
     assert all(anchor == each for anchor, each in sections)
     assert sorted(each for _, each in sections) == sorted(ids)
-    assert len(ids) == 25
+    assert len(ids) == 26
 
 
 def test_all_are_registered():

@@ -8,11 +8,13 @@ from io import StringIO
 
 import pytest
 from django.conf import settings
+from django.core.cache import caches
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test import override_settings
 
 from getorcreateplus.coherence.transports import transport_of
+from getorcreateplus.diagnosis.cache_numbers import numbers_of
 
 from ..models import Paper, Report, Sheet, Slot, Zone
 from ..support.caches import BrokenCache, every_cache
@@ -21,7 +23,7 @@ from ..support.repository import ROOT
 from ..support.signals import warm_row
 from ..support.sql import behind_the_back
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
 committed = pytest.mark.django_db(transaction=True)
 
@@ -30,7 +32,7 @@ DUMMY = "django.core.cache.backends.dummy.DummyCache"
 
 
 def run(*arguments):
-    """Return what the command writes to stdout, and to stderr."""
+    """Return the output of the command, on stdout and on stderr."""
     stdout, stderr = StringIO(), StringIO()
     call_command("getorcreateplus", *arguments, stdout=stdout, stderr=stderr)
     if "--json" not in arguments:
@@ -74,7 +76,7 @@ def is_warm(model=Paper, **lookup):
 
 
 def of_model(output, label):
-    """Return the lines of the status that are about a model."""
+    """Return the lines of the status for a model."""
     lines = output.splitlines()
     start = lines.index(label) + 1
     end = next(i for i in range(start, len(lines)) if not lines[i].startswith(" "))
@@ -92,15 +94,15 @@ class TestStatus:
             "  manager  objects, CachedQuerySet: caches",
             "  lookups  in default",
             "  rows     in paper, for 300 s",
-            "           of the database default, other",
+            "           from the database default, other",
             "           a version per row",
         ]
         assert of_model(output, "tests.Zone")[:3] == [
             "  manager  objects, LongQuerySet: caches, from memory for 3600 s",
             "  manager  brief, BriefQuerySet: caches, from memory for 1e-09 s",
-            "  manager  forever, ForeverQuerySet: caches, from memory for ever",
+            "  manager  forever, ForeverQuerySet: caches, from memory forever",
         ]
-        assert "A lock that nobody releases goes within 600 s." in output
+        assert "A lock that is not released expires within 600 s." in output
 
     def test_manager_of_a_proxy(self):
         output, _ = run("status")
@@ -124,7 +126,7 @@ class TestStatus:
         assert ("           one version for all rows" in lines) is not per_row
 
     def test_rows_in_two_caches(self):
-        """One for each of the managers' caches."""
+        """There is one for each of the managers' caches."""
         lines = of_model(run("status")[0], "tests.Twofold")
         assert [line for line in lines if line.startswith("  rows")] == [
             "  rows     in default, for 300 s",
@@ -161,7 +163,9 @@ class TestStatus:
             "backend": settings.CACHES["paper"]["BACKEND"],
             "transport": transport_of("paper").name,
             "error": None,
-            "entries": 100_000 if is_local("paper") else None,
+            # Other tests use the server, too.
+            **{name: found["caches"]["paper"][name] for name in numbers_of("paper")},
+            "max_entries": 100_000 if is_local("paper") else None,
             "flaws": found["caches"]["paper"]["flaws"],
         }
         assert found["lock_timeout"] == 600
@@ -171,7 +175,7 @@ class TestStatus:
         lines = of_model(output, "tests.Report")
         start = lines.index("  manager  cached_region, CachedRegionQuerySet: caches")
         assert " ".join(" ".join(lines[start + 1 : start + 3]).split()) == (
-            "asks the database: tests.models.lookup_path.RegionMixin overrides get()"
+            "queries the database: tests.models.lookup_path.RegionMixin overrides get()"
         )
         found = json.loads(run("status", "--json")[0])
         [report] = [m for m in found["models"] if m["model"] == Report._meta.label]
@@ -189,7 +193,7 @@ class TestStatus:
         caches = {"default": cache(LOCMEM, TIMEOUT=None)}
         with override_settings(CACHES=settings.CACHES | caches):
             output, _ = run("status")
-        assert "  rows     in default, for ever" in of_model(output, "tests.Sheet")
+        assert "  rows     in default, forever" in of_model(output, "tests.Sheet")
 
     def test_caches_answer(self):
         output, _ = run("status")
@@ -206,17 +210,35 @@ class TestStatus:
             found = json.loads(run("status", "--json")[0])["caches"]["paper"]
         lines = of_model(output, "Caches")
         at = lines.index(f"  paper, {LOCMEM}")
-        assert lines[at + 1 : at + 5] == [
+        assert lines[at + 1 : at + 6] == [
             "           answers; its transport is locmem",
-            "           up to 300 entries, some 100 rows",
-            "           keeps no more than 300 entries, which are some 100 rows: with "
-            "more,",
-            "           each drops another.",
+            "           0 entries",
+            "           up to 300 entries, about 100 rows",
+            "           keeps no more than 300 entries, which is about 100 rows: if "
+            "there are",
+            "           more, each new one evicts another.",
         ]
-        assert found["entries"] == 300
+        assert (found["entries"], found["max_entries"]) == (0, 300)
         assert len(found["flaws"]) == 1
 
-    def test_password_is_not_told(self):
+    def test_numbers_of_a_server(self):
+        before = numbers_of("default")
+        if before["entries"] is None:  # a backend that does not count
+            assert not is_local("default")
+            return
+        caches["default"].set_many(dict.fromkeys("abc", 1))
+        assert caches["default"].get("a") == 1
+        found = numbers_of("default")
+        assert found["entries"] >= 3
+        assert is_local("default") or 0 < found["hit_share"] <= 1
+        output, _ = run("status")
+        lines = "\n".join(of_model(output, "Caches"))
+        assert " entries\n" in lines
+        assert (
+            is_local("default") or "% of all reads from its server were hits" in lines
+        )
+
+    def test_password_is_not_shown(self):
         config = {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
             "LOCATION": "redis://me:hush@127.0.0.1:1/0",
@@ -227,8 +249,7 @@ class TestStatus:
         assert "hush" not in output
 
     def test_cache_that_does_not_answer(self):
-        deaf = cache("tests.tools.test_command.DeafCache")
-        with override_settings(CACHES=settings.CACHES | {"paper": deaf}):
+        with every_cache(DeafCache, "paper"):
             output, _ = run("status")
         lines = of_model(output, "Caches")
         at = lines.index("  paper, tests.tools.test_command.DeafCache")
@@ -242,6 +263,7 @@ class TestStatus:
             "CACHES: see the system check getorcreateplus.E001."
         ) in " ".join(" ".join(of_model(output, "tests.Twofold")).split())
 
+    @pytest.mark.slow
     def test_project_that_caches_nothing(self, tmp_path):
         (tmp_path / "bare.py").write_text(
             'SECRET_KEY = "bare"\nINSTALLED_APPS = ["getorcreateplus"]\n'
@@ -253,13 +275,13 @@ class TestStatus:
         done = in_process("status", **bare)
         assert (done.returncode, done.stdout, done.stderr) == (
             0,
-            "No model is cached: no manager makes querysets that do.\n",
+            "No model is cached: no manager has a caching queryset.\n",
             "",
         )
         done = in_process("invalidate", "--everything", **bare)
         assert (done.returncode, done.stdout, done.stderr) == (
             0,
-            "No model is cached: there is nothing to forget.\n",
+            "No model is cached: there is nothing to invalidate.\n",
             "",
         )
 
@@ -273,8 +295,8 @@ class TestWarnings:
     """A command is a process of its own."""
 
     LOCMEM_LINES = (
-        "The cache 'default' is a LocMemCache, of this process alone: those of other\n"
-        "processes are neither seen nor changed.\n"
+        "The cache 'default' is a LocMemCache, which belongs to this process: the\n"
+        "caches of other processes are neither read nor changed.\n"
     )
 
     @pytest.mark.parametrize(
@@ -294,7 +316,7 @@ class TestWarnings:
         caches = {"default": cache(DUMMY)}
         with override_settings(CACHES=settings.CACHES | caches):
             _, errors = run("explain", "tests.Sheet", "title=a")
-        assert errors == "The cache 'default' is a DummyCache: it keeps nothing.\n"
+        assert errors == "The cache 'default' is a DummyCache, which stores nothing.\n"
 
     @pytest.mark.shared_cache
     def test_shared_cache(self):
@@ -363,7 +385,7 @@ class TestExplain:
         assert output.endswith("Checked  The database has the same row.\n")
         behind_the_back("UPDATE tests_paper SET pages = 9")
         error = refused("explain", "tests.Paper", "title=a", "--check")
-        assert error == "The cache is wrong."
+        assert error == "The cached row is wrong."
         run("invalidate", "tests.Paper", str(obj.pk))
         run("explain", "tests.Paper", "title=a", "--check")
 
@@ -372,18 +394,21 @@ class TestExplain:
         [
             (
                 ("tests.Papr", "title=a"),
-                "There is no model 'tests.Papr'; say 'app.Model'. Is it tests.Paper",
+                "There is no model 'tests.Papr'. Write its label, such as 'app.Model'. "
+                "Did you mean tests.Paper",
             ),
             (
                 ("sheet", "title=a"),
-                "There is no model 'sheet'; say 'app.Model'. Is it tests.Sheet?",
+                "There is no model 'sheet'. Write its label, such as 'app.Model'. Did "
+                "you mean tests.Sheet?",
             ),
             (
                 ("x.y.z", "title=a"),
-                "There is no model 'x.y.z'; say 'app.Model'. Cached are: ",
+                "There is no model 'x.y.z'. Write its label, such as 'app.Model'. "
+                "Cached models: ",
             ),
-            (("tests.Paper", "title"), "'title' is not of the form field=value."),
-            (("tests.Paper", "=a"), "'=a' is not of the form field=value."),
+            (("tests.Paper", "title"), "'title' does not have the form field=value."),
+            (("tests.Paper", "=a"), "'=a' does not have the form field=value."),
             (("tests.Paper", "title=a", "title=b"), "title is given twice."),
             (
                 ("tests.Paper", "titel=a"),
@@ -391,15 +416,15 @@ class TestExplain:
             ),
             (
                 ("tests.Paper", "pages=many"),
-                "pages='many' is no value of tests.Paper.pages (IntegerField): ",
+                "pages='many' is not valid for tests.Paper.pages (IntegerField): ",
             ),
             (
                 ("tests.Paper", "title=a", "--manager", "x"),
-                "--manager x: tests.Paper h",
+                "--manager x: tests.Paper has no manager 'x'. It has objects",
             ),
             (
                 ("tests.Paper", "title=a", "--database", "x"),
-                "--database x: DATABASES has default, other.",
+                "--database x: 'x' is not in DATABASES, which has default, other.",
             ),
         ],
     )
@@ -416,7 +441,7 @@ class TestInvalidate:
     def test_row(self):
         obj, other = warm_row(), warm_row(title="b")
         output, _ = run("invalidate", "tests.Paper", str(obj.pk))
-        assert output == f"tests.Paper {obj.pk}: forgotten in default, other\n"
+        assert output == f"tests.Paper {obj.pk}: invalidated in default, other\n"
         assert not is_warm()
         assert is_warm(title="b")
         assert other.title == "b"
@@ -425,7 +450,7 @@ class TestInvalidate:
         pks = [str(warm_row(title=title).pk) for title in "ab"]
         output, _ = run("invalidate", "tests.Paper", *pks, "--database", "default")
         assert output == "".join(
-            f"tests.Paper {pk}: forgotten in default\n" for pk in pks
+            f"tests.Paper {pk}: invalidated in default\n" for pk in pks
         )
         assert not is_warm()
         assert not is_warm(title="b")
@@ -438,7 +463,7 @@ class TestInvalidate:
     def test_all_rows(self):
         warm_row(), warm_row(title="b"), warm_row(Sheet)
         output, _ = run("invalidate", "tests.Paper", "--all")
-        assert output == "tests.Paper, all rows: forgotten in default, other\n"
+        assert output == "tests.Paper, all rows: invalidated in default, other\n"
         assert not is_warm()
         assert not is_warm(title="b")
         assert is_warm(Sheet)
@@ -446,7 +471,7 @@ class TestInvalidate:
     def test_everything(self):
         warm_row(), warm_row(Sheet)
         output, _ = run("invalidate", "--everything")
-        assert "tests.Paper, all rows: forgotten in default, other\n" in output
+        assert "tests.Paper, all rows: invalidated in default, other\n" in output
         assert len(output.splitlines()) == len(set(output.splitlines()))
         assert not is_warm()
         assert not is_warm(Sheet)
@@ -455,20 +480,20 @@ class TestInvalidate:
         Slot.objects.get_or_create(room=1, hour=2)
         output, _ = run("invalidate", "tests.Slot", "1,2", "[1, 3]")
         assert output == (
-            "tests.Slot 1,2: forgotten in default, other\n"
-            "tests.Slot [1, 3]: forgotten in default, other\n"
+            "tests.Slot 1,2: invalidated in default, other\n"
+            "tests.Slot [1, 3]: invalidated in default, other\n"
         )
         assert not is_warm(Slot, room=1, hour=2)
 
     def test_negative_key(self):
         output, _ = run("invalidate", "tests.Paper", "-1", "--database", "other")
-        assert output == "tests.Paper -1: forgotten in other\n"
+        assert output == "tests.Paper -1: invalidated in other\n"
 
     def test_parent_of_what_is_cached(self):
         output, _ = run("invalidate", "tests.Ordinary", "1", "--database", "default")
         assert output == (
-            "tests.Ordinary 1: forgotten in default\n"
-            "tests.SpecialOrdinary 1: forgotten in default\n"
+            "tests.Ordinary 1: invalidated in default\n"
+            "tests.SpecialOrdinary 1: invalidated in default\n"
         )
 
     @committed
@@ -477,7 +502,7 @@ class TestInvalidate:
         with transaction.atomic():
             output, _ = run("invalidate", "tests.Paper", str(obj.pk))
             assert output == (
-                f"tests.Paper {obj.pk}: forgotten in default, other, for all others at "
+                f"tests.Paper {obj.pk}: invalidated in default, other, for others at "
                 "the commit\n"
             )
         assert not is_warm()
@@ -485,30 +510,42 @@ class TestInvalidate:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((), "Nothing to forget: name a model with primary keys or --all, or say"),
-            (("--all",), "Nothing to forget: name a model with primary keys or --all"),
-            (("tests.Paper",), "Which rows of tests.Paper? Name primary keys, or say"),
-            (("tests.Paper", "1", "--all"), "--all is all rows: name no primary keys"),
-            (("tests.Paper", "--everything"), "--everything is all models: name none"),
-            (("--all", "--everything"), "--everything is all models: name none"),
+            ((), "Nothing to invalidate: give a model with primary keys or --all, or"),
+            (("--all",), "Nothing to invalidate: give a model with primary keys or"),
+            (
+                ("tests.Paper",),
+                "Which rows of tests.Paper? Give primary keys, or --all.",
+            ),
+            (
+                ("tests.Paper", "1", "--all"),
+                "--all is all rows of the model: leave out",
+            ),
+            (
+                ("tests.Paper", "--everything"),
+                "--everything is all rows of all models:",
+            ),
+            (
+                ("--all", "--everything"),
+                "--everything is all rows of all models: leave",
+            ),
             (
                 ("tests.PlainPaper", "1"),
-                "tests.PlainPaper is not cached: no manager of",
+                "tests.PlainPaper is not cached: none of its managers has a",
             ),
             (("tests.Papr", "1"), "There is no model 'tests.Papr'"),
             (
                 ("tests.Paper", "1", "x"),
-                "pk='x' is no value of tests.Paper.id (BigAuto",
+                "pk='x' is not valid for tests.Paper.id (BigAuto",
             ),
             (("tests.Slot", "1"), "pk='1': the primary key of tests.Slot is room,hour"),
-            (("tests.Paper", "null"), "None is no primary key of tests.Paper"),
+            (("tests.Paper", "null"), "None is not a primary key of tests.Paper"),
         ],
     )
     def test_bad_argument(self, arguments, message):
         assert refused("invalidate", *arguments).startswith(message)
 
     def test_cache_that_does_not_answer(self):
-        """Only this process has the list of debts."""
+        """The list of debts ends with this process."""
         stderr = StringIO()
         with (
             every_cache(FullCache, "paper"),
@@ -518,8 +555,8 @@ class TestInvalidate:
                 "getorcreateplus", "invalidate", "tests.Paper", "7", stderr=stderr
             )
         assert (
-            "tests.Paper 7: not forgotten in default, the cache 'paper' does not "
-            "answer\n"
+            "tests.Paper 7: not invalidated in default, because the cache 'paper' "
+            "does not answer\n"
         ) in stderr.getvalue()
 
 
@@ -536,7 +573,7 @@ class TestExitStatus:
         ("arguments", "message"),
         [
             ((), "the following arguments are required: {status,explain,invalidate}"),
-            (("forget",), "invalid choice: 'forget'"),
+            (("clear",), "invalid choice: 'clear'"),
             (("explain",), "the following arguments are required: model, field=value"),
             (("status", "--xml"), "unrecognized arguments: --xml"),
             (("explain", "tests.Papr", "title=a"), "There is no model 'tests.Papr'"),
@@ -552,7 +589,7 @@ class TestExitStatus:
         assert done.stdout == ""
 
     def test_traceback(self):
-        done = in_process("forget", "--traceback")
+        done = in_process("clear", "--traceback")
         assert done.returncode == 1
         assert done.stderr.startswith("Traceback ")
 
@@ -584,3 +621,36 @@ class TestExitStatus:
         assert "tests.Paper\n" in done.stdout
         is_shared = settings.CACHES["default"]["BACKEND"] != LOCMEM
         assert bool(done.stderr) is not is_shared
+
+
+@pytest.mark.slow
+class TestOptionsOfDjango:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["status", "--settings", "tests.settings", "-v", "2", "--traceback"],
+            ["-v", "2", "--traceback", "status"],
+            ["status", "--no-color", "--json"],
+            ["explain", "tests.Paper", "title=a", "--verbosity", "0"],
+            ["invalidate", "tests.Paper", "--all", "--pythonpath", "."],
+        ],
+    )
+    def test_before_and_after_the_action(self, arguments):
+        done = in_process(*arguments)
+        assert done.returncode == 0, done.stderr
+
+    def test_traceback_after_the_action(self):
+        assert "Traceback" not in in_process("explain", "Paper", "title=a").stderr
+        assert (
+            "Traceback" in in_process("explain", "Paper", "a=a", "--traceback").stderr
+        )
+
+    def test_unknown_argument(self):
+        done = in_process("status", "--colour")
+        assert done.returncode == 1
+        assert done.stderr == "CommandError: unrecognized arguments: --colour\n"
+
+    @pytest.mark.parametrize("action", ["status", "explain", "invalidate"])
+    def test_help_has_examples(self, action):
+        done = in_process(action, "--help")
+        assert f"Examples:\n  manage.py getorcreateplus {action}" in done.stdout

@@ -1,4 +1,4 @@
-"""explain() predicts what the call then does, and what signals report."""
+"""explain() predicts the result of the call, and its signals."""
 
 import datetime
 import json
@@ -36,7 +36,7 @@ from ..models import (
 from ..support.caches import Backend, BrokenCache, every_cache
 from ..support.databases import isolation
 from ..support.queries import count
-from ..support.signals import entries, warm_row, what_is_told
+from ..support.signals import entries, signals_of, warm_row
 from ..support.sql import behind_the_back
 
 pytestmark = pytest.mark.django_db
@@ -70,9 +70,9 @@ def explained(source, /, **lookup):
 
 
 def foretold(source, /, **lookup):
-    """Return an Explanation, after the call has done as it says."""
+    """Return an Explanation, after the call has done the same."""
     found = explained(source, **lookup)
-    [(signal, model, arguments), *_] = what_is_told(
+    [(signal, model, arguments), *_] = signals_of(
         lambda: source.get_or_create(**lookup)
     )
     assert signal == ("hit" if found.is_hit else "miss")
@@ -92,7 +92,7 @@ def held(found):
 def set_version(obj, value):
     region, _, version = entries(obj)
     prefix = transactions.token_prefix("default")
-    token = prefix + value if value == "LOCK" else region.new_token(prefix)
+    token = prefix + value if value == "LOCK" else region.new_token(prefix, version)
     region.client.announce({version: token}, 60)
 
 
@@ -103,8 +103,8 @@ class TestOutcome:
         assert found.lookup == {"title": "a"}
         assert held(found) == {
             "hint": "nothing",
-            "payload": "not known without a hint",
-            "version": "not known without a hint",
+            "payload": "unknown without a hint",
+            "version": "unknown without a hint",
             "epoch": "nothing",
         }
         assert Paper.objects.count() == 1
@@ -128,7 +128,7 @@ class TestOutcome:
         assert payload.values == found.values
 
     def test_hit_by_another_process(self):
-        """What this one remembers is not what others go by."""
+        """The other processes do not have what this one remembers."""
         obj = warm_row()
         memory.hints.clear()
         found = foretold(Paper.objects, title="a")
@@ -224,10 +224,10 @@ class TestOutcome:
         region.client.announce({payload: "something"}, 60)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.ERROR
-        assert held(found)["payload"] == "no row, but 'something'"
+        assert held(found)["payload"] == "not a row: 'something'"
 
     def test_payload_of_another_release(self):
-        """Version 1.0 had no mark in it."""
+        """Release 1.0 stored no mark."""
         region, payload, _ = entries(warm_row())
         *parts, _ = region.client.look([payload])[payload]
         region.client.announce({payload: tuple(parts)}, 60)
@@ -238,7 +238,7 @@ class TestOutcome:
         region.client.announce({version: "else.where"}, 60)
         found = foretold(Paper.objects, title="a")
         assert found.reason is Reason.NO_ROW
-        assert held(found)["version"].startswith("'else.where', which is no token")
+        assert held(found)["version"].startswith("'else.where', not a token of this")
 
     def test_entry_that_is_unreadable(self):
         obj = Paper.objects.create(title="a")
@@ -250,8 +250,8 @@ class TestOutcome:
             "version": "nothing",
             "epoch": "unreadable: ValueError('unsupported pickle protocol: 9')",
         }
-        assert found.why == "What the cache holds is unreadable."
-        assert found.next.endswith("It drops what is unreadable.")
+        assert found.why == "The cache's entry cannot be read."
+        assert found.next.endswith("It deletes the unreadable entry.")
 
     @pytest.mark.parametrize(
         ("aliases", "holds"),
@@ -267,28 +267,28 @@ class TestOutcome:
             assert clients.by_alias["default"].down_until is None
             assert caplog.records == []
             assert foretold(Paper.objects, title="a").reason is Reason.ERROR
-        assert found.why == "The cache does not answer. It failed, OSError: refused"
+        assert found.why == "The cache does not answer. It failed: OSError: refused"
         assert held(found)["hint"] == holds
 
-    def test_cache_that_fails_is_asked_twice(self):
-        """As by a call: once more, on a new connection."""
+    def test_cache_that_fails_is_read_twice(self):
+        """As a call does: again, on a new connection."""
         memory.hints.put((region_of(Paper.objects.all()), (("title", "a"),)), "1")
         with every_cache(BrokenCache, "paper"):
             before = BrokenCache.asked
             explain(Paper.objects, title="a")
             assert BrokenCache.asked == before + 2
 
-    def test_cache_that_is_left_alone(self):
+    def test_cache_that_is_not_used(self):
         with every_cache(BrokenCache):
             Sheet.objects.get_or_create(title="a")
             asked = BrokenCache.asked
             found = explained(Sheet.objects, title="a")
             assert BrokenCache.asked == asked
         assert found.reason is Reason.ERROR
-        assert "It failed, and is left alone for" in found.why
+        assert "It failed, and is not used for" in found.why
 
     def test_cache_that_is_tried_again(self, monkeypatch):
-        """Without debts its next command is an ordinary one."""
+        """Without debts, the next command reads it as usual."""
         with every_cache(BrokenCache):
             monkeypatch.setattr(clients.CacheClient, "FIRST_PAUSE", 0)
             explain(Sheet.objects, title="a")
@@ -296,7 +296,7 @@ class TestOutcome:
             asked = BrokenCache.asked
             found = explain(Sheet.objects, title="a")
             assert BrokenCache.asked == asked + 2
-        assert found.why == "The cache does not answer. It failed, OSError: refused"
+        assert found.why == "The cache does not answer. It failed: OSError: refused"
 
     def test_forced(self):
         warm_row()
@@ -324,7 +324,7 @@ class TestOutcome:
         assert found.call.startswith("CachedQuerySet of tests.Paper.get_or_create(")
 
     def test_anything_else(self):
-        with pytest.raises(TypeError, match="wants a queryset or a manager, not 'a'"):
+        with pytest.raises(TypeError, match="takes a queryset or a manager, not 'a'"):
             explain("a", title="a")
 
 
@@ -378,21 +378,21 @@ class TestObstacles:
     @pytest.mark.parametrize(
         ("source", "lookup", "why"),
         [
-            (Paper.objects, {}, "It is called without an argument."),
-            (Paper.objects, {"title__iexact": "a"}, "title__iexact: it is no equality"),
-            (Paper.objects, {"rack__name": "a"}, "rack__name: it asks another table."),
+            (Paper.objects, {}, "The call has no arguments."),
+            (Paper.objects, {"title__iexact": "a"}, "title__iexact is not an equality"),
+            (Paper.objects, {"rack__name": "a"}, "rack__name queries another table."),
             (
                 Paper.objects,
                 {"pages": F("id")},
-                "pages: F(id) is an expression, which the database computes.",
+                "pages: F(id) is an expression, which the database evaluates.",
             ),
             (
                 Paper.objects,
                 {"pages": "many"},
-                "pages: 'many' is no value of IntegerField: Field 'pages' expected a "
-                "number but got 'many'.",
+                "pages: 'many' is not valid for IntegerField: Field 'pages' expected "
+                "a number but got 'many'.",
             ),
-            (Paper.objects, {"rack": Rack()}, "is not saved, or of another model."),
+            (Paper.objects, {"rack": Rack()}, "is not saved, or is an instance of"),
             (
                 Paper.objects,
                 {"title": ["a"]},
@@ -401,12 +401,12 @@ class TestObstacles:
             (
                 Paper.objects.filter(pages=1),
                 {"pages": 2},
-                "Two conditions want different values of one column.",
+                "Two conditions require different values of the same column.",
             ),
             (
                 Paper.objects.filter(pages__gt=1),
                 {"title": "a"},
-                "The queryset has a filter that is no equality on the model's own",
+                "A filter of the queryset is not an equality on the model's own",
             ),
             (
                 Paper.objects.only("title"),
@@ -443,20 +443,20 @@ class TestObstacles:
             (
                 Ordinary.objects,
                 {"number": float("nan")},
-                "number: nan has no form that is one for all that are equal to it.",
+                "number: nan has no form that all equal values share.",
             ),
             (
                 Ordinary.objects,
                 {"tags": 1},
-                "tags: it is no column of the model's own table.",
+                "tags is not a column of the model's own table.",
             ),
-            (Slot.objects, {"pk": 1}, "pk: 1 is no key of (room, hour)."),
+            (Slot.objects, {"pk": 1}, "pk: 1 is not a key of (room, hour)."),
         ],
     )
     def test_why(self, source, lookup, why):
         on_sqlite = connection.vendor == "sqlite"
         if on_sqlite and "datetime" in lookup:
-            why = "datetime: DateTimeField compares otherwise on sqlite."
+            why = "datetime: sqlite compares a DateTimeField in another way."
         found = explained(source, **lookup)
         assert found.reason is Reason.NOT_CACHEABLE
         assert why in found.why
@@ -484,11 +484,11 @@ class TestObstacles:
             found = explained(Paper.objects, title="a")
         finally:
             field._unregister_lookup(Odd)
-        assert found.why == "title: its exact lookup is none of Django's."
+        assert found.why == "title: its exact lookup is not one of Django's."
 
     def test_managers_that_cache_are_named(self):
         assert explain(Zone.plain, name="a").remedy == (
-            "Ask by what does: tests.Zone.brief, tests.Zone.forever, "
+            "Use a manager that does: tests.Zone.brief, tests.Zone.forever, "
             "tests.Zone.objects."
         )
 
@@ -513,9 +513,9 @@ class TestCheck:
         found = check(Paper.objects, title="a")
         assert found.is_right is False
         assert found.checked == (
-            "The hit is wrong: pages is None, and in the database 9. Something has "
-            "written that Django does not see: `getorcreateplus invalidate "
-            f"tests.Paper {obj.pk}`."
+            "The hit is wrong: pages is None, but 9 in the database. The row was "
+            "written without Django. Run `getorcreateplus invalidate tests.Paper "
+            f"{obj.pk}`."
         )
 
     def test_hit_of_a_row_that_is_gone(self):
@@ -546,7 +546,7 @@ class TestCheck:
         assert found.is_right is None
         assert "several such rows" in found.checked
 
-    def test_lookup_that_is_none_of_the_cache(self):
+    def test_lookup_that_cannot_be_cached(self):
         found, queries = count(lambda: check(Paper.objects, title__iexact="a"))
         assert (found.checked, queries) == ("There is nothing to compare.", 0)
 
@@ -563,7 +563,7 @@ class TestCheck:
 
         found = check(WritingQuerySet(Paper), title="a")
         assert found.is_right is None
-        assert found.checked == "The row is being written: ask once more."
+        assert found.checked == "The row is being written: run the check again."
 
 
 class TestText:
@@ -608,7 +608,7 @@ class TestText:
                 Paper,
                 "pages",
                 "many",
-                "pages='many' is no value of tests.Paper.pages (IntegerField): "
+                "pages='many' is not valid for tests.Paper.pages (IntegerField): "
                 "“many” value must be an integer.",
             ),
             (
@@ -622,15 +622,15 @@ class TestText:
                 Slot,
                 "pk",
                 "1",
-                "pk='1': the primary key of tests.Slot is room,hour; say its values "
-                "with commas between them, or as a list of JSON.",
+                "pk='1': the primary key of tests.Slot is room,hour. Write its "
+                "values with commas between them, or as a JSON list.",
             ),
             (
                 Slot,
                 "pk",
                 "[1",
-                "pk='[1': the primary key of tests.Slot is room,hour; say its values "
-                "with commas between them, or as a list of JSON.",
+                "pk='[1': the primary key of tests.Slot is room,hour. Write its "
+                "values with commas between them, or as a JSON list.",
             ),
         ],
     )
@@ -675,8 +675,8 @@ Epoch    token {tokens[region.epoch_key]}
          paper: {region.epoch_key}
 
 Outcome: hit (cache)
-Why      The row has the stamp of now, and is the one that is looked for.
-Next     It returns this row, created=False, without a query."""
+Why      The cached row has the current stamp, and matches the lookup.
+Next     It returns this row with created=False, without a query."""
     )
 
 

@@ -41,7 +41,7 @@ def get(model=Sheet, title="a", **kwargs):
 
 
 def message(context, call):
-    """Return what the assertion says of a call."""
+    """Return the message of the assertion for a call."""
     with pytest.raises(AssertionError) as caught, context:
         call()
     return str(caught.value)
@@ -147,9 +147,9 @@ class TestLookups:
 
     def test_what_is_no_model(self):
         for context in (assert_cache_hits, assert_cache_misses):
-            with pytest.raises(LookupError, match="'Sheet' is no label of a model"):
+            with pytest.raises(LookupError, match="'Sheet' is not a model's label"):
                 context(1, "Sheet")
-            with pytest.raises(TypeError, match="<class 'int'> is no model"):
+            with pytest.raises(TypeError, match="<class 'int'> is not a model"):
                 context(1, int)
             # Not None, which is all models.
             with pytest.raises(TypeError, match="AbstractItem'> is abstract"):
@@ -183,8 +183,8 @@ CALLS = [
 class TestCommands:
     @pytest.mark.parametrize(("name", "args", "keys", "result"), CALLS)
     def test_command_is_one(self, name, args, keys, result):
-        """Even if the backend makes several commands of it."""
-        if name == "clear":  # of a server that others use as well
+        """Even if the backend turns it into several commands."""
+        if name == "clear":  # of a server with other users
             caches["default"].clear = lambda: None
         with assert_cache_commands(1) as commands:
             assert getattr(cache, name)(*args) == result
@@ -233,7 +233,7 @@ class TestCommands:
         assert commands == [("default", "has_key", ["a"])]
 
     def test_failing_command(self, monkeypatch):
-        """The command was given; the error is the test's."""
+        """The command was sent; the error is the test's own."""
 
         def fail(self, *args, **kwargs):
             raise ConnectionError("gone")
@@ -288,7 +288,9 @@ class TestCommands:
 
 
 class Delegating:
-    """A backend that has the commands of another, and no class of Django's."""
+    """
+    A backend with the commands of another one, without Django's base class.
+    """
 
     def __init__(self, location, params):
         self.cache = LocMemCache(location, params)
@@ -323,7 +325,8 @@ class TestCacheObjects:
                 (alias, name): value
                 for alias in caches
                 for name, value in vars(caches[alias]).items()
-                # Not what the backend, or this package, makes for itself.
+                # Not the objects that the backend or this package makes for
+                # itself.
                 if name != "_cache" and not name.startswith("getorcreateplus")
             }
 
@@ -427,8 +430,8 @@ class TestCacheObjects:
         assert [command.method for command in commands] == ["set_many", "get_many"]
         assert list(vars(caches["default"])) == ["cache"]
 
-    def test_backend_that_cannot_be_told_of(self):
-        """It is no backend of Django's. Nothing is left behind."""
+    def test_backend_that_cannot_be_spied_on(self):
+        """It is not one of Django's backends. Nothing is left behind."""
         with override_settings(CACHES=backend("Slotted")):
             assert caches["default"]
             with pytest.raises(TypeError), CaptureCacheCommands():
@@ -445,7 +448,7 @@ class TestContext:
 
     @pytest.fixture(autouse=True)
     def opened(self):
-        """Have the tasks use this thread's object, which is closed later."""
+        """Let the tasks use this thread's object, which is closed later."""
         cache.get("a")
 
     def test_other_thread(self):
@@ -632,8 +635,9 @@ class TestCachingOff:
             with pytest.raises(TypeError) as caught:
                 caching_off()(function)
             assert str(caught.value) == (
-                f"{function!r} is a generator, whose caller runs in the middle of it: "
-                "use `with caching_off():` inside, around what does not yield."
+                f"{function!r} is a generator, so code of its caller would run in the "
+                "block: use `with caching_off():` inside it, around code that does "
+                "not yield."
             )
 
     def test_error_ends_it(self):
@@ -642,7 +646,7 @@ class TestCachingOff:
         assert not was_bypassed()
 
     def test_beside_bypass(self):
-        """Neither outlives its own block, in any order of their ends."""
+        """Each ends with its own block, in any order of the ends."""
         off, around = caching_off(), bypass(Paper)
         off.__enter__()
         around.__enter__()
@@ -661,9 +665,9 @@ class TestCachingOff:
             assert was_bypassed()
 
     def test_what_is_no_model(self):
-        with pytest.raises(LookupError, match="'Sheet' is no label of a model"):
+        with pytest.raises(LookupError, match="'Sheet' is not a model's label"):
             caching_off("Sheet")
-        with pytest.raises(TypeError, match="is no model"):
+        with pytest.raises(TypeError, match="is not a model"):
             caching_off(was_bypassed)  # without parentheses
 
     def test_class_that_is_no_test_case(self):

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import re
 import threading
+from contextlib import suppress
 from html.parser import HTMLParser
 
 import pytest
@@ -21,13 +22,18 @@ from getorcreateplus.signals import (
     cache_hit,
     cache_invalidated,
     cache_miss,
+    cache_miss_ended,
     savepoint_omitted,
 )
 
+from ..models import Page as Page_
 from ..models import Paper, PlusItem, Rack, Zone
 from ..support.threads import start
 
-SIGNALS = [cache_hit, cache_miss, cache_invalidated, savepoint_omitted]
+SIGNALS = [
+    *(cache_hit, cache_miss, cache_miss_ended),
+    *(cache_invalidated, savepoint_omitted),
+]
 PANELS = [
     "debug_toolbar.panels.sql.SQLPanel",
     "getorcreateplus.panels.GetOrCreatePanel",
@@ -35,7 +41,10 @@ PANELS = [
 ]
 TIMEOUT = 10  # seconds; milliseconds are usual
 
-pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.django_db(databases="__all__", transaction=True),
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -67,7 +76,8 @@ def toolbar(django_db_setup):
 
 class Page(HTMLParser):
     """
-    What a reader sees: ``tables``, by rows and cells, and ``texts`` around.
+    The visible text: ``tables``, by rows and cells, and the ``texts`` around
+    them.
     """
 
     def __init__(self, html):
@@ -91,6 +101,10 @@ class Page(HTMLParser):
     def handle_endtag(self, tag):
         if tag in {"td", "th"}:
             text = re.sub(r"\d+\.\d\d\xa0ms", "ms", self.cell)
+            # Only the place of the call remains of a stack.
+            text = re.sub(
+                r"(test_panel\.py):\d+( in \w+).*", r"\1\2", text, flags=re.DOTALL
+            )
             self.tables[-1][-1].append(text)
             self.cell = None
 
@@ -148,7 +162,7 @@ def in_words(hit, why):
 
 
 def test_models_and_lookups_are_shown():
-    """And writes invalidate, beside the panels of SQL and cache."""
+    """Writes invalidate, together with the panels for SQL and caches."""
     Zone.objects.get_or_create(name="z")
     Zone.objects.get_or_create(name="z")
     seen = []
@@ -215,7 +229,10 @@ def test_models_and_lookups_are_shown():
             ],
         ],
         [
-            ["Model", "Database", "Lookup", "Outcome", "Reason", "Time"],
+            [
+                *("Model", "Database", "Lookup", "Outcome", "Reason", "Time"),
+                *("Row", "Calls", "Called from"),
+            ],
             *(
                 [
                     f"tests.{model.__name__}",
@@ -224,15 +241,18 @@ def test_models_and_lookups_are_shown():
                     "hit" if hit else "miss",
                     f"{why}: {in_words(hit, why)}",
                     "ms",
+                    row,
+                    "1",
+                    f"test_panel.py in {place}",
                 ]
-                for model, lookup, hit, why in [
-                    (Paper, "title='a'", False, "no hint"),
-                    (Paper, "title='a'", True, "cache"),
-                    (Paper, "title='a'", False, "no row"),
-                    (Paper, "title='a'", False, "stamp"),
-                    (PlusItem, "code='x'", False, "no hint"),
-                    (PlusItem, "code='x'", True, "transaction"),
-                    (Zone, "name='z'", True, "memory"),
+                for model, lookup, hit, why, row, place in [
+                    (Paper, "title='a'", False, "no hint", "created", "get_or_create"),
+                    (Paper, "title='a'", True, "cache", "found", "get_or_create"),
+                    (Paper, "title='a'", False, "no row", "found", "get_or_create"),
+                    (Paper, "title='a'", False, "stamp", "found", "get_or_create"),
+                    (PlusItem, "code='x'", False, "no hint", "created", "view"),
+                    (PlusItem, "code='x'", True, "transaction", "found", "view"),
+                    (Zone, "name='z'", True, "memory", "found", "view"),
                 ]
             ),
         ],
@@ -245,7 +265,7 @@ def test_request_without_lookups():
     assert page.tables == []
     assert page.texts == [
         "Models",
-        "No model of the cache was looked up or written during this request.",
+        "No cached model was looked up or written during this request.",
     ]
 
 
@@ -286,7 +306,7 @@ def test_no_script_and_no_style():
     _, page = request(get_or_create)
     assert page.tags == {
         *("h4", "table", "thead", "tbody", "tr", "th", "td", "colgroup", "col"),
-        *("div", "br", "p", "strong"),
+        *("div", "br", "p", "strong", "details", "summary", "pre", "span"),
     }
 
 
@@ -297,7 +317,7 @@ def test_lookup_is_escaped():
     assert "script" not in page.tags
 
 
-def test_lookup_is_told_as_it_was_called():
+def test_lookup_is_shown_as_it_was_called():
     def view():
         get_or_create()
         Paper.objects.get_or_create(title__startswith="a")
@@ -306,12 +326,74 @@ def test_lookup_is_told_as_it_was_called():
             get_or_create()
 
     _, page = request(view)
+    # Those of one row after each other.
     assert lookups(page) == [
         ("title='a'", "miss", "no hint"),
-        ("title__startswith='a'", "miss", "not cacheable"),
         ("title='a'", "miss", "forced"),
         ("title='a'", "miss", "bypass"),
+        ("title__startswith='a'", "miss", "not cacheable"),
     ]
+
+
+def rows_and_calls(page):
+    """Return the outcome, the result and the number of calls of each line."""
+    return [(row[3], row[6], row[7]) for row in page.tables[1][1:]]
+
+
+def test_repeated_calls_are_one_line():
+    def view():
+        for title in "abab":
+            get_or_create(title)
+            get_or_create(title)
+
+    _, page = request(view)
+    assert (
+        rows_and_calls(page)
+        == [
+            ("miss", "created", "1"),
+            ("hit", "found", "3"),
+        ]
+        * 2
+    )
+
+
+def test_what_a_miss_has_ended_in():
+    Page_.plain.create(slug="there")
+
+    def view():
+        Page_.objects.get(slug="there")
+        Page_.objects.get(slug="there")
+        for lookup in ({"slug": "x"}, {"slug__iexact": "x"}):
+            with suppress(Page_.DoesNotExist):
+                Page_.objects.get(**lookup)
+        Page_.objects.get_or_create(slug__iexact="new", defaults={"slug": "new"})
+        PlusItem.objects.get_or_create(code="1")
+        PlusItem.objects.bulk_get_or_create([{"code": "1"}, {"code": "2"}])
+        with bypass():
+            PlusItem.objects.bulk_get_or_create([{"code": "2"}, {"code": "3"}])
+
+    _, page = request(view)
+    assert sorted(rows_and_calls(page)) == sorted(
+        [
+            ("miss", "found", "1"),
+            ("hit", "found", "1"),
+            *[("miss", "missing", "1")] * 2,
+            ("miss", "created", "1"),
+            ("miss", "created", "1"),
+            ("hit", "found", "1"),
+            ("miss", "created", "1"),
+            ("miss", "found", "1"),
+            ("miss", "created", "1"),
+        ]
+    )
+
+
+def test_no_stack_where_the_toolbar_has_none():
+    config = settings.DEBUG_TOOLBAR_CONFIG | {"ENABLE_STACKTRACES": False}
+    with override_settings(DEBUG_TOOLBAR_CONFIG=config):
+        _, page = request(get_or_create)
+    assert page.tables[1][1][8] == ""
+    assert "details" not in page.tags
 
 
 def test_other_database():
@@ -319,16 +401,19 @@ def test_other_database():
     assert page.tables[1][1][:2] == ["tests.Paper", "other"]
 
 
-def test_many_lookups_are_counted_and_left_out():
-    rows = [{"code": f"{i:03}"} for i in range(panels.MAX_LOOKUPS + 1)]
+@pytest.mark.slow
+def test_many_lookups_are_counted_and_left_out(monkeypatch):
+    assert panels.MAX_LOOKUPS == 500  # whose stacks and page take seconds
+    monkeypatch.setattr(panels, "MAX_LOOKUPS", 20)
+    rows = [{"code": f"{i:03}"} for i in range(21)]
     subtitle, page = request(lambda: PlusItem.objects.bulk_get_or_create(rows))
-    assert subtitle == "0 hits, 501 misses"
-    assert len(lookups(page)) == 500
-    assert page.texts[-2] == "1 more lookup is counted above, and left out here."
+    assert subtitle == "0 hits, 21 misses"
+    assert len(lookups(page)) == 20
+    assert page.texts[-2] == "1 more lookup is counted above, but not listed here."
     rows.append({"code": "z"})
     subtitle, page = request(lambda: PlusItem.objects.bulk_get_or_create(rows))
-    assert subtitle == "501 hits, 1 miss"
-    assert page.texts[-2] == "2 more lookups are counted above, and left out here."
+    assert subtitle == "21 hits, 1 miss"
+    assert page.texts[-2] == "2 more lookups are counted above, but not listed here."
 
 
 class TestListening:
@@ -351,7 +436,7 @@ class TestListening:
         assert not self.is_any()
 
     def test_not_where_the_panel_is_off(self):
-        """As by its checkbox in the toolbar."""
+        """Like the checkbox in the toolbar."""
         from .panel_urls import calls
 
         listened = []
@@ -363,7 +448,7 @@ class TestListening:
         assert 'id="djdt-GetOrCreatePanel"' in html
 
     def test_request_inside_of_a_request(self):
-        """The outer one is not done with what the inner one does."""
+        """The lookups of the inner request do not end the outer one's."""
         inner = []
 
         def view():
@@ -403,7 +488,8 @@ def test_requests_of_two_threads_are_apart():
         "b": "3 hits, 0 misses",
     }
     for name, (_, page) in shown.items():
-        assert lookups(page) == [(f"title='{name}'", "hit", "cache")] * 3
+        assert lookups(page) == [(f"title='{name}'", "hit", "cache")]
+        assert rows_and_calls(page) == [("hit", "found", "3")]
     assert not any(signal.receivers for signal in SIGNALS)
 
 
@@ -519,8 +605,8 @@ def test_apps_without_the_package_are_an_error():
         assert panels.GetOrCreatePanel.run_checks() == [
             checks.Error(
                 "getorcreateplus.panels.GetOrCreatePanel is in DEBUG_TOOLBAR_PANELS, "
-                "and 'getorcreateplus' is not in INSTALLED_APPS, by which its template "
-                "is found.",
+                "but 'getorcreateplus' is not in INSTALLED_APPS: Django does not find "
+                "the panel's template.",
                 hint="Add 'getorcreateplus' to INSTALLED_APPS.",
                 id="getorcreateplus.E018",
             )

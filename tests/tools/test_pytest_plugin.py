@@ -16,8 +16,8 @@ from ..support.repository import ROOT
 @pytest.fixture
 def run(tmp_path):
     """
-    Run Python in a directory that has the package installed: with what
-    setup.cfg says of entry points.
+    Run Python in a directory with the installed package, including the entry
+    points of setup.cfg.
     """
     environment = {
         name: value
@@ -58,7 +58,7 @@ def run(tmp_path):
 
 
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "--color=no")
-# What pytest-django and its neighbours import has nothing to do with this.
+# The imports of pytest-django and other plugins do not matter here.
 ALONE = ("-p", "no:django", "-p", "no:hypothesispytest")
 
 
@@ -72,9 +72,10 @@ def test_plugin_imports_nothing(run):
     assert loaded.split() == []
 
 
+@pytest.mark.slow
 def test_pytest_starts_without_django(run):
-    """A project may have neither settings nor use for the fixtures."""
-    told = run(
+    """A project may have no settings, and not use the fixtures."""
+    output = run(
         *PYTEST,
         *ALONE,
         test_it="""
@@ -86,11 +87,11 @@ def test_pytest_starts_without_django(run):
                 assert "django" not in sys.modules
         """,
     )
-    assert "1 passed" in told
+    assert "1 passed" in output
 
 
-def test_fixtures_are_told(run):
-    told = run(*PYTEST, *ALONE, "--fixtures", test_it="")
+def test_fixtures_are_listed(run):
+    output = run(*PYTEST, *ALONE, "--fixtures", test_it="")
     for name, text in {
         "assert_cache_hits": "Assert the number of hits: `with assert_cache_hits(2):`.",
         "assert_cache_misses": (
@@ -100,11 +101,11 @@ def test_fixtures_are_told(run):
             "Assert the number of commands: `with assert_cache_commands(1):`."
         ),
         "caching_off": (
-            "Have get_or_create() ask the database in this test, in all threads."
+            "Make get_or_create() query the database in this test, in all threads."
         ),
     }.items():
-        told_of = rf"^{name}\b.*\n    {re.escape(text)}$"
-        assert re.search(told_of, told, re.MULTILINE), told
+        described = rf"^{name}\b.*\n    {re.escape(text)}$"
+        assert re.search(described, output, re.MULTILINE), output
 
 
 SETTINGS = """
@@ -133,6 +134,7 @@ def shop(run, tmp_path):
     return shop
 
 
+@pytest.mark.slow
 def test_examples_of_the_documentation(run, shop):
     text = (ROOT / "docs" / "testing.rst").read_text()
     blocks = re.findall(
@@ -140,13 +142,14 @@ def test_examples_of_the_documentation(run, shop):
     )
     models, *tests = map(textwrap.dedent, blocks)
     (shop / "models.py").write_text(models)
-    told = run(*PYTEST, "--ds=settings", settings=SETTINGS, test_it="\n".join(tests))
-    assert " 8 passed in " in told
+    output = run(*PYTEST, "--ds=settings", settings=SETTINGS, test_it="\n".join(tests))
+    assert " 8 passed in " in output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shop")
 def test_fixtures(run):
-    told = run(
+    output = run(
         *PYTEST,
         "--ds=settings",
         settings=SETTINGS,
@@ -192,8 +195,8 @@ def test_fixtures(run):
                     get()
         """,
     )
-    assert "1 failed, 5 passed" in told
-    failure = re.sub(r"^E +", "", told, flags=re.MULTILINE)
+    assert "1 failed, 5 passed" in output
+    failure = re.sub(r"^E +", "", output, flags=re.MULTILINE)
     assert (
         "AssertionError: Cache hits: 1 instead of 2. The lookups were:\n"
         "1. shop.Tag(name='b'): miss, no hint\n"

@@ -1,6 +1,7 @@
-"""What the signals report, to which receivers; what Statistics counts."""
+"""The signals, their receivers, and the counts of Statistics."""
 
 import asyncio
+import json
 import logging
 import threading
 from collections import Counter
@@ -26,7 +27,14 @@ from getorcreateplus.statistics import Counts, Statistics
 from ..models import Paper, PlusItem, PlusPaper, Poster, Rack, Sheet, Zone
 from ..support.databases import isolation
 from ..support.errors import Rollback
-from ..support.signals import SIGNALS, entries, row_of, told, warm_row, what_is_told
+from ..support.signals import (
+    SIGNALS,
+    capture_signals,
+    entries,
+    row_of,
+    signals_of,
+    warm_row,
+)
 from ..support.threads import own_connections
 
 pytestmark = pytest.mark.django_db
@@ -45,60 +53,63 @@ async def aget_or_create():
 
 
 class TestReasons:
-    """Each is what the lookup meets, and is sent before the query."""
+    """
+    Each is the state of the cache for the lookup, and is sent before the
+    query.
+    """
 
     def test_no_hint(self):
-        assert what_is_told(row_of) == [miss(Reason.NO_HINT)]
+        assert signals_of(row_of) == [miss(Reason.NO_HINT)]
         assert Paper.objects.count() == 1
 
     def test_hit(self):
         obj = warm_row()
-        assert what_is_told(row_of) == [hit(Source.CACHE)]
-        assert what_is_told(lambda: row_of(pk=obj.pk)) == [hit(Source.CACHE, id=obj.pk)]
+        assert signals_of(row_of) == [hit(Source.CACHE)]
+        assert signals_of(lambda: row_of(pk=obj.pk)) == [hit(Source.CACHE, id=obj.pk)]
 
     def test_lookup_is_one_of_columns(self):
         Paper.objects.create(title="a", pages=3)
-        told = what_is_told(
+        sent = signals_of(
             lambda: Paper.objects.get_or_create(title__exact="a", pages="3")
         )
-        assert told == [miss(Reason.NO_HINT, title="a", pages=3)]
+        assert sent == [miss(Reason.NO_HINT, title="a", pages=3)]
 
     def test_no_row(self):
         obj = warm_row()
         caches["paper"].delete(obj.pk)
-        assert what_is_told(row_of) == [miss(Reason.NO_ROW)]
+        assert signals_of(row_of) == [miss(Reason.NO_ROW)]
 
     def test_row_that_was_written(self):
         warm_row().save()
-        assert what_is_told(row_of) == [miss(Reason.NO_ROW)]
+        assert signals_of(row_of) == [miss(Reason.NO_ROW)]
 
     def test_locked(self):
         region, _, version = entries(warm_row())
         region.client.announce(
             {version: transactions.token_prefix("default") + tokens.LOCK}, 60
         )
-        assert what_is_told(row_of) == [miss(Reason.LOCKED)]
+        assert signals_of(row_of) == [miss(Reason.LOCKED)]
         region.client.announce(
             {region.epoch_key: transactions.token_prefix("default") + "LOCK"}, 60
         )
-        assert what_is_told(row_of) == [miss(Reason.LOCKED)]
+        assert signals_of(row_of) == [miss(Reason.LOCKED)]
 
     def test_stamp(self):
         region, _, version = entries(warm_row())
-        token = region.new_token(transactions.token_prefix("default"))
+        token = region.new_token(transactions.token_prefix("default"), version)
         region.client.announce({version: token}, 60)
-        assert what_is_told(row_of) == [miss(Reason.STAMP)]
+        assert signals_of(row_of) == [miss(Reason.STAMP)]
 
     def test_model_that_was_written(self):
         warm_row()
         Paper.objects.filter(pages=7).update(pages=8)
-        assert what_is_told(row_of) == [miss(Reason.STAMP)]
+        assert signals_of(row_of) == [miss(Reason.STAMP)]
 
     def test_fields(self):
         region, payload, _ = entries(warm_row())
         stamp, _, *rest = region.client.look([payload])[payload]
         region.client.announce({payload: (stamp, "another", *rest)}, 60)
-        assert what_is_told(row_of) == [miss(Reason.FIELDS)]
+        assert signals_of(row_of) == [miss(Reason.FIELDS)]
 
     def test_lookup(self):
         obj = warm_row()
@@ -106,59 +117,59 @@ class TestReasons:
         obj.save()
         warm_row(title="b")
         # Its hint is still there.
-        assert what_is_told(row_of) == [miss(Reason.LOOKUP)]
+        assert signals_of(row_of) == [miss(Reason.LOOKUP)]
 
     def test_what_is_no_payload(self):
         region, payload, _ = entries(warm_row())
         region.client.announce({payload: "something"}, 60)
-        assert what_is_told(row_of) == [miss(Reason.ERROR)]
+        assert signals_of(row_of) == [miss(Reason.ERROR)]
 
     def test_version_that_is_gone(self):
         region, _, version = entries(warm_row())
         region.client.delete([version])
-        assert what_is_told(row_of) == [miss(Reason.NO_ROW)]
+        assert signals_of(row_of) == [miss(Reason.NO_ROW)]
 
     def test_cache_that_fails(self):
         broken = {"BACKEND": "tests.tools.test_signals.RefusingCache"}
         with override_settings(CACHES={"default": broken}):
-            assert what_is_told(row_of) == [miss(Reason.ERROR)]
+            assert signals_of(row_of) == [miss(Reason.ERROR)]
 
     def test_forced(self):
         warm_row()
-        told = what_is_told(
+        sent = signals_of(
             lambda: Paper.objects.get_or_create(force_select=True, title="a")
         )
-        assert told == [miss(Reason.FORCED)]
+        assert sent == [miss(Reason.FORCED)]
 
     def test_bypass(self):
         warm_row()
         with bypass():
-            assert what_is_told(row_of) == [miss(Reason.BYPASS)]
+            assert signals_of(row_of) == [miss(Reason.BYPASS)]
 
     @pytest.mark.parametrize(
         "lookup", [{"title__startswith": "a"}, {"rack__name": "a"}, {"title__in": "a"}]
     )
-    def test_lookup_that_is_none_of_the_cache(self, lookup):
+    def test_lookup_that_cannot_be_cached(self, lookup):
         Paper.objects.create(title="a", rack=row_of(Rack, name="a"))
-        told = what_is_told(lambda: Paper.objects.get_or_create(**lookup))
-        assert told == [miss(Reason.NOT_CACHEABLE, **lookup)]
+        sent = signals_of(lambda: Paper.objects.get_or_create(**lookup))
+        assert sent == [miss(Reason.NOT_CACHEABLE, **lookup)]
 
-    def test_queryset_that_is_none_of_the_cache(self):
+    def test_queryset_that_cannot_be_cached(self):
         row_of()
-        told = what_is_told(lambda: Paper.objects.only("title").get_or_create(pages=1))
-        assert told == [miss(Reason.NOT_CACHEABLE, pages=1)]
+        sent = signals_of(lambda: Paper.objects.only("title").get_or_create(pages=1))
+        assert sent == [miss(Reason.NOT_CACHEABLE, pages=1)]
 
     @pytest.mark.parametrize("model", [Paper, PlusPaper])
     def test_update_or_create_is_no_lookup(self, model):
-        """It always needs a query, which is no reason to report a miss."""
-        heard = what_is_told(lambda: model.objects.update_or_create(title="a"))
-        heard += what_is_told(lambda: model.objects.update_or_create(title="a"))
-        assert not {"hit", "miss"} & {name for name, _, _ in heard}
+        """It always needs a query, which is not a miss."""
+        sent = signals_of(lambda: model.objects.update_or_create(title="a"))
+        sent += signals_of(lambda: model.objects.update_or_create(title="a"))
+        assert not {"hit", "miss"} & {name for name, _, _ in sent}
 
-    def test_update_or_create_that_is_none_of_the_cache(self):
+    def test_update_or_create_that_cannot_be_cached(self):
         row_of()
-        told = what_is_told(lambda: Paper.objects.update_or_create(title__in="a"))
-        assert told == [miss(Reason.NOT_CACHEABLE, title__in="a")]
+        sent = signals_of(lambda: Paper.objects.update_or_create(title__in="a"))
+        assert sent == [miss(Reason.NOT_CACHEABLE, title__in="a")]
 
 
 class RefusingCache(BaseCache):
@@ -174,61 +185,61 @@ class TestTransactions:
     def test_own_row(self):
         with transaction.atomic():
             row_of()
-            assert what_is_told(row_of) == [hit(Source.TRANSACTION)]
+            assert signals_of(row_of) == [hit(Source.TRANSACTION)]
 
     def test_own_row_that_has_to_be_read(self):
         obj = warm_row()
         with transaction.atomic():
             obj.save()
-            assert what_is_told(row_of) == [miss(Reason.TRANSACTION)]
-            assert what_is_told(row_of) == [hit(Source.TRANSACTION)]
+            assert signals_of(row_of) == [miss(Reason.TRANSACTION)]
+            assert signals_of(row_of) == [hit(Source.TRANSACTION)]
 
     def test_transaction_that_is_to_be_rolled_back(self):
         warm_row()
         with transaction.atomic():
             transaction.set_rollback(True)
             with (
-                told() as heard,
+                capture_signals() as sent,
                 pytest.raises(transaction.TransactionManagementError),
             ):
                 row_of()
             transaction.set_rollback(False)
-        assert heard == [miss(Reason.TRANSACTION)]
+        assert sent == [miss(Reason.TRANSACTION)]
 
     def test_rows_that_are_created_one_after_the_other(self):
         with transaction.atomic():
             for title in "abc":
                 row_of(title=title)
-            told = what_is_told(lambda: row_of(title="d"))
-        assert told == [miss(Reason.TRANSACTION, title="d")]
+            sent = signals_of(lambda: row_of(title="d"))
+        assert sent == [miss(Reason.TRANSACTION, title="d")]
 
     @pytest.mark.database("postgresql", "mysql")
     def test_snapshot(self):
         warm_row()
         connection.close()
         with isolation("repeatable read"), transaction.atomic():
-            assert what_is_told(row_of) == [miss(Reason.TRANSACTION)]
+            assert signals_of(row_of) == [miss(Reason.TRANSACTION)]
         connection.close()
 
-    def test_invalidation_is_told_after_the_commit(self):
+    def test_invalidation_is_sent_after_the_commit(self):
         obj, other = warm_row(), warm_row(title="b")
         pks = str(obj.pk), str(other.pk)
-        with told() as heard:
+        with capture_signals() as sent:
             with transaction.atomic():
                 obj.save()
                 other.delete()
-                assert heard == []
-            assert heard == [("invalidated", Paper, {"pks": pks})]
+                assert sent == []
+            assert sent == [("invalidated", Paper, {"pks": pks})]
 
     def test_rollback_invalidates_nothing(self):
         obj = warm_row()
-        with told() as heard, pytest.raises(Rollback), transaction.atomic():
+        with capture_signals() as sent, pytest.raises(Rollback), transaction.atomic():
             obj.save()
             raise Rollback
-        assert heard == []
+        assert sent == []
 
     def test_row_is_not_served_by_then(self):
-        """A receiver that looks it up gets what was committed."""
+        """A receiver that looks the row up gets the committed values."""
         obj, seen = warm_row(), []
 
         def look_up(sender, **kwargs):
@@ -247,37 +258,35 @@ class TestTransactions:
 class TestInvalidated:
     def test_rows(self):
         obj = warm_row()
-        assert what_is_told(obj.save) == [
-            ("invalidated", Paper, {"pks": (str(obj.pk),)})
-        ]
+        assert signals_of(obj.save) == [("invalidated", Paper, {"pks": (str(obj.pk),)})]
         pk = str(obj.pk)
-        assert what_is_told(obj.delete) == [("invalidated", Paper, {"pks": (pk,)})]
+        assert signals_of(obj.delete) == [("invalidated", Paper, {"pks": (pk,)})]
 
     def test_all_rows(self):
-        told = what_is_told(lambda: Paper.objects.update(pages=1))
-        assert told == [("invalidated", Paper, {"pks": None})]
+        sent = signals_of(lambda: Paper.objects.update(pages=1))
+        assert sent == [("invalidated", Paper, {"pks": None})]
 
     def test_created_row_is_none(self):
-        assert what_is_told(lambda: Paper.objects.create(title="a")) == []
+        assert signals_of(lambda: Paper.objects.create(title="a")) == []
 
 
 class TestMemory:
     def test_source(self):
         warm_row(Zone, name="a")
-        told = what_is_told(lambda: row_of(Zone, name="a"))
-        assert told == [hit(Source.MEMORY, Zone, name="a")]
+        sent = signals_of(lambda: row_of(Zone, name="a"))
+        assert sent == [hit(Source.MEMORY, Zone, name="a")]
 
 
 class TestBatches:
     def test_rows(self):
         warm_row(PlusItem, code="a")
         rows = [{"code": code} for code in "ab"]
-        assert what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
+        assert signals_of(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
             hit(Source.CACHE, PlusItem, code="a"),
             miss(Reason.NO_HINT, PlusItem, code="b"),
             ("omitted", PlusItem, {}),
         ]
-        assert what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
+        assert signals_of(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
             hit(Source.CACHE, PlusItem, code="a"),
             hit(Source.CACHE, PlusItem, code="b"),
         ]
@@ -290,7 +299,7 @@ class TestBatches:
             {version: transactions.token_prefix("default") + tokens.LOCK}, 60
         )
         rows = [{"code": code} for code in "ab"]
-        assert what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
+        assert signals_of(lambda: PlusItem.objects.bulk_get_or_create(rows)) == [
             miss(Reason.NO_ROW, PlusItem, code="a"),
             miss(Reason.LOCKED, PlusItem, code="b"),
         ]
@@ -299,49 +308,49 @@ class TestBatches:
         warm_row(PlusItem, code="a")
         rows = [{"code": code} for code in "ab"]
         with bypass():
-            told = what_is_told(lambda: PlusItem.objects.bulk_get_or_create(rows))
-        assert told[:2] == [
+            sent = signals_of(lambda: PlusItem.objects.bulk_get_or_create(rows))
+        assert sent[:2] == [
             miss(Reason.BYPASS, PlusItem, code="a"),
             miss(Reason.BYPASS, PlusItem, code="b"),
         ]
 
-    def test_queryset_that_is_none_of_the_cache(self):
+    def test_queryset_that_cannot_be_cached(self):
         warm_row(PlusItem, code="a")
         items = PlusItem.objects.only("code")
-        told = what_is_told(lambda: items.bulk_get_or_create([{"code": "a"}]))
-        assert told == [miss(Reason.NOT_CACHEABLE, PlusItem, code="a")]
+        sent = signals_of(lambda: items.bulk_get_or_create([{"code": "a"}]))
+        assert sent == [miss(Reason.NOT_CACHEABLE, PlusItem, code="a")]
 
     def test_queryset_that_does_not_cache(self):
         items = NonAtomicQuerySet(PlusItem)
-        told = what_is_told(lambda: items.bulk_get_or_create([{"code": "a"}]))
-        assert told == [("omitted", PlusItem, {})]
+        sent = signals_of(lambda: items.bulk_get_or_create([{"code": "a"}]))
+        assert sent == [("omitted", PlusItem, {})]
 
     def test_cache_that_fails(self):
         broken = {"BACKEND": "tests.tools.test_signals.RefusingCache"}
         PlusItem.objects.create(code="a")
         with override_settings(CACHES={"default": broken}):
-            told = what_is_told(
+            sent = signals_of(
                 lambda: PlusItem.objects.bulk_get_or_create([{"code": "a"}])
             )
-        assert told == [miss(Reason.ERROR, PlusItem, code="a")]
+        assert sent == [miss(Reason.ERROR, PlusItem, code="a")]
 
     def test_memory(self):
         warm_row(Zone, name="a")
-        told = what_is_told(lambda: Zone.objects.bulk_get_or_create([{"name": "a"}]))
-        assert told == [hit(Source.MEMORY, Zone, name="a")]
+        sent = signals_of(lambda: Zone.objects.bulk_get_or_create([{"name": "a"}]))
+        assert sent == [hit(Source.MEMORY, Zone, name="a")]
 
     @pytest.mark.django_db(transaction=True)
     def test_own_rows(self):
         with transaction.atomic():
             row_of(PlusItem, code="a")
-            told = what_is_told(
+            sent = signals_of(
                 lambda: PlusItem.objects.bulk_get_or_create([{"code": "a"}])
             )
-        assert told == [hit(Source.TRANSACTION, PlusItem, code="a")]
+        assert sent == [hit(Source.TRANSACTION, PlusItem, code="a")]
 
 
 class TestSavepoints:
-    """Told once for each that Django would have made."""
+    """It is sent once for each savepoint that Django would have made."""
 
     @pytest.mark.parametrize(
         ("call", "omitted"),
@@ -355,13 +364,13 @@ class TestSavepoints:
     )
     def test_inside_of_a_transaction(self, call, omitted):
         PlusItem.objects.create(code="a")
-        heard = [name for name, _, _ in what_is_told(call)]
-        assert heard.count("omitted") == omitted
+        sent = [name for name, _, _ in signals_of(call)]
+        assert sent.count("omitted") == omitted
 
     @pytest.mark.django_db(transaction=True)
     def test_outside_of_one(self):
-        told = what_is_told(lambda: PlusItem.objects.get_or_create(code="b"))
-        assert "omitted" not in [name for name, _, _ in told]
+        sent = signals_of(lambda: PlusItem.objects.get_or_create(code="b"))
+        assert "omitted" not in [name for name, _, _ in sent]
 
     def test_one_that_has_to_be_made(self):
         """The callable writes, before the INSERT."""
@@ -370,18 +379,18 @@ class TestSavepoints:
             PlusItem.objects.create(code="c")
             return 1
 
-        told = what_is_told(
+        sent = signals_of(
             lambda: PlusItem.objects.get_or_create({"size": size}, code="b")
         )
-        assert "omitted" not in [name for name, _, _ in told]
+        assert "omitted" not in [name for name, _, _ in sent]
 
 
 class TestReceivers:
     def test_sender_is_the_concrete_model(self):
-        heard = []
+        sent = []
 
         def receiver(sender, **kwargs):
-            heard.append(sender)
+            sent.append(sender)
 
         cache_miss.connect(receiver, sender=Poster)
         try:
@@ -389,7 +398,7 @@ class TestReceivers:
             row_of()
         finally:
             cache_miss.disconnect(receiver, sender=Poster)
-        assert heard == [Poster]
+        assert sent == [Poster]
 
     @pytest.mark.parametrize("name", ["hit", "miss", "invalidated", "omitted"])
     def test_error_stops_nothing(self, name, caplog):
@@ -428,7 +437,10 @@ class TestReceivers:
             assert asyncio.run(call()) == 7
         finally:
             SIGNALS[name].disconnect(receiver)
-        assert "A signal of tests.Paper was not sent to all." in caplog.text
+        assert (
+            "A signal of tests.Paper was not sent to all of its receivers."
+            in caplog.text
+        )
 
     @pytest.mark.parametrize("lookup", [{"title": "b"}, {"title__in": "b"}])
     def test_lookup_is_a_copy(self, lookup):
@@ -444,7 +456,7 @@ class TestReceivers:
             cache_miss.disconnect(receiver)
 
     def test_async_call(self):
-        assert what_is_told(async_to_sync(aget_or_create)) == [miss(Reason.NO_HINT)]
+        assert signals_of(async_to_sync(aget_or_create)) == [miss(Reason.NO_HINT)]
 
 
 class TestStatistics:
@@ -464,6 +476,19 @@ class TestStatistics:
         assert papers.misses == Counter({Reason.NO_HINT: 1, Reason.NO_ROW: 1})
         assert papers.invalidations == 1
         assert papers.hit_ratio == 0.5
+        assert json.loads(json.dumps(statistics.as_dict()))["tests.Paper"] == {
+            "hits": papers.hits,
+            "misses": {str(reason): n for reason, n in papers.misses.items()},
+            "hit_ratio": 0.5,
+            "invalidations": papers.invalidations,
+            "savepoints_saved": papers.savepoints_saved,
+            "duration": papers.duration,
+        }
+        total = statistics.total
+        assert repr(statistics) == (
+            f"<Statistics: {total.hits} hits, {total.misses.total()} misses, "
+            f"{total.invalidations} invalidations of {len(statistics.models)} models>"
+        )
         assert 0 < papers.duration < 10
         assert plus == Counts(0, Counter({"no hint": 1}), 0, 1, plus.duration)
         total = statistics.total

@@ -1,6 +1,6 @@
 """
-Programs beside Django, on PostgreSQL: triggers report what they write, and
-a process that listens invalidates it.
+Programs that write without Django, on PostgreSQL: triggers report the rows,
+and a listener invalidates them.
 """
 
 import os
@@ -68,8 +68,8 @@ def sql_of(*args):
 
 
 def connect(**kwargs):
-    """Return the connection of a program beside Django."""
-    import psycopg  # on PostgreSQL alone
+    """Return the connection of a program without Django."""
+    import psycopg  # only on PostgreSQL
 
     params = connection.get_connection_params()
     names = ("dbname", "host", "password", "port", "user")
@@ -83,7 +83,7 @@ def execute_beside(*args):
 
 
 class Process:
-    """getorcreateplus_listen, in a process of its own."""
+    """getorcreateplus_listen, in its own process."""
 
     def __init__(self, folder, caches, *args):
         (folder / "settings_to_listen.py").write_text(
@@ -117,8 +117,8 @@ class Process:
         with selectors.DefaultSelector() as selector:
             selector.register(self.popen.stdout, selectors.EVENT_READ)
             assert selector.select(60), "It does not begin."
-        self.told = self.popen.stdout.readline()
-        assert self.told, self.logged()
+        self.begins_with = self.popen.stdout.readline()
+        assert self.begins_with, self.logged()
 
     def logged(self):
         self.errors.seek(0)
@@ -152,12 +152,14 @@ def listen(tmp_path, shared_caches, tables):
 @pytest.fixture
 def listener(listen):
     process = listen(*LABELS)
-    assert process.told.startswith("Listening to 'default' for tests_signalbox, ")
+    assert process.begins_with.startswith(
+        "Listening to 'default' for tests_signalbox, "
+    )
     return process
 
 
 def get(manager, **lookup):
-    """Return what get_or_create() finds, and the number of its queries."""
+    """Return the result of get_or_create(), and the number of its queries."""
     with CaptureQueriesContext(connection) as queries:
         obj, created = manager.get_or_create(**lookup)
     assert created is False
@@ -165,7 +167,7 @@ def get(manager, **lookup):
 
 
 def warm(manager, **lookup):
-    """Have the row in the cache. Return its value."""
+    """Put the row into the cache. Return its value."""
     eventually(lambda: get(manager, **lookup)[1] == 0)
     obj, _ = get(manager, **lookup)
     return obj.value
@@ -234,7 +236,7 @@ class TestWrites:
         eventually(lambda: Dial.objects.get_or_create(name="a")[1])
 
     def test_transaction(self, listener):
-        """Told with the commit, and not at all after a rollback."""
+        """PostgreSQL sends it with the commit, and not after a rollback."""
         Dial.objects.create(name="a", value=1)
         warm(Dial.objects, name="a")
         with connect() as program:
@@ -285,7 +287,7 @@ class TestWrites:
         execute_beside('UPDATE "Odd Dials, é" SET value = 2')
         becomes(2, OddDial.objects, name="a")
 
-    def test_key_that_is_too_long_to_tell(self, listener):
+    def test_key_that_is_too_long_to_send(self, listener):
         long, short = "x" * 9000, 'é "x" \\'
         objects = trigger_models.TextDial.objects
         for text in (long, short):
@@ -306,7 +308,7 @@ class TestWrites:
             program.execute("DELETE FROM tests_daydial WHERE day = 'infinity'")
         eventually(lambda: get(DayDial.objects, name="a")[1] == 1)
 
-    def test_what_no_trigger_has_told(self, listener):
+    def test_notification_of_no_trigger(self, listener):
         Dial.objects.create(name="a", value=1)
         warm(Dial.objects, name="a")
         strange = "", "{", "7", "[]", "[[1]]", "[" * 7000
@@ -320,12 +322,15 @@ class TestWrites:
         execute_beside("UPDATE tests_dial SET value = 2")
         becomes(2, Dial.objects, name="a")
         assert listener.logged().splitlines() == [
-            f"No trigger of getorcreateplus has told {payload!r}."
+            "Ignored a notification that no trigger of getorcreateplus sends: "
+            f"{payload!r}"
             for payload in strange
         ]
 
     def test_write_of_django(self, listener):
-        """What it creates stays a hit, because an INSERT is not reported."""
+        """
+        A row that it creates stays a hit, because an INSERT is not reported.
+        """
         Dial.objects.get_or_create(name="a", defaults={"value": 1})
         Dial.objects.create(name="z")
         execute_beside("UPDATE tests_dial SET value = 5 WHERE name = 'z'")
@@ -346,48 +351,49 @@ class TestListening:
         # It listens again, and does not only invalidate all rows.
         execute_beside("UPDATE tests_dial SET value = 7")
         becomes(7, Dial.objects, name="a")
-        eventually(lambda: listener.logged().count("is heard again") == 2)
+        eventually(lambda: listener.logged().count("default' answers again") == 2)
         first, second, third, fourth = listener.logged().splitlines()
         for line in (first, third):
             assert line.startswith(
-                "Database 'default' failed, and what its triggers tell is not heard: "
+                "Database 'default' failed, so notifications of its triggers do not "
+                "arrive until it answers again: "
             )
         for line in (second, fourth):
-            assert line == "Database 'default' is heard again."
+            assert line == "Database 'default' answers again."
 
-    def test_server_that_lets_nobody_in(self, listener):
-        """One line of the log, however often it is tried."""
+    def test_server_that_refuses_connections(self, listener):
+        """There is one line in the log for any number of attempts."""
         Dial.objects.create(name="a", value=1)
         warm(Dial.objects, name="a")
         with nobody_gets_in() as program:
             assert end_listening(program) == 1
             program.execute("UPDATE tests_dial SET value = 2")
-            eventually(lambda: "is not heard" in listener.logged())
+            eventually(lambda: "do not arrive" in listener.logged())
             time.sleep(1)  # it tries several times
             assert get(Dial.objects, name="a")[0].value == 1
         becomes(2, Dial.objects, name="a")
-        eventually(lambda: "is heard again" in listener.logged())
+        eventually(lambda: "default' answers again" in listener.logged())
         assert len(listener.logged().splitlines()) == 2
 
-    def test_what_was_written_before_is_forgotten(self, listen):
+    def test_rows_written_before_are_invalidated(self, listen):
         Dial.objects.create(name="a", value=1)
         warm(Dial.objects, name="a")
         execute_beside("UPDATE tests_dial SET value = 2")
         assert get(Dial.objects, name="a")[0].value == 1
         process = listen("tests.Dial")
-        assert process.told == "Listening to 'default' for tests_dial.\n"
+        assert process.begins_with == "Listening to 'default' for tests_dial.\n"
         assert get(Dial.objects, name="a")[0].value == 2
 
     @pytest.mark.usefixtures("tables")
     def test_what_is_written_while_it_begins(self):
         """It listens before it invalidates all rows, not only afterwards."""
         dial = Dial.objects.create(name="a", value=1)
-        listener, told = triggers.Listener({"tests_dial": Dial}, "default"), []
+        listener, received = triggers.Listener({"tests_dial": Dial}, "default"), []
 
         def write(sender, pks, **kwargs):
-            if not told:
+            if not received:
                 execute_beside("UPDATE tests_dial SET value = 2")
-            told.append(pks)
+            received.append(pks)
 
         cache_invalidated.connect(write, sender=Dial)
         try:
@@ -395,14 +401,16 @@ class TestListening:
             start = time.monotonic()
             listener.wait()
             assert time.monotonic() - start < 10
-            assert told == [None, (str(dial.pk),)]
+            assert received == [None, (str(dial.pk),)]
         finally:
             cache_invalidated.disconnect(write, sender=Dial)
             connection.close()
 
     @pytest.mark.usefixtures("tables")
     def test_what_a_query_has_brought(self):
-        """As that which looks for triggers: the socket has nothing left."""
+        """
+        Like the query for triggers, after which the socket has nothing left.
+        """
         Dial.objects.create(name="a", value=1)
         listener = triggers.Listener({"tests_dial": Dial}, "default")
         try:
@@ -425,7 +433,7 @@ class TestListening:
     def test_end_while_it_waits_for_the_server(self, listener):
         with nobody_gets_in() as program:
             end_listening(program)
-            eventually(lambda: "is not heard" in listener.logged())
+            eventually(lambda: "do not arrive" in listener.logged())
             assert listener.end() == 0
 
     def test_table_without_a_trigger(self, listen):
@@ -435,9 +443,10 @@ class TestListening:
             )
             cursor.execute(sql_of("tests.OddDial").replace('"Odd Key"', '"name"'))
         process = listen("tests.Zone", *LABELS)
-        assert process.told.startswith("Listening to 'default' for tests_zone, ")
+        assert process.begins_with.startswith("Listening to 'default' for tests_zone, ")
         assert process.logged().splitlines() == [
-            f"The table {table!r} {fault}: `getorcreateplus_triggers` prints the SQL."
+            f"The table {table!r} {fault}: run the SQL that "
+            "`getorcreateplus_triggers` prints."
             for table, fault in [
                 ("tests_zone", "has no trigger"),
                 ("tests_reading", "has no trigger"),
@@ -447,7 +456,7 @@ class TestListening:
 
 
 def end_listening(program):
-    """End the server's side of the listener. Return how many there were."""
+    """End the server's processes of the listener. Return their number."""
     return program.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = 'listener' AND datname = current_database()"
@@ -456,7 +465,7 @@ def end_listening(program):
 
 @contextmanager
 def nobody_gets_in():
-    """Let the database refuse new connections. Yield one that is there."""
+    """Let the database refuse new connections. Yield an existing one."""
     name = connection.ops.quote_name(connection.settings_dict["NAME"])
     with connect() as program, connect(dbname="postgres") as owner:
         owner.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -513,7 +522,9 @@ class TestSQL:
         assert sql_of("tests.Dial", "--drop") == DROP
 
     def test_migration(self):
-        """As RunSQL() does it and undoes it; twice is as good as once."""
+        """
+        Like RunSQL(), in both directions; twice has the same effect as once.
+        """
         operation = migrations.RunSQL(
             sql_of("tests.Dial"), sql_of("tests.Dial", "--drop")
         )
@@ -541,9 +552,9 @@ class TestSQL:
 
     def test_primary_key_that_is_renamed(self):
         """Without new triggers writes go on, and invalidate all rows."""
-        sql, told = sql_of("tests.Dial").replace("tests_dial", "renamed"), []
+        sql, received = sql_of("tests.Dial").replace("tests_dial", "renamed"), []
         with connect() as program:
-            program.add_notify_handler(lambda notify: told.append(notify.payload))
+            program.add_notify_handler(lambda notify: received.append(notify.payload))
             program.execute("LISTEN getorcreateplus")
             program.execute("CREATE TABLE renamed (id int)")
             try:
@@ -556,7 +567,7 @@ class TestSQL:
             finally:
                 program.execute("DROP TABLE renamed")
                 program.execute("DROP FUNCTION getorcreateplus_renamed")
-        assert told == ['["renamed", 2]', '["renamed"]']
+        assert received == ['["renamed", 2]', '["renamed"]']
 
     @pytest.mark.parametrize("table", ["it's", 'far"."away', "é" * 24])
     def test_names_of_tables(self, table):
@@ -594,8 +605,7 @@ class TestErrors:
     @others
     def test_other_database(self, command):
         assert self.fails(command) == (
-            f"The database 'default' is {connection.vendor}, and this is for "
-            "postgresql alone."
+            f"The database 'default' is {connection.vendor}: triggers need postgresql."
         )
 
     def test_unknown_database(self, command):
@@ -607,13 +617,13 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("label", "error"),
         [
-            ("Dial", "'Dial' is no label of a model: say 'app.Model'."),
+            ("Dial", "'Dial' is not a model's label, such as 'app.Model'."),
             ("none.Dial", "No installed app with label 'none'."),
             ("tests.None", "App 'tests' doesn't have a 'None' model."),
             (
                 "tests.PlainPaper",
-                "tests.PlainPaper is not cached: none of its managers is one of "
-                "getorcreateplus.",
+                "tests.PlainPaper is not cached: give it a CachedManager or a "
+                "PlusManager.",
             ),
         ],
     )
@@ -623,7 +633,7 @@ class TestErrors:
     @postgresql
     def test_database_without_models(self, command, settings):
         settings.DATABASE_ROUTERS = [f"{__name__}.NoModels"]
-        assert self.fails(command) == "No model is cached of the database 'default'."
+        assert self.fails(command) == "The database 'default' has no cached model."
 
 
 class NoModels:
@@ -650,5 +660,5 @@ def test_database_that_is_not_there(tmp_path):
 @postgresql
 def test_older_driver(monkeypatch):
     monkeypatch.setattr(connections["default"], "Database", ModuleType("psycopg2"))
-    with pytest.raises(CommandError, match=r"needed: the driver is psycopg2\."):
+    with pytest.raises(CommandError, match=r"is psycopg2\. Install psycopg 3\."):
         call_command("getorcreateplus_listen")

@@ -9,10 +9,10 @@ from getorcreateplus.triggers import Listener, add_arguments, chosen_tables
 
 class Command(BaseCommand):
     help = (
-        "Forgets cached rows that are written beside Django, as the triggers tell that "
-        "getorcreateplus_triggers prints. Runs until SIGTERM or SIGINT."
+        "Invalidates cached rows that are written without Django, when the triggers of "
+        "getorcreateplus_triggers send a notification. Runs until SIGTERM or SIGINT."
     )
-    # They may connect to every database.
+    # The checks may connect to every database.
     requires_system_checks = []
 
     def add_arguments(self, parser):
@@ -22,7 +22,9 @@ class Command(BaseCommand):
         tables = chosen_tables(labels, database)
         driver = connections[database].Database.__name__  # type: ignore[attr-defined]
         if driver != "psycopg":
-            raise CommandError(f"psycopg 3 is needed: the driver is {driver}.")
+            raise CommandError(
+                f"The driver of {database!r} is {driver}. Install psycopg 3."
+            )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)
         listener = Listener(tables, database)
@@ -31,7 +33,7 @@ class Command(BaseCommand):
             for model, fault in listener.without_trigger():
                 self.stderr.write(
                     f"The table {model._meta.db_table!r} {fault}: "
-                    "`getorcreateplus_triggers` prints the SQL."
+                    "run the SQL that `getorcreateplus_triggers` prints."
                 )
         except Error as error:
             raise CommandError(f"Database {database!r} failed: {error}") from error
@@ -41,5 +43,5 @@ class Command(BaseCommand):
 
 
 def end(number, frame):
-    # It may stop at any point: when it starts again, it invalidates all rows.
+    # It may stop at any point, because it invalidates all rows when it starts.
     sys.exit()

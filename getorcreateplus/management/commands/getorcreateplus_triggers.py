@@ -6,10 +6,10 @@ from getorcreateplus.triggers import add_arguments, chosen_tables, create_sql, d
 
 class Command(BaseCommand):
     help = (
-        "Prints the SQL of PostgreSQL triggers that tell getorcreateplus_listen which "
-        "rows of cached models are written beside Django."
+        "Prints the SQL of PostgreSQL triggers that notify getorcreateplus_listen of "
+        "rows of cached models that are written without Django."
     )
-    # They may connect to every database.
+    # The checks may connect to every database.
     requires_system_checks = []
 
     def add_arguments(self, parser):
