@@ -2,8 +2,8 @@
 """
 Plain Django, this package, others like it, and the same by hand, side by side.
 
-Each round runs every case once, in random order; ratios are taken within a
-round. Each package has a process of its own, for some patch Django.
+Each round runs every case once, in random order. Ratios compare times of one
+round. Each package has its own process, because some packages patch Django.
 """
 
 import argparse
@@ -33,19 +33,19 @@ from benchmarks.cases import (
 
 REQUIREMENTS = ["django", "environ", "getorcreateplus"]
 ROUNDS, QUICK_ROUNDS = 30, 4
-# Of these an error ends no benchmark, and is told.
+# An error of these is printed, and does not end the benchmark.
 OTHERS = ["cacheops", "cachalot", "sqlalchemy", "peewee"]
 DISTRIBUTIONS = {"cacheops": "django-cacheops", "cachalot": "django-cachalot"}
 
 
 class Failure(Exception):
-    """What ends the benchmark, in a sentence."""
+    """The reason why the benchmark ends, in a sentence."""
 
 
 class Worker:
     """
-    A process that runs the cases of its contenders on request, and with its
-    mates those that several processes run at once.
+    A process that runs the cases of its contenders on request. Its mates help
+    with the cases that several processes run at once.
     """
 
     def __init__(self, process, **settings):
@@ -65,7 +65,7 @@ class Worker:
         self.send(settings)
 
     def send(self, values):
-        with suppress(BrokenPipeError):  # answer() tells
+        with suppress(BrokenPipeError):  # answer() raises the Failure
             self.popen.stdin.write(json.dumps(values) + "\n")
             self.popen.stdin.flush()
 
@@ -90,7 +90,7 @@ class Worker:
         return {"microseconds": mean(each["microseconds"] for each in answers)}
 
     def close(self):
-        """Let the process drop its tables, and end."""
+        """End the process, which drops its tables first."""
         with suppress(BrokenPipeError):
             self.popen.stdin.close()
         self.popen.wait()
@@ -130,34 +130,34 @@ def make_parser():
     parser.add_argument(
         "--database",
         metavar="URL",
-        help="measure on this database (default: temporary SQLite files), which must "
-        "exist; tables named benchmark_* are made there, and dropped",
+        help="measure on this database, which must exist (default: temporary SQLite "
+        "files); the benchmark creates tables named benchmark_*, and drops them",
     )
     parser.add_argument(
         "--cache",
         metavar="URL",
         default="locmemcache://",
-        help="cache in this (default: %(default)s); keys have a prefix of their own; "
-        "nothing is cleared, and rows expire within an hour",
+        help="use this cache (default: %(default)s); the keys have their own prefix, "
+        "the cache is not cleared, and rows expire within an hour",
     )
     parser.add_argument(
         "--latency",
         metavar="MS",
         type=positive_number,
-        help="have a proxy delay all bytes to and from the database and the cache, by "
-        "so many milliseconds in each direction; both must be servers",
+        help="let a proxy delay all bytes to and from the database and the cache by "
+        "this many milliseconds in each direction; both must be servers",
     )
     parser.add_argument(
         "--database-latency",
         metavar="MS",
         type=positive_number,
-        help="the same for the database alone, or other than --latency",
+        help="the same for the database only, or different from --latency",
     )
     parser.add_argument(
         "--cache-latency",
         metavar="MS",
         type=positive_number,
-        help="the same for the cache alone, or other than --latency",
+        help="the same for the cache only, or different from --latency",
     )
     parser.add_argument(
         "--rounds",
@@ -168,7 +168,8 @@ def make_parser():
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="few rounds, without the table of 1,000,000 rows and what takes seconds",
+        help="few rounds, without the table of 1,000,000 rows and calls that take "
+        "seconds",
     )
     parser.add_argument(
         "--only",
@@ -176,10 +177,10 @@ def make_parser():
         nargs="+",
         default=[],
         choices=[*OPERATIONS, *CONTENDERS],
-        help=f"only these operations, of {', '.join(OPERATIONS)}, and these "
-        f"contenders, of {', '.join(CONTENDERS)}",
+        help=f"run only these operations ({', '.join(OPERATIONS)}) and these "
+        f"contenders ({', '.join(CONTENDERS)})",
     )
-    parser.add_argument("--seed", metavar="N", type=int, help="of the random order")
+    parser.add_argument("--seed", metavar="N", type=int, help="seeds the random order")
     parser.add_argument("--svg", metavar="FILE", type=Path, help="draw a picture")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser
@@ -209,11 +210,12 @@ def benchmark(options):
         workers, cases = start_workers(options, directory, cases, stack)
         results = report.Results(cases)
         order = random.Random(seed)
-        count(results, workers, order)
+        leave_out_failing(results, workers, order)
         for number in range(1, rounds + 1):
             if sys.stderr.isatty():
                 print(f"Round {number} of {rounds}", file=sys.stderr)
             measure(results, workers, order)
+        count_others(results, workers, order)
     if not results.cases:
         raise Failure("There is nothing left to measure.")
     processes = {CONTENDERS[case.contender].process for case in results.cases}
@@ -226,7 +228,7 @@ def benchmark(options):
 
 
 def start_workers(options, directory, cases, stack):
-    """Return {contender: worker}, and the cases of those that are there."""
+    """Return {contender: worker}, and the cases that these workers can run."""
     from django.conf import settings
     from django.db import connection
 
@@ -244,7 +246,7 @@ def start_workers(options, directory, cases, stack):
     workers = {}
     for process in sorted(processes):
         if options.database is None:
-            # A file each, for another's writes would empty the page cache.
+            # A file each: another process's writes would empty the page cache.
             database = database | {"NAME": f"{directory}/{process}.sqlite3"}
         services = {"database": database, "cache": cache}
         workers[process] = Worker(process, **services, is_mate=False)
@@ -276,36 +278,57 @@ def is_mix(case, process):
     return case.operation in MIXES and CONTENDERS[case.contender].process == process
 
 
-def count(results, workers, random):
-    """Count queries and commands, and forget what fails of other packages."""
+def leave_out_failing(results, workers, random):
+    """Run every case once, which creates its table."""
     for case in list(results.cases):
         worker = workers[case.contender]
-        # The first time makes the table.
         answer = worker.measure(case, random.random(), alone=True)
         if "fails" not in answer:
-            answer = worker.measure(case, random.random(), counts=True)
-        if "fails" not in answer:
-            results.counts[case] = answer["queries"], answer["commands"]
-        elif worker.process in OTHERS:
-            print(f"{case.contender} is left out of {case.operation}:", answer["fails"])
-            results.forget(case)
-        else:
-            raise Failure(f"{case.operation}, {case.contender}: {answer['fails']}")
+            if worker.process == OURS:
+                count(results, worker, case, random)
+            continue
+        if worker.process not in OTHERS:
+            raise failure(case, answer)
+        print(f"{case.contender} is left out of {case.operation}:", answer["fails"])
+        results.leave_out(case)
 
 
 def measure(results, workers, random):
-    """Run every case once."""
+    """Measure every case once."""
     for case in random.sample(results.cases, len(results.cases)):
         answer = workers[case.contender].measure(case, random.random())
         if "fails" in answer:
-            raise Failure(f"{case.operation}, {case.contender}: {answer['fails']}")
+            raise failure(case, answer)
         results.rounds[case].append(answer["microseconds"])
+
+
+def count_others(results, workers, random):
+    """
+    Count for the other packages, after the rounds, because their workers
+    import this package, which counts the commands and reads each statement
+    from then on.
+    """
+    for case in results.cases:
+        if case not in results.counts:
+            count(results, workers[case.contender], case, random)
+
+
+def count(results, worker, case, random):
+    """Count queries and commands."""
+    answer = worker.measure(case, random.random(), counts=True)
+    if "fails" in answer:
+        raise failure(case, answer)
+    results.counts[case] = answer["queries"], answer["commands"]
+
+
+def failure(case, answer):
+    return Failure(f"{case.operation}, {case.contender}: {answer['fails']}")
 
 
 def use_services(options, directory):
     """
-    Make the database and the cache the default ones, and return their names
-    and versions. Raise Failure where they do not answer.
+    Make the database and the cache the default ones. Return their names and
+    versions. Raise Failure if one does not answer.
     """
     os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
 
@@ -336,9 +359,9 @@ def use_services(options, directory):
 
 def add_latency(options, stack):
     """
-    Delay the database and the cache by what the options say, until the stack
-    is closed. Print how much longer a round trip takes, and return the end of
-    what describes the services.
+    Delay the database and the cache as the options say, until the stack is
+    closed. Print how much longer a round trip takes. Return a text that is
+    appended to the description of the services.
     """
     from benchmarks import latency
 
@@ -365,7 +388,7 @@ def add_latency(options, stack):
 
 
 def cache_server(cache):
-    """Return the name and the version of what keeps the cache."""
+    """Return the name and the version of the cache server."""
     from django.conf import settings
 
     location = settings.CACHES["default"].get("LOCATION")
@@ -387,7 +410,7 @@ def cache_server(cache):
 
 
 def describe_machine(services, others):
-    """Return a line with the versions of all that has to do with the times."""
+    """Return a line with all versions that the times depend on."""
     import django
 
     import getorcreateplus

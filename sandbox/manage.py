@@ -5,6 +5,8 @@ import os
 import sys
 from importlib.util import find_spec
 
+from gazetteer.installing import pip_install
+
 REQUIREMENTS = [
     "django",
     "environ",
@@ -20,9 +22,9 @@ def main():
     if missing:
         sys.exit(
             f"The sandbox needs {', '.join(missing)}, not installed here. "
-            "Run: python -m pip install -e '.[sandbox]'"
+            f"Run: {pip_install('sandbox')}"
         )
-    # Not setdefault(): a shell that works on another project has it set.
+    # Not setdefault(): the shell may have it set for another project.
     os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
 
     from django.core.management import execute_from_command_line

@@ -1,6 +1,6 @@
 """
-Settings of the sandbox. The demo replaces DATABASES and CACHES by what its
-options say, see gazetteer/services.py.
+Settings of the sandbox. The options of the demo replace DATABASES and CACHES,
+see gazetteer/services.py.
 """
 
 from pathlib import Path
@@ -8,7 +8,8 @@ from pathlib import Path
 BASE_DIR = Path(__file__).parent
 
 SECRET_KEY = "sandbox"
-# Debugging keeps all queries, which takes time. See runserver's for the files.
+# Django keeps all queries under DEBUG, which takes time. The web page's
+# runserver serves the static files without it.
 DEBUG = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 USE_TZ = True
@@ -18,7 +19,7 @@ INSTALLED_APPS = [
     "bulk",
     "gazetteer",
     "plain",
-    "web",  # before staticfiles, for its runserver
+    "web",  # before staticfiles: its runserver replaces that of staticfiles
     "django.contrib.staticfiles",
 ]
 
@@ -54,5 +55,6 @@ CACHES = {
     }
 }
 
-# Cities share names, so that no name is unique; and one process imports them.
-SILENCED_SYSTEM_CHECKS = ["getorcreateplus.W009"]
+# W009: no name is unique, because cities share names. I027: one process writes
+# to LocMemCache, and others do not read from it.
+SILENCED_SYSTEM_CHECKS = ["getorcreateplus.W009", "getorcreateplus.I027"]

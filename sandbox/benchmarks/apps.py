@@ -3,5 +3,5 @@ from django.apps import AppConfig
 
 class BenchmarksConfig(AppConfig):
     name = "benchmarks"
-    # Tables that nobody else has: the benchmark drops them.
+    # A label of its own, because the benchmark drops the tables.
     label = "benchmark"

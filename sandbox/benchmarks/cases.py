@@ -1,4 +1,4 @@
-"""What is measured, of whom, and beside what."""
+"""The operations, the contenders, and what each is compared with."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ class Contender(NamedTuple):
     label: str
     process: str
     operations: list
-    beside: tuple = ()  # other contenders, the first one that was measured
+    beside: tuple = ()  # compared with the first of these that was measured
 
 
 class Case(NamedTuple):
@@ -23,11 +23,12 @@ class Case(NamedTuple):
 
 
 OPERATIONS = {
-    "hit": Operation("get_or_create() of a row that the cache knows", 200),
+    "hit": Operation("get_or_create() of a cached row", 200),
+    "async-hit": Operation("aget_or_create() of a cached row", 200),
     "large": Operation(
         "the same in a table of 1,000,000 rows, with 100,000 entries in the cache", 200
     ),
-    "miss": Operation("get_or_create() of a row that the cache does not know", 50),
+    "miss": Operation("get_or_create() of a row that is not cached", 50),
     "existing": Operation("get_or_create() of a row in the database, no cache", 200),
     "get": Operation("get() of a row in the database, no cache", 200),
     "create": Operation("get_or_create() creates, 50 rows in a transaction", 50),
@@ -36,19 +37,24 @@ OPERATIONS = {
     "update-atomic": Operation(
         "update_or_create() of a row that exists, 50 rows in a transaction", 50
     ),
-    "save": Operation("save() of a row that the cache knows", 50),
-    "save-atomic": Operation(
-        "save() of a row that the cache knows, 50 rows in a transaction", 50
-    ),
+    "save": Operation("save() of a cached row", 50),
+    "save-atomic": Operation("save() of a cached row, 50 rows in a transaction", 50),
     "update": Operation("update() of 10,000 rows", 1),
     "bulk": Operation("10,000 rows in a transaction, half of them there", 1),
-    "bulk-hit": Operation("10,000 rows that the cache knows, plain: in_bulk()", 1),
+    "bulk-hit": Operation("10,000 cached rows, plain: in_bulk()", 1),
+    "bulk-update": Operation(
+        "update or create 10,000 rows in a transaction, half of them there", 1
+    ),
+    "bulk-changed": Operation(
+        "the same 10,000 rows again, with a tenth of them changed", 1
+    ),
 }
-BULK = ["bulk", "bulk-hit"]
+BULK_UPDATES = ["bulk-update", "bulk-changed"]
+BULK = ["bulk", "bulk-hit", *BULK_UPDATES]
 SELECTS = ["existing", "get"]
-QUICK = [name for name in OPERATIONS if name not in ("large", *BULK)]
+QUICK = [name for name in OPERATIONS if name not in ("async-hit", "large", *BULK)]
 EACH = [name for name in QUICK if name not in SELECTS]
-# The share of reads in what several processes do at once.
+# Operations of several processes at once, and their share of reads.
 MIXES = {f"mix-{share}": share for share in (50, 80, 95, 100)}
 OPERATIONS |= {
     name: Operation(
@@ -64,36 +70,46 @@ CREATES = ["create", "autocommit"]
 OURS = "getorcreateplus"
 FLOORS = ("floor", "by-hand")
 ORMS = ("sqlalchemy", "peewee")
-# One call of these takes seconds.
+# One call of each takes seconds.
 SLOW = ["cacheops-update"]
-# By process: cacheops and cachalot patch Django, and this package listens to
-# each statement, so that plain Django is measured where it is alone.
+# Each package has a process, and so has plain Django, because cacheops and
+# cachalot patch Django, and this package reads each statement.
 CONTENDERS = {
     "plain": Contender("plain Django", "plain", [*OPERATIONS]),
     "by-hand": Contender("get(), create() by hand", "plain", CREATES),
     "bulk-by-hand": Contender("bulk_create(ignore_conflicts=True)", "plain", ["bulk"]),
-    "told": Contender("plain, telling a cache of writes", "plain", [*MIXES]),
+    "updates-by-hand": Contender("bulk_create(), bulk_update()", "plain", BULK_UPDATES),
+    "invalidating": Contender("plain, invalidating by hand", "plain", [*MIXES]),
     "cached": Contender(
         "CachedManager",
         OURS,
-        [*EACH, "get", "large", *BULK],
-        (*FLOORS, *ORMS, "bulk-by-hand"),
+        [*EACH, "get", "async-hit", "large", *BULK],
+        (*FLOORS, *ORMS, "bulk-by-hand", "updates-by-hand"),
     ),
     "nonatomic": Contender(
         "NonAtomicManager",
         OURS,
-        [*EACH, *SELECTS, "bulk"],
-        ("by-hand", *ORMS, "bulk-by-hand"),
+        [*EACH, *SELECTS, "bulk", *BULK_UPDATES],
+        ("by-hand", *ORMS, "bulk-by-hand", "updates-by-hand"),
+    ),
+    "cached-nonatomic": Contender(
+        "CachedNonAtomicManager",
+        OURS,
+        BULK,
+        ("nonatomic", "bulk-by-hand", "updates-by-hand"),
     ),
     "always": Contender("AlwaysManager", OURS, [*EACH, *SELECTS], ORMS),
     "always-get": Contender("AlwaysManager, get()", OURS, ["hit"]),
     "plus": Contender(
-        "PlusManager", OURS, [*EACH, *BULK, *MIXES], (*FLOORS, "bulk-by-hand", "told")
+        "PlusManager",
+        OURS,
+        [*EACH, "async-hit", *BULK, *MIXES],
+        (*FLOORS, "bulk-by-hand", "updates-by-hand", "invalidating"),
     ),
     "plus-bypass": Contender("PlusManager, bypass()", OURS, SELECTS, ORMS),
     "plus-get": Contender("PlusManager, get()", OURS, ["hit"], FLOORS),
     "local": Contender(
-        "local_timeout = 60", OURS, ["hit", "bulk-hit"], ("floor-locmem",)
+        "local_timeout = 60", OURS, ["hit", "async-hit", "bulk-hit"], ("floor-locmem",)
     ),
     "floor": Contender("one-step floor", OURS, ["hit"]),
     "floor-locmem": Contender("floor on LocMemCache", OURS, ["hit"]),
@@ -113,7 +129,7 @@ CONTENDERS = {
 
 
 def chosen_cases(names, *, quick):
-    """Return the cases of the operations and the contenders named, or all."""
+    """Return the cases of the named operations and contenders, or all."""
     operations = [name for name in OPERATIONS if name in names]
     if not operations:
         operations = QUICK if quick else OPERATIONS
@@ -129,7 +145,10 @@ def chosen_cases(names, *, quick):
 
 
 def case_beside(case, cases):
-    """Return what a case is compared with besides plain Django, or None."""
+    """
+    Return the case to compare this one with, besides that of plain Django, or
+    None.
+    """
     if case.operation == "large":
         others = [Case("hit", case.contender)]
     else:

@@ -1,7 +1,8 @@
-"""The contenders, by the public names of their packages."""
+"""The contenders. They use only the public names of their packages."""
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from itertools import count
 
 from django.core.cache import caches
@@ -13,14 +14,14 @@ from .cases import CONTENDERS, ORMS, OURS
 from .models import TABLES, make_model, rows_of
 
 BATCH = 10_000  # rows of a bulk_create()
-PATIENCE = 1_000  # reads before a process judges whether looking saves time
+PATIENCE = 1_000  # reads before a process decides whether the cache saves time
 CHUNK = 1_000  # rows of a batch by hand
-WARM = 100  # rows that one batch keeps, of those that are new to the cache
-ENTRIES = 100_000  # of the cache, beside those of the rows of a large table
+WARM = 100  # new rows that one batch puts into the cache
+ENTRIES = 100_000  # of other rows, in the cache of the large table
 
 
 class Contender:
-    """Plain calls, and the tables they are for, which are made when used."""
+    """Plain calls, and their tables, which are created at their first use."""
 
     def __init__(self, name, manager=Manager, **managers):
         self.models = {
@@ -28,8 +29,8 @@ class Contender:
             for table in TABLES
         }
         self.filled = []
-        self.numbers = count(10_000_000)  # of rows that no table has yet
-        self.values = count(1)  # that no row has been given yet
+        self.numbers = count(10_000_000)  # of rows that are in no table yet
+        self.values = count(1)  # that no row has yet
         self.statements = {}  # model: the SELECT by hand
 
     def model(self, table):
@@ -51,7 +52,7 @@ class Contender:
         )
 
     def join(self):
-        """Use the tables that another process has made, and drops."""
+        """Use the tables that another process has created, and will drop."""
         self.filled = [*TABLES]
 
     def drop(self):
@@ -60,7 +61,7 @@ class Contender:
                 editor.delete_model(self.models[table])
 
     def warm(self, model, rows):
-        """Make the cache know these rows."""
+        """Put these rows into the cache."""
         for name, defaults in rows:
             self.get_or_create(model, name, defaults)
 
@@ -71,14 +72,14 @@ class Contender:
         return model.objects.get(name=name)
 
     def begin_mix(self):
-        """Look for rows as a process of a project does."""
+        """Read the cache as a process of a project does."""
 
     def select(self):
         """Return the context in which each call queries the database."""
         return nullcontext()
 
     def answer(self, model, obj):
-        """Return what a call has returned, as an instance of the model."""
+        """Return the result of a call as an instance of the model."""
         return obj
 
     def update(self, model, value):
@@ -94,12 +95,21 @@ class Contender:
         found = model.objects.in_bulk([name for name, _ in rows], field_name="name")
         return [(found[name], False) for name, _ in rows]
 
+    def bulk_update(self, model, rows):
+        return [
+            model.objects.update_or_create(defaults, name=name)
+            for name, defaults in rows
+        ]
+
+    def bulk_changed(self, model, rows):
+        return self.bulk_update(model, rows)
+
     def warm_in_bulk(self, model, rows):
         pass
 
 
 class Get(Contender):
-    """get() in the place of get_or_create()."""
+    """get() instead of get_or_create()."""
 
     def get_or_create(self, model, name, defaults):
         return model.objects.get(name=name), False
@@ -116,7 +126,7 @@ class ByHand(Contender):
 
 
 class Select(Contender):
-    """The SQL by hand, in Django's cursor, and the instance made."""
+    """SQL by hand with Django's cursor, and an instance of the row."""
 
     def get(self, model, name):
         fields = model._meta.concrete_fields
@@ -145,8 +155,8 @@ class Select(Contender):
         return self.get(model, name), False
 
 
-class Told(Contender):
-    """A write tells the cache before it and after it; a read asks nothing."""
+class Invalidating(Contender):
+    """Each write sends a command to the cache before it and one after it."""
 
     def save(self, obj):
         version = f"{obj.name}:version"
@@ -158,8 +168,8 @@ class Told(Contender):
 
 class BulkByHand(Contender):
     """
-    SELECT, bulk_create(ignore_conflicts=True), SELECT; who has created a row
-    is a guess.
+    SELECT, bulk_create(ignore_conflicts=True), SELECT. Whether this process
+    has created a row is a guess.
     """
 
     def bulk(self, model, rows):
@@ -179,6 +189,34 @@ class BulkByHand(Contender):
         return model.objects.in_bulk([name for name, _ in rows], field_name="name")
 
 
+class UpdatesByHand(Contender):
+    """SELECT … FOR UPDATE, bulk_create(), bulk_update(): lost races raise."""
+
+    def bulk_update(self, model, rows, only_changed=False):
+        answers = []
+        for start in range(0, len(rows), CHUNK):
+            chunk = dict(rows[start : start + CHUNK])
+            locked = model.objects.select_for_update().filter(name__in=[*chunk])
+            there = {obj.name: obj for obj in locked}
+            changed = []
+            for name, obj in there.items():
+                values = vars(obj)
+                if only_changed and chunk[name].items() <= values.items():
+                    continue
+                values.update(chunk[name])
+                changed.append(obj)
+            model.objects.bulk_update(changed, [*rows[0][1]])
+            new = model.objects.bulk_create(
+                model(name=name, **chunk[name]) for name in chunk if name not in there
+            )
+            found = there | {obj.name: obj for obj in new}
+            answers += ((found[name], name not in there) for name in chunk)
+        return answers
+
+    def bulk_changed(self, model, rows):
+        return self.bulk_update(model, rows, only_changed=True)
+
+
 class Ours(Contender):
     def begin_mix(self):
         asking().PATIENCE = PATIENCE
@@ -190,6 +228,14 @@ class Ours(Contender):
 
     def bulk_hit(self, model, rows):
         return model.objects.bulk_get_or_create({"name": name} for name, _ in rows)
+
+    def bulk_update(self, model, rows, **options):
+        return model.objects.bulk_update_or_create(
+            ({"name": name, **defaults} for name, defaults in rows), **options
+        )
+
+    def bulk_changed(self, model, rows):
+        return self.bulk_update(model, rows, only_changed=True)
 
     def warm_in_bulk(self, model, rows):
         for start in range(0, len(rows), WARM):
@@ -205,7 +251,7 @@ class Bypassing(Ours):
 
 
 class Floor(Contender):
-    """One command of the cache, the stamp compared, and the instance made."""
+    """One cache command, a comparison of the stamp, and an instance."""
 
     def __init__(self, name, alias="default"):
         super().__init__(name)
@@ -229,11 +275,11 @@ class Floor(Contender):
         stamp, values = entries[name]
         if stamp == (entries["epoch"], entries[version]):
             return model.from_db("default", self.attnames, values), False
-        raise LookupError(f"The floor lost {name}.")
+        raise LookupError(f"The floor has lost {name}.")
 
 
 class Cached(Ours):
-    """With entries of other rows in the cache of the large table."""
+    """The cache of the large table has entries of other rows as well."""
 
     batches = [
         [f"entry-{number}" for number in range(start, start + BATCH // 10)]
@@ -255,14 +301,14 @@ class Cached(Ours):
 
 
 class InvalidatedUpdate(Contender):
-    """As update() of cacheops leaves the older rows in its cache."""
+    """Invalidates the rows that update() of cacheops leaves in its cache."""
 
     def update(self, model, value):
         return model.objects.invalidated_update(count=value)
 
 
 def contenders_of(process):
-    """Return {name: contender} of those that this process measures."""
+    """Return {name: contender} for the contenders of this process."""
     if process == OURS:
         return our_contenders()
     if process in ORMS:
@@ -278,7 +324,8 @@ def contenders_of(process):
         "select": Select,
         "by-hand": ByHand,
         "bulk-by-hand": BulkByHand,
-        "told": Told,
+        "updates-by-hand": UpdatesByHand,
+        "invalidating": Invalidating,
         "cacheops-get": Get,
         "cacheops-update": InvalidatedUpdate,
     }
@@ -300,14 +347,15 @@ def asking():
 
 
 def our_contenders():
-    # A process looks for a sample of the reads alone when looking for all of
-    # them does not save time. Here each call is to look.
+    # If reading the cache for each lookup does not save time, a process reads
+    # it only for a sample of them. Here each call shall read it.
     asking().PATIENCE = math.inf
-    # Not in the other processes: each statement is listened to where this
-    # package is imported.
+    # Imported here, because this package reads each statement of a connection
+    # that is made after its import.
     from getorcreateplus import (
         AlwaysManager,
         CachedManager,
+        CachedNonAtomicManager,
         CachedQuerySet,
         NonAtomicManager,
         PlusManager,
@@ -322,10 +370,11 @@ def our_contenders():
     return {
         "cached": Cached("cached", CachedManager, large=LargeQuerySet.as_manager),
         "nonatomic": Ours("nonatomic", NonAtomicManager),
+        "cached-nonatomic": Ours("cached-nonatomic", CachedNonAtomicManager),
         "always": Contender("always", AlwaysManager),
         "always-get": Get("always-get", AlwaysManager),
         "plus": Ours("plus", PlusManager),
-        "plus-get": Get("plus-get", PlusManager),
+        "plus-get": Get("plus-get", partial(PlusManager, caches_get=True)),
         "plus-bypass": Bypassing("plus-bypass", PlusManager),
         "local": Ours("local", LocalQuerySet.as_manager),
         "floor": Floor("floor"),

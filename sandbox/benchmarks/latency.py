@@ -1,4 +1,4 @@
-"""The database and the cache, as if they were further away."""
+"""Proxies that make the database and the cache seem further away."""
 
 import time
 from statistics import median
@@ -11,21 +11,21 @@ from gazetteer import services
 
 from .proxy import HOST, proxy
 
-ROUND_TRIPS = 30  # to measure, of which the median counts
+ROUND_TRIPS = 30  # are measured; the median counts
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
 CACHE_PORTS = {"RedisCache": 6379, "PyMemcacheCache": 11211}
 
 
 class CannotDelay(Exception):
-    """Why a server cannot be further away, in a sentence."""
+    """The reason why a server cannot be delayed, in a sentence."""
 
 
 def delay_database(milliseconds, option, stack):
     """
     Reach the default database through a proxy, until the stack is closed.
 
-    Return the milliseconds that a round trip takes longer. Raise CannotDelay,
-    which names the option, where the database is not reached by TCP.
+    Return by how many milliseconds a round trip takes longer. Raise
+    CannotDelay, which names the option, if the database is not reached by TCP.
     """
     config = settings.DATABASES["default"]
     address = database_address(config, option)
@@ -46,7 +46,7 @@ def database_address(config, option):
             f"{option} cannot delay SQLite, which is a file. Use --database "
             "postgresql://user:password@host:5432/name, or --cache-latency alone."
         )
-    # MySQL's client takes "localhost" for the Unix socket.
+    # For MySQL's client, "localhost" means the Unix socket.
     if not host or host.startswith("/") or (engine, host) == ("mysql", "localhost"):
         raise CannotDelay(
             f"{option} cannot delay the Unix socket of the database. Give --database "
@@ -62,7 +62,7 @@ def query():
 
 
 def delay_cache(milliseconds, option, stack):
-    """Do the same for the cache, of all aliases."""
+    """Do the same for the cache, under all aliases."""
     config = settings.CACHES["default"]
     addresses = cache_addresses(config, option)
     before = round_trip(read)
@@ -101,12 +101,12 @@ def cache_addresses(config, option):
 
 
 def parse(location):
-    """Return the parts of a URL, or of the host and the port alone."""
+    """Return the parts of a URL, or of only a host and a port."""
     return urlsplit(location if "://" in location else f"//{location}")
 
 
 def moved(location, port):
-    """Return a location with the address of a proxy instead of its own."""
+    """Return a location with the address of a proxy in place of its own."""
     parts = parse(location)
     credentials, at, _ = parts.netloc.rpartition("@")
     address = f"{credentials}{at}{HOST}:{port}"
@@ -118,7 +118,7 @@ def read():
 
 
 def round_trip(call):
-    """Return the milliseconds of a call that is one round trip."""
+    """Return the milliseconds that a call of one round trip takes."""
     call()  # connects
     times = []
     for _ in range(ROUND_TRIPS):

@@ -1,5 +1,6 @@
-"""What is measured of a contender: each answer is checked afterwards."""
+"""The measured calls of a contender. Each answer is checked afterwards."""
 
+import asyncio
 import gc
 import sys
 import time
@@ -8,15 +9,14 @@ from functools import partial, wraps
 from itertools import islice
 from unittest import mock
 
-from django.db import connection, transaction
-
-from getorcreateplus.diagnosis.capturing import in_command
-from getorcreateplus.test import CaptureCacheCommands
+from asgiref.sync import sync_to_async
+from django.db import connection, connections, transaction
 
 from .cases import MIXES
 from .models import TABLES, rows_of
 
 MANY = 10_000  # rows of a batch
+LOOP_WARM = 30  # calls in an event loop before it is measured
 
 
 class WrongAnswer(Exception):
@@ -37,17 +37,22 @@ class Stopwatch:
 
 class Counter:
     """
-    Count queries and commands of caches.
+    Count queries and cache commands.
 
-    Savepoints are queries, BEGIN and COMMIT are not. A command is a call of
-    Django's cache API, whatever the backend makes of it, or one of a Redis
-    client that is called directly.
+    Savepoints count as queries, BEGIN and COMMIT do not. A command is one call
+    of Django's cache API, even if the backend makes several of it, or one call
+    of a Redis client that is used directly.
+
+    Its imports are inside the methods, because this package reads the
+    statements of each process that imports it: plain Django is measured first.
     """
 
     def __init__(self):
         self.queries = self.commands = 0
 
     def __enter__(self):
+        from getorcreateplus.test import CaptureCacheCommands
+
         with ExitStack() as stack:
             stack.enter_context(connection.execute_wrapper(self.count_query))
             self.made = stack.enter_context(CaptureCacheCommands())
@@ -67,6 +72,8 @@ class Counter:
         return execute(sql, params, many, context)
 
     def counted(self, method):
+        from getorcreateplus.diagnosis.capturing import in_command
+
         @wraps(method)
         def wrapped(*args, **kwargs):
             self.commands += not in_command.get()
@@ -108,6 +115,29 @@ def hit(contender, meter, calls, random, table="read"):
     ask(contender, model, rows, meter, created=False)
 
 
+def async_hit(contender, meter, calls, random):
+    """In one event loop, after some calls that connect it to the cache."""
+    model = contender.model("read")
+    rows = some_rows("read", calls, random)
+    contender.warm(model, rows)
+    answers = asyncio.run(ask_in_coroutine(model, rows, meter))
+    check(model, rows, answers, created=False)
+
+
+async def ask_in_coroutine(model, rows, meter):
+    for name, _ in rows[:LOOP_WARM]:
+        await model.objects.aget_or_create(name=name)
+    # The meter measures the connection of the thread that sends the queries.
+    await sync_to_async(meter.__enter__)()
+    answers = [
+        await model.objects.aget_or_create(name=name, defaults=defaults)
+        for name, defaults in rows
+    ]
+    await sync_to_async(meter.__exit__)(None, None, None)
+    await sync_to_async(connections.close_all)()
+    return answers
+
+
 def miss(contender, meter, calls, random):
     model = contender.model("created")
     numbers = [*islice(contender.numbers, calls)]
@@ -117,7 +147,7 @@ def miss(contender, meter, calls, random):
 
 
 def select(contender, meter, calls, random, call):
-    """Query the database for rows that are there."""
+    """Read rows that exist from the database."""
     model = contender.model("read")
     rows = some_rows("read", calls, random)
     with contender.select(), meter:
@@ -173,8 +203,8 @@ def update(contender, meter, calls, random):
     rows = some_rows("written", 50, random, value)
     contender.warm(model, rows)
     if connection.vendor == "postgresql":
-        # The dead rows of earlier turns would slow down some tables, by
-        # whatever autovacuum has come to.
+        # Dead rows of earlier rounds would slow down some of the tables,
+        # depending on how far autovacuum has come.
         with connection.cursor() as cursor:
             cursor.execute(f"VACUUM {model._meta.db_table}")
     with meter:
@@ -185,7 +215,7 @@ def update(contender, meter, calls, random):
 
 
 def bulk(contender, meter, calls, random):
-    """Of every other row, so that each batch has both kinds."""
+    """Every other row exists, so that each batch has both kinds."""
     model = contender.model("created")
     numbers = [*islice(contender.numbers, MANY)]
     contender.insert("created", numbers[::2])
@@ -209,8 +239,42 @@ def bulk_hit(contender, meter, calls, random):
     check(model, rows, answers, created=False)
 
 
+def bulk_update(contender, meter, calls, random):
+    """Every other row exists, so that each batch has both kinds."""
+    model = contender.model("created")
+    numbers = [*islice(contender.numbers, MANY)]
+    contender.insert("created", numbers[::2])
+    rows = rows_of(numbers, next(contender.values))
+    with meter, transaction.atomic():
+        answers = contender.bulk_update(model, rows)
+    check(model, rows[::2], answers[::2], created=False)
+    check(model, rows[1::2], answers[1::2], created=True)
+    check_stored(model, rows)
+    model.objects.all().delete()
+
+
+def bulk_changed(contender, meter, calls, random):
+    """Measure the same feed again, with a new value in every tenth row."""
+    model = contender.model("written")
+    values = dict(model.objects.values_list("name", "count"))
+    rows, value = some_rows("written", MANY, random), next(contender.values)
+    for place, (name, defaults) in enumerate(rows):
+        defaults["count"] = value if place % 10 == 0 else values[name]
+    contender.warm_in_bulk(model, rows)
+    with meter, transaction.atomic():
+        answers = contender.bulk_changed(model, rows)
+    check(model, rows, answers, created=False)
+    check_stored(model, rows)
+
+
+def check_stored(model, rows):
+    stored = dict(model.objects.values_list("name", "count"))
+    if any(stored[name] != defaults["count"] for name, defaults in rows):
+        raise WrongAnswer("a row was not updated")
+
+
 def mix(contender, meter, calls, random, table, share):
-    """Read and write the rows that other processes read and write."""
+    """Read and write rows that other processes read and write meanwhile."""
     contender.begin_mix()
     model = contender.model(table)
     rows = rows_of(range(TABLES[table]))
@@ -233,6 +297,7 @@ def mix(contender, meter, calls, random, table, share):
 
 MEASURES = {
     "hit": hit,
+    "async-hit": async_hit,
     "large": partial(hit, table="large"),
     "miss": miss,
     "existing": partial(select, call=existing),
@@ -246,5 +311,7 @@ MEASURES = {
     "update": update,
     "bulk": bulk,
     "bulk-hit": bulk_hit,
+    "bulk-update": bulk_update,
+    "bulk-changed": bulk_changed,
     **{name: partial(mix, table=name, share=share) for name, share in MIXES.items()},
 }

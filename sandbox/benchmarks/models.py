@@ -1,5 +1,5 @@
 """
-The columns, once for all contenders: their tables are twins, the managers
+The columns of all contenders. Their tables are twins. Only the managers
 differ.
 """
 
@@ -10,9 +10,10 @@ from django.db import models
 
 from .cases import MIXES
 
-# The tables of each contender, and their rows: one is read, one is written,
-# one is empty but for what a call creates. Each mix has one, because a process
-# judges by its earlier lookups whether to ask the cache.
+# The tables of each contender, and how many rows they have: one is read, one
+# is written, and one has only the rows that a call creates. Each mix has its
+# own table, because a process decides by its earlier lookups of a model
+# whether to read the cache.
 TABLES = {
     "read": 1_000,
     "written": 10_000,

@@ -1,6 +1,6 @@
 """
-Other ORMs, at the same lookup of the same rows. Their tables are made by
-Django; only what is measured is theirs.
+Other ORMs, with the same lookup of the same rows. Django creates their tables,
+and only the measured call is theirs.
 """
 
 from datetime import UTC
@@ -9,7 +9,7 @@ from django.db import connection
 
 from .contenders import Contender
 
-# The columns that a database gives back in other types than Django's.
+# Columns whose values have other types than Django's, on some databases.
 CONVERSIONS = {
     "active": bool,
     "added": lambda value: value if value.tzinfo else value.replace(tzinfo=UTC),
@@ -17,7 +17,7 @@ CONVERSIONS = {
 
 
 class OtherORM(Contender):
-    """Its answers become instances of Django's model afterwards."""
+    """An ORM whose answers become instances of Django's model afterwards."""
 
     def answer(self, model, obj):
         values = {
@@ -84,7 +84,7 @@ class SQLAlchemyCore(OtherORM):
 
 
 class SQLAlchemyORM(SQLAlchemyCore):
-    """select(T).where(…).one() in a session that holds no row."""
+    """select(T).where(…).one() in a session without rows."""
 
     def __init__(self, name):
         super().__init__(name)

@@ -1,10 +1,10 @@
 """
-A TCP proxy that delays, as a network would: every byte arrives some
-milliseconds later, in each direction. Any number of bytes may be under way at
-once, there is no limit of bandwidth.
+A TCP proxy that delays as a network does: every byte arrives some milliseconds
+later, in each direction. Any number of bytes may be under way at once, so
+there is no limit of the bandwidth.
 
 Each proxy is a process of its own, because a thread of a measured process
-would wait for that process's GIL.
+would wait for the GIL of that process.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from collections import deque
 from contextlib import contextmanager
 
 HOST = "127.0.0.1"
-# Seconds that a process may take to wake up. A proxy sleeps that much less,
-# and stays awake for the rest: bytes leave 2 µs late instead of 100 µs.
+# Seconds that a process may take to wake up. A proxy sleeps less by this time,
+# and stays awake until then: bytes leave 2 µs late instead of 100 µs.
 WAKING_UP = 0.0002
-CLOSED = None  # stands for the end of a connection, among the bytes under way
+CLOSED = None  # among the bytes under way: the end of the connection
 
 
 @contextmanager
@@ -35,15 +35,15 @@ def proxy(host, port, milliseconds):
         yield int(process.stdout.readline())
 
 
-# The process of a proxy
+# What runs in the process of a proxy
 
 
 def main(host, port, milliseconds):
-    """Print the port, and serve until stdin is closed."""
-    # Ctrl-C is for the benchmark: its processes still have tables to drop.
+    """Print the port, and serve until the parent closes stdin."""
+    # The benchmark handles Ctrl-C: its processes still have tables to drop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # epoll() and poll() count milliseconds, and asyncio rounds up to them.
-    # select() counts microseconds.
+    # epoll() and poll() take milliseconds, and asyncio rounds up to them.
+    # select() takes microseconds.
     with asyncio.Runner(
         loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
     ) as runner:
@@ -51,7 +51,7 @@ def main(host, port, milliseconds):
 
 
 async def serve(host, port, delay):
-    """Serve with a delay in seconds."""
+    """Serve with this delay, in seconds."""
     loop = asyncio.get_running_loop()
     stdin_closed = asyncio.Event()
     ends = set()
@@ -68,8 +68,8 @@ async def serve(host, port, delay):
 
 class End(asyncio.Protocol):
     """
-    One of the two ends of a connection through the proxy. What arrives here
-    leaves at the other end, in order, after the delay.
+    One of the two ends of a connection through the proxy. Bytes that arrive
+    here leave at the other end, in order, after the delay.
     """
 
     def __init__(self, delay, ends):
@@ -97,7 +97,7 @@ class End(asyncio.Protocol):
             self.wait()
 
     def wait(self):
-        # One timer at a time: timers of the same moment have no order.
+        # One timer at a time, because timers of the same moment have no order.
         when, _ = self.under_way[0]
         if when - self.loop.time() > WAKING_UP:
             self.loop.call_at(when - WAKING_UP, self.deliver)
@@ -122,7 +122,7 @@ class End(asyncio.Protocol):
 
 
 class ClientEnd(End):
-    """The end at which a client has connected."""
+    """The end to which a client has connected."""
 
     def __init__(self, host, port, *args):
         super().__init__(*args)
@@ -132,7 +132,7 @@ class ClientEnd(End):
         super().connection_made(transport)
         self.other = End(self.delay, self.ends)
         self.other.other = self
-        # There is nowhere to send bytes to, yet.
+        # The other end is not connected yet.
         transport.pause_reading()
         self.connecting = self.loop.create_task(self.connect())
 

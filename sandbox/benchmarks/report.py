@@ -18,14 +18,14 @@ TITLES = [
 
 
 class Results:
-    """What was measured: microseconds by case and round, and the counts."""
+    """The measurements: microseconds by case and round, and the counts."""
 
     def __init__(self, cases):
         self.cases = cases
         self.counts = {}
         self.rounds = {case: [] for case in cases}
 
-    def forget(self, case):
+    def leave_out(self, case):
         self.cases.remove(case)
 
     def median(self, case):
@@ -146,8 +146,8 @@ def break_evens(results):
 def break_even(hit, miss):
     """
     Return the share of hits above which the cache pays, or None if it never
-    does. What a hit and a miss cost are multiples of a get_or_create() of
-    plain Django's that finds the row.
+    does. The costs of a hit and a miss are multiples of the time that plain
+    Django's get_or_create() takes to find the row.
     """
     if hit >= 1:
         return None
@@ -172,17 +172,17 @@ line { stroke: #1f2328; stroke-width: 1 }
 }
 """
 LEFT, WIDTH, HEIGHT = 230, 850, 20
-ONE, LONGEST = 220, 2  # a bar as long as plain Django's, and how many at most
+ONE, LONGEST = 220, 2  # the length of plain Django's bar; its largest multiple
 
 
 def picture(results, caption):
     """
-    Return an SVG: a bar for each case, in relation to plain Django's, or to
-    the longest where that was not measured. Bars twice as long are cut.
+    Return an SVG: a bar for each case, relative to plain Django's, or to the
+    longest if plain Django was not measured. Bars over twice that are cut.
     """
     parts = [
         text(HEIGHT, caption),
-        text(2 * HEIGHT, "µs of a call, and in relation to plain Django, the line"),
+        text(2 * HEIGHT, "µs of a call, and its ratio to plain Django (the line)"),
     ]
     y = 2 * HEIGHT
     for name, group in by_operation(results.cases):

@@ -1,6 +1,6 @@
 """
-A process of the benchmark: it reads its settings and then which case to run, a
-line of JSON each time, and answers with what the calls took.
+A process of the benchmark. It reads its settings and then the cases to run, as
+one line of JSON each, and answers with the times of the calls.
 """
 
 import json
@@ -13,16 +13,16 @@ import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from .cases import OPERATIONS
+from .cases import OPERATIONS, OURS
 
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
 TIMEOUT = 3600  # seconds
 
 
 def serve(process):
-    # Ctrl-C is for the parent, which closes stdin: the tables are dropped.
+    # The parent handles Ctrl-C, and closes stdin: then the tables are dropped.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What a package prints must not come between the answers.
+    # A package may print, and that must not come between the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
 
     def answer(**values):
@@ -32,14 +32,14 @@ def serve(process):
         options = json.loads(sys.stdin.readline())
         is_mate = options.pop("is_mate")
         start(process, **options)
-        # They have models, which need django.setup().
+        # It imports models, which need django.setup().
         from .contenders import contenders_of
 
         contenders = contenders_of(process)
     except ModuleNotFoundError as error:
         answer(fails=f"{error}. Run: python -m pip install -e '.[benchmark]'")
         return
-    except Exception as error:  # noqa: BLE001 - of whatever package
+    except Exception as error:  # noqa: BLE001 - of any package
         answer(fails=str(error))
         return
     if is_mate:
@@ -49,8 +49,8 @@ def serve(process):
     try:
         for line in sys.stdin:
             try:
-                answer(**measure(contenders, **json.loads(line)))
-            except Exception as error:  # noqa: BLE001 - of whatever package
+                answer(**measure(process, contenders, **json.loads(line)))
+            except Exception as error:  # noqa: BLE001 - of any package
                 answer(fails=f"{type(error).__name__}: {error}")
     finally:
         for contender in () if is_mate else contenders.values():
@@ -58,7 +58,7 @@ def serve(process):
 
 
 def start(process, database, cache):
-    """Set up Django with the package of this process, and no other."""
+    """Set up Django with only the package of this process."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
     settings.INSTALLED_APPS = ["benchmarks"]
     settings.DATABASES = {"default": database}
@@ -98,8 +98,13 @@ def add_cachalot(cache):
 PACKAGES = {"cacheops": add_cacheops, "cachalot": add_cachalot}
 
 
-def measure(contenders, operation, contender, seed, counts):
-    """Return the mean of a call: microseconds, or queries and commands."""
+def measure(process, contenders, operation, contender, seed, counts):
+    """
+    Return the means of a call: microseconds, or queries and commands. Raise
+    AssertionError if this package would take part of the time of the others.
+    """
+    if not counts and process != OURS and OURS in sys.modules:
+        raise AssertionError(f"The process of {process} has imported {OURS}.")
     from .measures import MEASURES, Counter, Stopwatch
 
     calls = OPERATIONS[operation].calls

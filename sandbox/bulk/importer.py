@@ -1,6 +1,6 @@
 """
-The import of gazetteer.importer, by bulk_get_or_create(). Each function
-returns how many rows it has created.
+The imports of gazetteer.importer, by bulk_get_or_create() and
+bulk_update_or_create(). Each function returns how many rows it has created.
 """
 
 from django.db import transaction
@@ -24,13 +24,30 @@ def number_created(found):
 
 
 def import_countries(rows):
-    found = models.Continent.objects.bulk_get_or_create(
+    found = import_continents(rows)
+    countries = models.Country.objects.bulk_get_or_create(country_values(rows, found))
+    return number_created(found) + number_created(countries)
+
+
+def update_countries(rows):
+    found = import_continents(rows)
+    countries = models.Country.objects.bulk_update_or_create(
+        country_values(rows, found), only_changed=True
+    )
+    return number_created(found) + number_created(countries)
+
+
+def import_continents(rows):
+    return models.Continent.objects.bulk_get_or_create(
         [{"code": row.continent, "name": row.continent_name} for row in rows],
         unique_fields=["code"],
     )
+
+
+def country_values(rows, found):
     continents = by_names(found, ["code"])
-    countries = models.Country.objects.bulk_get_or_create(
-        {
+    for row in rows:
+        yield {
             "code": row.code,
             "continent": continents[row.continent],
             "name": row.name,
@@ -38,9 +55,6 @@ def import_countries(rows):
             "area": row.area,
             "population": row.population,
         }
-        for row in rows
-    )
-    return number_created(found) + number_created(countries)
 
 
 def import_time_zones(names):
@@ -59,6 +73,18 @@ def import_regions(rows):
 
 
 def import_cities(rows):
+    cities = models.City.objects.bulk_get_or_create(city_values(rows))
+    return number_created(cities) + name_cities(cities, rows)
+
+
+def update_cities(rows):
+    cities = models.City.objects.bulk_update_or_create(
+        city_values(rows), only_changed=True
+    )
+    return number_created(cities) + name_cities(cities, rows)
+
+
+def city_values(rows):
     countries = all_of(models.Country, [{"code": row.country} for row in rows], "code")
     regions = all_of(
         models.Region,
@@ -66,8 +92,8 @@ def import_cities(rows):
         *("country_id", "code"),
     )
     zones = all_of(models.TimeZone, [{"name": row.time_zone} for row in rows], "name")
-    cities = models.City.objects.bulk_get_or_create(
-        {
+    for row in rows:
+        yield {
             "geonameid": row.geonameid,
             "name": row.name,
             "region": regions[countries[row.country].pk, row.region],
@@ -76,30 +102,27 @@ def import_cities(rows):
             "longitude": row.longitude,
             "population": row.population,
         }
-        for row in rows
-    )
-    return number_created(cities) + name_cities(zip(cities, rows, strict=True))
 
 
-def name_cities(cities):
-    """Each city has names of its own: a new one has none yet."""
-    created_names, pairs = 0, []
-    for (city, created), row in cities:
-        if created:
-            pairs += [
-                (city, models.AlternateName(name=name)) for name in row.alternate_names
-            ]
-        else:
-            names = city.alternate_names.bulk_get_or_create(
-                [{"name": name} for name in row.alternate_names], ["name"]
-            )
-            created_names += number_created(names)
-    models.AlternateName.objects.bulk_create([name for _, name in pairs])
+def name_cities(cities, rows):
+    """Give the cities those of their own names that they do not have yet."""
     link = models.City.alternate_names.through
+    known = set(
+        link.objects.filter(
+            city__in=[city for city, created in cities if not created]
+        ).values_list("city", "alternatename__name")
+    )
+    pairs = [
+        (city, models.AlternateName(name=name))
+        for (city, _), row in zip(cities, rows, strict=True)
+        for name in row.alternate_names
+        if (city.pk, name) not in known
+    ]
+    models.AlternateName.objects.bulk_create([name for _, name in pairs])
     link.objects.bulk_create(
         [link(city=city, alternatename=name) for city, name in pairs]
     )
-    return 2 * (created_names + len(pairs))  # a name and its link to the city
+    return 2 * len(pairs)  # a name and its link to the city
 
 
 IMPORTERS = {
@@ -107,11 +130,13 @@ IMPORTERS = {
     "import_time_zone": import_time_zones,
     "import_region": import_regions,
     "import_city": import_cities,
+    "update_country": update_countries,
+    "update_city": update_cities,
 }
 
 
 def import_batch(function, rows):
-    """As gazetteer.importer.import_batch() with the function, in a batch."""
+    """Import in one batch, as gazetteer.importer.import_batch() row by row."""
     with transaction.atomic():
         created = IMPORTERS[function.__name__](rows)
     yield len(rows), created

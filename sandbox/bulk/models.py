@@ -1,4 +1,4 @@
-"""The twins of gazetteer's models that demo --bulk imports in batches."""
+"""The twins of gazetteer's models that the demo imports in batches."""
 
 from gazetteer import base
 from gazetteer.models import WorldQuerySet
@@ -7,7 +7,7 @@ from getorcreateplus import PlusManager, PlusQuerySet
 
 
 class BulkQuerySet(PlusQuerySet):
-    # The caches named after these models have the rows of gazetteer's.
+    # Not the caches named after the models: they have gazetteer's rows.
     object_cache_alias = "default"
 
 

@@ -63,8 +63,8 @@ class TimeZone(TimeStampedModel):
 
 
 class AlternateName(TimeStampedModel):
-    # Not unique: city.alternate_names.get_or_create(name=…) looks among the
-    # names of this city, and two cities may go by one name.
+    # Not unique: two cities may have the same name, and
+    # city.alternate_names.get_or_create(name=…) looks among those of one city.
     name = models.CharField(max_length=400)
 
     class Meta:

@@ -1,7 +1,7 @@
 """
-Are two tables equal, row by row? Whatever isn't the same in two imports of the
-same rows is left out: primary keys and time stamps. A foreign key counts as
-what identifies the row that it leads to.
+Are two tables equal, row by row? Primary keys and time stamps are left out,
+because they differ between two imports of the same rows. A foreign key is
+compared by the fields that identify the row that it leads to.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ def fields(model):
 
 
 def identity(model):
-    """Return the fields that tell a row from the others: all, if need be."""
+    """Return the fields that identify a row: all, if no others do."""
     for field in fields(model):
         if field.unique:
             return [field]
@@ -46,7 +46,8 @@ class Comparison:
         self.values = [name for name in columns(fields(model)) if name not in self.key]
         ours, theirs = self.rows(model), self.rows(twin)
         self.count = len(ours)
-        # Equal is the usual case, and cheaper to tell than the difference.
+        # They are equal as a rule, and that is cheaper to find out than the
+        # difference.
         if ours == theirs:
             self.ours = self.theirs = Counter()
         else:
@@ -61,7 +62,7 @@ class Comparison:
     def differences(self, name, twin_name):
         """
         Return a sentence for each row that differs. `name` and `twin_name`
-        say whose rows these are.
+        are the contenders that have these rows.
         """
         size = len(self.key)
         ours = {row[:size]: row[size:] for row in self.ours}

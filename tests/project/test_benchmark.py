@@ -1,6 +1,6 @@
 """
-The benchmark runs as users run it, in a process of its own, from a directory
-that isn't the checkout's.
+The benchmark runs as users run it, in its own process, from a directory
+outside the checkout.
 """
 
 import os
@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 from django.db import connection
 
+from sandbox.benchmarks.worker import measure
+
 from ..support.repository import ROOT
 
 BENCHMARK = ROOT / "sandbox" / "benchmark.py"
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def benchmark(tmp_path):
-    """Run it where no package that it compares is installed."""
+    """Run it without the packages that it compares."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     for name in ("cacheops", "cachalot", "peewee", "sqlalchemy"):
@@ -81,7 +83,7 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
         f"sqlalchemy is left out: No module named 'sqlalchemy'. {install}",
     ]
     found = sections(table)
-    hits = found["get_or_create() of a row that the cache knows"]
+    hits = found["get_or_create() of a cached row"]
     assert {label: cells[2:4] for label, cells in hits.items()} == {
         "plain Django": ["1", "0"],
         "NonAtomicManager": ["1", "0"],
@@ -97,7 +99,7 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
         for label in ("PlusManager", "plain Django", "one-step floor")
     )
     *_, to_plain, to_floor = hits["PlusManager"]
-    # Within what the digits that are printed leave out.
+    # Within the precision of the printed digits.
     assert number(to_plain) == pytest.approx(plus / plain, abs=0.02, rel=0.02)
     assert number(to_floor) == pytest.approx(plus / floor, abs=0.02, rel=0.02)
     assert to_floor.endswith(" one-step floor")
@@ -107,7 +109,7 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
         if section is not hits
     }
     assert queries == {
-        "get_or_create() of a row that the cache does not know": {
+        "get_or_create() of a row that is not cached": {
             "plain Django": 1,
             "NonAtomicManager": 1,
             "PlusManager": 1,
@@ -142,12 +144,12 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
             "NonAtomicManager": 2,
             "PlusManager": 2,
         },
-        "save() of a row that the cache knows": {
+        "save() of a cached row": {
             "plain Django": 1,
             "NonAtomicManager": 1,
             "PlusManager": 1,
         },
-        "save() of a row that the cache knows, 50 rows in a transaction": {
+        "save() of a cached row, 50 rows in a transaction": {
             "plain Django": 1,
             "NonAtomicManager": 1,
             "PlusManager": 1,
@@ -173,6 +175,20 @@ def test_quick_run_shows_each_case_with_its_counts(benchmark, tmp_path):
         assert set(section) <= set(texts)
 
 
+def test_async_calls(benchmark):
+    result = benchmark(
+        *("--rounds", "1", "--only", "async-hit", "plain", "plus", "local")
+    )
+    assert result.stderr == ""
+    found = sections(
+        result.stdout.partition("==")[1] + result.stdout.partition("==")[2]
+    )
+    hits = found["aget_or_create() of a cached row"]
+    assert hits["plain Django"][2:4] == ["1", "0"]
+    assert hits["PlusManager"][2:4] == ["0", "1"]
+    assert hits["local_timeout = 60"][2:4] == ["0", "0"]
+
+
 def test_batches(benchmark):
     result = benchmark(
         *("--rounds", "1", "--only", "bulk", "bulk-hit"),
@@ -194,9 +210,35 @@ def test_batches(benchmark):
     assert nonatomic == [plus[0], 0]
     assert nonatomic[0] < by_hand[0]
     assert plus[1] <= 25
-    hits = found["10,000 rows that the cache knows, plain: in_bulk()"]
+    hits = found["10,000 cached rows, plain: in_bulk()"]
     assert hits["PlusManager"][2:4] == ["0", "10"]
     assert hits["local_timeout = 60"][2:4] == ["0", "0"]
+
+
+def test_batches_that_update(benchmark):
+    result = benchmark(
+        *("--rounds", "1", "--only", "bulk-update", "bulk-changed"),
+        *("updates-by-hand", "nonatomic", "cached-nonatomic"),
+    )
+    assert result.stderr == ""
+    found = sections(
+        result.stdout.partition("==")[1] + result.stdout.partition("==")[2]
+    )
+    updates = found["update or create 10,000 rows in a transaction, half of them there"]
+    by_hand, nonatomic, cached = (
+        [number(cell) for cell in updates[label][2:4]]
+        for label in (
+            "bulk_create(), bulk_update()",
+            "NonAtomicManager",
+            "CachedNonAtomicManager",
+        )
+    )
+    assert nonatomic[0] < by_hand[0]
+    assert nonatomic[1] == 0
+    assert cached[0] == nonatomic[0]
+    assert cached[1] <= 30
+    again = found["the same 10,000 rows again, with a tenth of them changed"]
+    assert number(again["CachedNonAtomicManager"][2]) < 10
 
 
 def test_package_that_fails_is_left_out(benchmark, tmp_path):
@@ -296,7 +338,7 @@ def test_what_is_no_server_cannot_be_delayed(benchmark, arguments, message):
     ],
 )
 def test_servers_that_are_further_away(benchmark, services, arguments, delayed):
-    """Plain Django waits for the database, and a hit for the cache alone."""
+    """Plain Django waits for the database, and a hit only for the cache."""
     names = ["hit", "miss", "plain", "plus"]
     result = benchmark("--rounds", "1", *services, *arguments, "--only", *names)
     assert (result.returncode, result.stderr) == (0, "")
@@ -308,7 +350,7 @@ def test_servers_that_are_further_away(benchmark, services, arguments, delayed):
         longer = re.fullmatch(rf"{beginning} trip takes (\S+) ms longer\.", line)[1]
         assert 1.9 * milliseconds < float(longer) < 20 * milliseconds
         assert f", {name} {milliseconds} ms away" in table
-    hits = sections(f"={table}")["get_or_create() of a row that the cache knows"]
+    hits = sections(f"={table}")["get_or_create() of a cached row"]
     for label, name in [("plain Django", "database"), ("PlusManager", "cache")]:
         milliseconds = number(hits[label][0]) / 1000
         assert milliseconds >= 2 * delayed.get(name, 0)
@@ -328,7 +370,7 @@ def test_mixes_of_several_processes(benchmark, services):
     assert {*half} == {*reads} == {"plain Django", "PlusManager"}
     assert reads["plain Django"][2:4] == ["1", "0"]
     assert number(reads["PlusManager"][2]) < 0.1
-    # A get() and an UPDATE in the place of a SELECT.
+    # A get() and an UPDATE instead of a SELECT.
     assert number(half["plain Django"][2]) == pytest.approx(1.5, abs=0.2)
     assert all(number(cells[0]) > 0 for cells in (*half.values(), *reads.values()))
 
@@ -354,11 +396,11 @@ def test_mixes_need_services_that_processes_share(benchmark):
         "mix-50, mix-80, mix-95, mix-100 are left out: several processes need "
         "--database and --cache of a server."
     )
-    assert [*sections(table)] == ["get_or_create() of a row that the cache knows"]
+    assert [*sections(table)] == ["get_or_create() of a cached row"]
 
 
 def test_missing_requirements_are_named(benchmark):
-    """Without site-packages there is nothing but this package."""
+    """Without site-packages there is only this package."""
     result = benchmark("--quick", options=["-S"])
     assert (result.returncode, result.stdout, result.stderr) == (
         1,
@@ -366,3 +408,10 @@ def test_missing_requirements_are_named(benchmark):
         "The benchmark needs django, environ, not installed here. "
         "Run: python -m pip install -e '.[benchmark]'\n",
     )
+
+
+def test_process_of_others_is_not_measured_with_this_package():
+    with pytest.raises(
+        AssertionError, match=r"^The process of plain has imported getorcreateplus\.$"
+    ):
+        measure("plain", {}, "hit", "plain", seed=1, counts=False)

@@ -1,8 +1,8 @@
 """
-What a row costs must not depend on what its transaction has done before.
+The cost of a row must not depend on earlier steps of its transaction.
 
-Nothing is timed: the lines of the package's code that run are counted, and the
-memory that is taken meanwhile, which a copy of all rows would show.
+These tests do not measure time: they count the lines of the package's code
+that run, and the memory that is used, which would show a copy of all rows.
 """
 
 import sys
@@ -24,7 +24,7 @@ from ..support.sql import execute
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.django_db(transaction=True),
-    # What is counted is the same on each.
+    # The counts are the same on each.
     pytest.mark.database("sqlite"),
 ]
 

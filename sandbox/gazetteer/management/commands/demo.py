@@ -1,3 +1,4 @@
+from argparse import BooleanOptionalAction
 from contextlib import contextmanager
 
 from django import get_version
@@ -8,20 +9,25 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gazetteer import geonames, services
-from gazetteer.contest import PLAIN, Contest, contenders, equality, lines
+from gazetteer import geonames, installing, services
+from gazetteer.contenders import PLAIN, contenders
+from gazetteer.contest import Contest, lines
+from gazetteer.costs import Costs, look_for_each_call
+from gazetteer.crowd import Failed, Lookups
+from gazetteer.verdict import Verdict, in_words, is_slower
 from getorcreateplus import __version__
 
-DEFAULT_CITIES = 5_000
+DEFAULT_CITIES = 2_000
+DEFAULT_LOOKUPS = 10_000
 
 
 class Command(BaseCommand):
     help = (
-        "Import the world's cities twice through get_or_create(), with plain Django "
-        "and with getorcreateplus, check that the tables are equal row by row, and "
-        "print both side by side. Each transaction of 1,000 rows is imported by one "
-        "and then by the other, taking turns to be first, so that whatever else the "
-        "machine does slows down both."
+        "Import the world's cities with plain Django and with getorcreateplus, row by "
+        "row and in batches; import the same feed again; look rows up by four "
+        "processes while another one writes. Check that all tables are equal and that "
+        "no row was old. Print what each of them took, what helps and what costs. The "
+        "contenders take turns, so that other programs slow down all of them."
     )
 
     def add_arguments(self, parser):
@@ -31,9 +37,19 @@ class Command(BaseCommand):
             metavar="N",
             help=(
                 "Import the N most populous cities, with their countries, regions, "
-                "time zones and alternate names: 1 to "
-                f"{geonames.LARGEST} (default: {DEFAULT_CITIES}, under a minute on "
-                f"two cores; {geonames.STANDARD} are all above 15,000 inhabitants)."
+                f"time zones and alternate names: 1 to {geonames.LARGEST} (default: "
+                f"{DEFAULT_CITIES}; {geonames.STANDARD} are all above 15,000 "
+                "inhabitants)."
+            ),
+        )
+        parser.add_argument(
+            "--lookups",
+            type=int,
+            default=DEFAULT_LOOKUPS,
+            metavar="N",
+            help=(
+                "Look up N rows by four processes while one process writes (default: "
+                "%(default)s). 0 leaves this act out."
             ),
         )
         parser.add_argument(
@@ -42,8 +58,8 @@ class Command(BaseCommand):
             help=(
                 "Import into this database (default: a temporary SQLite file): "
                 f"{services.DATABASE_FORMS}. The database must exist. The demo drops "
-                "and creates tables named sandbox_gazetteer_* and sandbox_plain_*, "
-                "with --bulk sandbox_bulk_*, touches no other, and leaves them there."
+                "and creates tables named sandbox_gazetteer_*, sandbox_plain_* and "
+                "sandbox_bulk_*, touches no other, and leaves them there."
             ),
         )
         parser.add_argument(
@@ -52,54 +68,147 @@ class Command(BaseCommand):
             metavar="URL",
             help=(
                 f"Cache in this (default: %(default)s): {services.CACHE_FORMS}. The "
-                "demo's keys have a prefix of their own and expire after an hour; "
-                "nothing is cleared."
+                "demo's keys have a prefix of their own and expire after an hour. It "
+                "clears nothing."
             ),
         )
-
         parser.add_argument(
             "--bulk",
-            action="store_true",
+            action=BooleanOptionalAction,
+            default=True,
             help=(
-                "Import a third time, each transaction's rows by a few calls of "
-                "bulk_get_or_create(), and show it in a column of its own."
+                "Import in batches as well, by bulk_get_or_create() and "
+                "bulk_update_or_create() (the default)."
             ),
         )
 
-    def handle(self, *, cities, database, cache, verbosity, no_color, **options):
+    def handle(
+        self, *, cities, lookups, database, cache, bulk, verbosity, no_color, **options
+    ):
         number = city_number(cities)
+        if lookups < 0:
+            raise CommandError(f"--lookups {lookups}: enter 0 or more.")
         self.stdout.ending = ""  # rich ends its lines itself
         console = Console(file=self.stdout, no_color=no_color, highlight=False)
         services.use_cache(cache)
+        look_for_each_call()
         try:
             with services.chosen_database(database):
-                self.demo(console, number, quiet=not verbosity, in_bulk=options["bulk"])
+                show = Show(console, quiet=not verbosity)
+                show.demo(number, lookups, contenders(in_bulk=bulk))
         except DatabaseError as error:
             raise CommandError(
                 f"The database gave up: {services.one_line(error)}"
             ) from error
+        except Failed as error:
+            raise CommandError(f"The lookups failed. {error}") from error
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", returncode=130) from None
 
-    def demo(self, console, number, *, quiet, in_bulk):
-        times = "three times" if in_bulk else "twice"
-        console.print(
+
+class Show:
+    """The demo on a console."""
+
+    def __init__(self, console, *, quiet):
+        self.console, self.quiet = console, quiet
+
+    def say(self, text="", **options):
+        self.console.print(text, soft_wrap=True, markup=False, **options)
+
+    def demo(self, number, lookups, names):
+        self.say(
             f"Django {get_version()}, getorcreateplus {__version__}, "
             f"{connection.display_name}, {type(caches['default']).__name__}: "
-            f"importing {number:,} cities {times}.",
-            soft_wrap=True,
+            f"importing {number:,} cities."
         )
-        contest = Contest(number, contenders(in_bulk=in_bulk))
+        contest = Contest(number, names)
         contest.create_tables()
-        total = contest.total * len(contest.tallies)
-        with progress(console, total, quiet=quiet) as advance:
-            for _, imported in contest.run():
+        for act in contest.imports:
+            self.show_import(act)
+        act = None
+        if lookups:
+            act = self.show_lookups(Lookups(lookups, contest.cities))
+        costs = self.show_costs(Costs(contest.cities))
+        self.show_verdict(Verdict(contest, act, costs))
+        self.say_what_is_next()
+
+    def show_import(self, act):
+        self.title(act.title)
+        total = act.total * len(act.tallies)
+        with progress(self.console, total, "rows", quiet=self.quiet) as advance:
+            for _, imported in act.run():
                 advance(imported)
-        rows, differences = contest.compare()
-        console.print(table(contest.measures()))
+        self.console.print(table(act.measures()))
+        sentence, differences = act.check()
         if any(differences):
             raise CommandError("The imports differ.\n" + "\n".join(lines(differences)))
-        console.print(equality(rows, in_bulk=in_bulk), soft_wrap=True)
+        self.say(sentence)
+
+    def show_lookups(self, act):
+        """Return the act, or None if it is left out here."""
+        self.title(act.title)
+        if act.is_skipped:
+            self.say(f"Left out. {act.note}")
+            return None
+        total = act.total * len(act.tallies)
+        with progress(self.console, total, "lookups", quiet=self.quiet) as advance:
+            for _, number in act.run():
+                advance(number)
+        self.console.print(table(act.measures()))
+        if act.wrong:
+            raise CommandError(
+                f"{act.wrong:,} rows were wrong. That must not happen: please report "
+                "it."
+            )
+        self.say("No row was older than the last commit.")
+        if act.note:
+            self.say(act.note)
+        return act
+
+    def show_costs(self, costs):
+        self.title(costs.title)
+        for _ in costs.run():
+            pass
+        self.console.print(table(costs.measures()))
+        return costs
+
+    def show_verdict(self, verdict):
+        self.title("The verdict")
+        self.say(verdict.lead)
+        result = Table("times as fast as plain Django")
+        for name in verdict.columns:
+            result.add_column(name, justify="right")
+        for title, ratios in verdict.ratios:
+            result.add_row(
+                title,
+                *(
+                    in_words(ratio) + (", slower" if is_slower(ratio) else "")
+                    for ratio in ratios
+                ),
+            )
+        self.console.print(result)
+        for sentence in verdict.sentences:
+            self.say(f"- {sentence}")
+
+    def title(self, text):
+        self.say()
+        self.say(text, style="bold")
+
+    def say_what_is_next(self):
+        command = f"{installing.python()} sandbox/manage.py"
+        self.say()
+        self.say("What next?", style="bold")
+        for what, how in [
+            ("In a browser", f"{command} runserver"),
+            (
+                "On your servers",
+                f"{command} demo --database postgresql://user@127.0.0.1:5432/name "
+                "--cache redis://127.0.0.1:6379/0",
+            ),
+            ("In your project", "docs/tutorial.rst"),
+            ("All numbers", "docs/benchmarks.rst"),
+        ]:
+            self.say(f"- {what}: {how}")
 
 
 def city_number(value):
@@ -109,34 +218,35 @@ def city_number(value):
         number = 0
     if not 1 <= number <= geonames.LARGEST:
         raise CommandError(
-            f"--cities {value!r} is not a number from 1 to {geonames.LARGEST}."
+            f"--cities: enter a whole number of cities from 1 to {geonames.LARGEST:,}, "
+            f"not {value!r}."
         )
     return number
 
 
 @contextmanager
-def progress(console, total, *, quiet):
+def progress(console, total, unit, *, quiet):
     """
     Give a function that moves a progress bar by so many rows; where there is
     no terminal, it prints a line at every tenth of the way.
     """
     if console.is_terminal and not quiet:
         with Progress(
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows"),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + unit),
             BarColumn(),
             TimeRemainingColumn(),
             console=console,
         ) as bar:
-            task = bar.add_task("rows", total=total)
-            yield lambda rows: bar.advance(task, rows)
+            task = bar.add_task(unit, total=total)
+            yield lambda number: bar.advance(task, number)
     else:
         done = 0
 
-        def advance(rows):
+        def advance(number):
             nonlocal done
-            tenths, done = done * 10 // total, done + rows
+            tenths, done = done * 10 // total, done + number
             if not quiet and done * 10 // total > tenths:
-                console.print(f"{done:,} of {total:,} rows")
+                console.print(f"{done:,} of {total:,} {unit}")
 
         yield advance
 

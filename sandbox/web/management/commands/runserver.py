@@ -9,7 +9,7 @@ from gazetteer import services
 class Command(runserver.Command):
     help = (
         "Show the demo in a browser: choose the data, a database and a cache, watch "
-        "plain Django and getorcreateplus import the same rows, and look rows up."
+        "plain Django and getorcreateplus do the same work, and look rows up."
     )
 
     def add_arguments(self, parser):
@@ -43,7 +43,7 @@ class Command(runserver.Command):
         super().handle(**options)
 
     def inner_run(self, *args, **options):
-        # An address that it was told to listen on, such as 192.168.1.5:8000.
+        # The address that was given to it, such as 192.168.1.5:8000.
         if self.addr not in ("0", "0.0.0.0", "::"):
             host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
             settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, host]
@@ -51,9 +51,9 @@ class Command(runserver.Command):
         super().inner_run(*args, **options)
 
     def check_migrations(self):
-        """There are none, and looking for some would make a database."""
+        """Do nothing: to look for migrations would create a database."""
 
 
 def is_worth_a_line(record):
-    """The page asks for its progress all the time."""
+    """Return False for the many requests of the progress."""
     return record.levelno > logging.INFO or "/progress" not in record.getMessage()

@@ -1,4 +1,4 @@
-// The page works without this: it shows the run live, and draws the chart.
+// The page works without this script. It shows the run live and draws the chart.
 "use strict";
 
 const INTERVAL = 400; // milliseconds between two looks at the progress
@@ -45,7 +45,7 @@ function draw() {
   const x = (value) => left + (value / seconds) * (width - left - right);
   const y = (value) => HEIGHT - bottom - (value / rows) * (HEIGHT - top - bottom);
   const svg = element("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-labelledby": "chart-title chart-text" });
-  svg.append(element("desc", { id: "chart-text" }, told(drawn)));
+  svg.append(element("desc", { id: "chart-text" }, inWords(drawn)));
   for (const value of ticks(rows, 4)) {
     svg.append(element("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     svg.append(element("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number.format(value)));
@@ -65,7 +65,7 @@ function draw() {
   drawTable(drawn, seconds);
 }
 
-function told(drawn) {
+function inWords(drawn) {
   const parts = drawn.map(({ name, points }) => {
     const [second, row] = points.at(-1);
     return `${name}: ${number.format(row)} rows in ${second.toFixed(1)} seconds`;
@@ -73,7 +73,7 @@ function told(drawn) {
   return `${parts.join("; ")}.`;
 }
 
-// The rows that were written at a time, between two points on the line.
+// The rows that were written by this second, between two points of the line.
 function at(points, second) {
   let before = [0, 0];
   for (const point of points) {
@@ -83,7 +83,7 @@ function at(points, second) {
     }
     before = point;
   }
-  return "-"; // it was done before, or is not there yet
+  return "-"; // it had ended before, or has not come so far
 }
 
 function drawTable(drawn, seconds) {
@@ -114,21 +114,22 @@ function show(run) {
     write(`text-${key}`, text);
     if (byId(`bar-${key}`)) byId(`bar-${key}`).value = imported;
   }
-  for (const { cells } of run.table) {
+  for (const { cells } of run.acts.flatMap(({ table }) => table)) {
     for (const { id, text } of cells) write(id, text);
   }
   draw();
 }
 
-// Take over what the server shows now: the parts of a run come and go.
+// Show the page as the server has it now: the parts of a run come and go.
 async function replace() {
   const response = await fetch(location.pathname, { cache: "no-store" });
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const hadFocus = byId("run").contains(document.activeElement);
+  const focused = byId("run").contains(document.activeElement) && document.activeElement.id;
   byId("run").replaceWith(page.getElementById("run"));
   byId("setup").replaceWith(page.getElementById("setup"));
   write("status", page.getElementById("status").textContent);
-  if (hadFocus) byId("run-title").focus({ preventScroll: true });
+  // The control that had the focus, if it is still there.
+  if (focused !== false) (byId(focused) ?? byId("run-title")).focus({ preventScroll: true });
   start();
 }
 
@@ -138,7 +139,7 @@ async function poll() {
   try {
     const response = await fetch(address, { cache: "no-store" });
     const run = await response.json();
-    const isNew = !byId("bar-plain") && run.contenders && run.contenders.length && run.table.length;
+    const isNew = (run.acts ?? []).some(({ table }) => table.length && !byId(table[0].cells[0].id));
     if (!run.is_going_on || isNew) return await replace();
     show(run);
   } catch {
