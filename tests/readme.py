@@ -1,14 +1,15 @@
 """
-Run the Python of README.rst, docs/ and the other pages, each page in a project
-of its own.
+Run the Python of README.rst, docs/ and the other pages, each page in its own
+project.
 
     python -m tests.readme [FILE ...]
 
-A project has one app, shop, whose models.py is all that the page's blocks say,
-one after the other. What a statement's comment promises, "no query" or "2
-queries", is counted, wherever the statement stands.
+A project has one app, shop, whose models.py is made of the page's blocks, one
+after the other. If a statement's comment promises "no query" or "2 queries",
+its queries are counted, anywhere in a block.
 
-Three reStructuredText comments, which the reader of the page does not see:
+There are three reStructuredText comments, which readers of the page do not
+see:
 
 ``.. new project``
     What follows has nothing to do with what was before.
@@ -17,9 +18,9 @@ Three reStructuredText comments, which the reader of the page does not see:
 ``.. not run: REASON``
     The block that follows cannot run here: see tests/project/test_readme.py.
 
-A block of nothing but settings, before any other of its project, is of the
+A block of only settings, before any other of its project, belongs to the
 project's settings. A later one is tried, by making its caches and running the
-system checks of this package, and put back.
+system checks of this package, and then restored.
 """
 
 import ast
@@ -100,7 +101,7 @@ def projects(text):
 
 def is_settings(block):
     """
-    Tell whether a block is a part of settings.py: NAME = …, NAME += …, and
+    Return True if a block is a part of settings.py: NAME = …, NAME += …, and
     imports.
     """
     body = ast.parse(block.source).body
@@ -130,7 +131,9 @@ def settings_of(block):
 
 
 class Promises(ast.NodeTransformer):
-    """Put each statement whose comment promises something under a watch."""
+    """
+    Wrap each statement whose comment promises something, to count its queries.
+    """
 
     def __init__(self, page, block):
         self.page = page
@@ -242,7 +245,7 @@ class Project:
             if self.made_promises - self.kept.keys():
                 line = min(self.made_promises - self.kept.keys())
                 raise AssertionError(
-                    f"{self.page}, line {line}: nobody calls this, to see the promise "
+                    f"{self.page}, line {line}: no code calls this, to see the promise "
                     "kept."
                 )
             return sum(self.kept.values())
@@ -255,7 +258,8 @@ class Project:
             return
         error = block.marks.get("raises")
         try:
-            # Line by line, for a model's table has to be there in the next.
+            # Line by line, because a model's table has to exist for the next
+            # one.
             promises = Promises(self.page, block)
             for statement in promises.statements():
                 code = ast.fix_missing_locations(ast.Module([statement], []))
@@ -354,8 +358,8 @@ def run_project(file, index, answer):
 
 def run(file):
     """
-    Run the projects of a page, each in a process of its own. Return how many
-    promises were kept, None where something failed.
+    Run the projects of a page, each in its own process. Return the number of
+    kept promises, None if something failed.
     """
     context = multiprocessing.get_context("spawn")
     kept = 0

@@ -1,0 +1,1 @@
+"""The pages of docs/howto/: their code runs with the real tools."""
