@@ -1,19 +1,22 @@
 """
-The structure of the package: which folder may import which, and how long a
-module, a function and a class may be. And two rules of the tests themselves.
+The structure of the package: the imports between folders, and the limits for
+modules, functions and classes. And two rules of the tests themselves.
 
-Each check is a function of a folder, so that a made-up package can show that
-it finds what it is for.
+Each check is a function of a folder, so a made-up package can show that it
+works.
 """
 
 import ast
 import textwrap
 from collections import defaultdict, deque
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from ..support.repository import ROOT
+
+pytestmark = pytest.mark.slow
 
 PACKAGE = ROOT / "getorcreateplus"
 TESTS = ROOT / "tests"
@@ -48,14 +51,14 @@ MAX_LINES_OF_FUNCTION = 50
 MAX_LINES_OF_CLASS = 200
 MAX_LINES_OF_TEST_MODULE = 800
 
-# What a check finds and may stay: {name of the finding: reason}.
+# Accepted findings: {name of the finding: reason}.
 EXCEPTIONS = {
     "getorcreateplus -> getorcreateplus.checks": (
         "Django registers the checks when the package is imported."
     ),
 }
 
-# papers.py speaks of one model. Other tests have a save() of their own.
+# papers.py is about one model. Other tests have their own save().
 SHARED = sorted(set(TESTS.glob("support/*.py")) - {TESTS / "support" / "papers.py"})
 
 
@@ -71,12 +74,16 @@ def modules_of(package):
     return found
 
 
+@cache
 def parse(path):
     return ast.parse(path.read_text(), path)
 
 
 def imported_names(module, path):
-    """Yield (dotted name, line) of all that a module imports, at any depth."""
+    """
+    Yield (dotted name, line) of everything that a module imports, at any
+    depth.
+    """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
@@ -140,14 +147,14 @@ def find_upward_imports(package):
 
 
 def find_cycles(package):
-    """Find the shortest cycle through each module that is in one."""
+    """Find the shortest cycle through each module that is part of one."""
     imports = imports_of(package)
     found = {}
     for start in imports:
         cycle = shortest_cycle(imports, start)
         if cycle is None:
             continue
-        # The same cycle, whichever of its modules the search started from.
+        # The same cycle, for a search from any of its modules.
         first = cycle.index(min(cycle))
         cycle = [*cycle[first:], *cycle[:first]]
         steps = [*zip(cycle, [*cycle[1:], cycle[0]], strict=True)]
@@ -204,12 +211,12 @@ CHECKS = [find_modules_without_layer, find_upward_imports, find_cycles, find_lon
 
 
 def unexcused(found, exceptions=EXCEPTIONS):
-    """Return the messages of what is no exception, a line each."""
+    """Return the messages of findings that are not accepted, one per line."""
     return "\n".join(found[name] for name in sorted(found.keys() - exceptions.keys()))
 
 
 def stale(package, exceptions):
-    """Return the exceptions that no check finds."""
+    """Return the accepted findings that no check finds."""
     found = {name for check in CHECKS for name in check(package)}
     return sorted(exceptions.keys() - found)
 
@@ -227,7 +234,7 @@ def find_long_tests(paths, limit=MAX_LINES_OF_TEST_MODULE):
 
 
 def helpers_of(path):
-    """Yield (name, code without docstrings) of what a module defines."""
+    """Yield (name, code without docstrings) of a module's definitions."""
     for node in parse(path).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
@@ -240,8 +247,8 @@ def helpers_of(path):
 
 def find_repeated_helpers(paths, shared=()):
     """
-    Find helpers that are defined twice: with the name of a shared one, or with
-    the same name and the same code.
+    Find helpers that are defined twice: with the name of a shared helper, or
+    with the same name and the same code.
     """
     places, copies = defaultdict(set), defaultdict(set)
     for path in paths:
@@ -265,7 +272,9 @@ def find_repeated_helpers(paths, shared=()):
 
 
 def test_modules():
-    """Return the Python files of tests/, but those of the project to type."""
+    """
+    Return the Python files of tests/, except those of the project for mypy.
+    """
     typing = TESTS / "project" / "typing"
     return [path for path in TESTS.rglob("*.py") if typing not in path.parents]
 

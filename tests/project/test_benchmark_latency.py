@@ -1,6 +1,6 @@
 """
-What the benchmark does to have servers further away, and the share of hits
-above which a cache pays.
+The proxy of the benchmark for distant servers, and the share of hits above
+which a cache pays.
 """
 
 import random
@@ -117,7 +117,7 @@ def test_last_bytes_arrive_before_the_server_hangs_up(server):
         assert client.recv(1) == b""
 
 
-def test_server_hears_that_the_client_hangs_up(server):
+def test_server_sees_that_the_client_hangs_up(server):
     with proxy(*server.server_address, 1) as port:
         with client_of(port) as client:
             client.sendall(b"x")

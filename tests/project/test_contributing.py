@@ -50,7 +50,7 @@ def test_set_up_takes_two_commands():
 def test_fast_tests_linters_and_ci_are_named():
     commands = {*chain(*commands_of(CONTRIBUTING))}
     assert {
-        ".venv/bin/pytest",
+        ".venv/bin/pytest -n auto",
         ".venv/bin/pre-commit run --all-files",
         "bash .ci/run",
     } <= commands
@@ -81,7 +81,7 @@ def test_all_of_the_sandbox_is_described():
 
 
 def test_options_of_the_sandbox_are_described():
-    """Those that a program has of its own, in its section."""
+    """The options of a program, in its section."""
     for title, program in [
         ("The demo", "gazetteer/management/commands/demo.py"),
         ("The web page", "web/management/commands/runserver.py"),

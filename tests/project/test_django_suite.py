@@ -1,7 +1,7 @@
 """
-The program that runs Django's tests, on a small suite in place of theirs.
+The program that runs Django's tests, with a small suite instead.
 
-CI runs theirs.
+CI runs Django's own tests.
 """
 
 import json

@@ -1,13 +1,16 @@
-"""What setup.cfg, tox.ini and MANIFEST.in say, and what they leave out."""
+"""The contents of setup.cfg, tox.ini and MANIFEST.in."""
 
 import os
 import re
 import subprocess
 import sys
 from fnmatch import fnmatch
+from importlib.metadata import metadata
 from itertools import product
 
 import pytest
+import yaml
+from readme_renderer import rst
 
 from ..support.repository import ROOT, read_config, tox_environments
 
@@ -20,7 +23,7 @@ def classified(prefix):
 
 def english(words):
     *most, last = words
-    return f"{', '.join(most)} and {last}"
+    return f"{', '.join(most)} or {last}"
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +91,85 @@ def test_package_is_imported_without_settings():
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+# What PyPI and GitHub show
+
+
+def anchors_and_links(text):
+    """Return the ids of the page as PyPI renders it, and its addresses."""
+    html = rst.render(text)
+    assert html is not None, "PyPI would not render it."
+    ids = set(re.findall(r' id="([^"]+)"', html))
+    return ids, re.findall(r' (?:href|src)="([^"]+)"', html)
+
+
+def test_readme_of_the_package_has_no_dead_link():
+    """PyPI shows it without the files beside it."""
+    built = metadata("django-getorcreateplus")
+    base = read_config("setup.cfg")["metadata"]["url"]
+    ids, links = anchors_and_links(built.get_payload())
+    files = []
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in ids
+            continue
+        assert re.match("https?://", link), link
+        if link.startswith(base):
+            kind, version, file = link.removeprefix(f"{base}/").split("/", 2)
+            assert (kind, version) in {
+                ("blob", built["Version"]),
+                ("raw", built["Version"]),
+            }
+            assert (ROOT / file).is_file(), link
+            files.append(file)
+    assert "sandbox/web/screenshots/import.png" in files
+    assert "docs/contract.rst" in files
+
+
+def test_addresses_of_the_package_begin_with_the_one_that_is_set():
+    base = read_config("setup.cfg")["metadata"]["url"]
+    urls = metadata("django-getorcreateplus").get_all("Project-URL")
+    assert [url.split(", ")[0] for url in sorted(urls)] == [
+        "Changelog",
+        "Documentation",
+        "Issues",
+        "Source",
+    ]
+    assert all(url.split(", ")[1].startswith(base) for url in urls)
+
+
+def test_no_other_file_names_the_address():
+    base = read_config("setup.cfg")["metadata"]["url"]
+    named = [
+        file
+        for pattern in ("*", ".github/**/*", "docs/**/*.rst", "docs/conf.py")
+        for file in ROOT.glob(pattern)
+        if file.is_file() and base in file.read_text(errors="replace")
+    ]
+    assert named == [ROOT / "setup.cfg"]
+
+
+def workflow():
+    return yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
+
+
+def test_workflow_runs_what_is_there(pythons):
+    jobs = workflow()["jobs"]
+    assert jobs["fast"]["strategy"]["matrix"]["python"] == pythons
+    [command] = [step["run"] for step in jobs["fast"]["steps"] if "run" in step]
+    assert command in (ROOT / "README.rst").read_text()
+    named = {each["tox"] for each in jobs["services"]["strategy"]["matrix"]["include"]}
+    linters = jobs["linters"]["steps"][-1]["run"].removeprefix("tox -e ").split(",")
+    assert named | {*linters} <= {*tox_environments()}
+
+
+def test_forms_of_github():
+    for file in sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")):
+        form = yaml.safe_load(file.read_text())
+        if file.stem != "config":
+            assert {"name", "description", "body"} <= form.keys(), file
+    updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
+    assert {each["package-ecosystem"] for each in updates} == {"github-actions", "pip"}
+    hosted = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text())
+    assert (ROOT / hosted["sphinx"]["configuration"]).is_file()

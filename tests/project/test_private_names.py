@@ -1,6 +1,6 @@
 """
-The names of Django that are not public, and that the package leans on: what
-each is used for. One that is gone fails here first, by its name.
+The private names of Django on which the package depends, and the use of each.
+If a name disappears, this test fails first, and names it.
 """
 
 import ast
@@ -16,14 +16,20 @@ from django.db import connection, models, transaction
 from django.db.models.expressions import Col
 from django.db.models.lookups import Exact
 from django.db.models.query import QuerySet
-from django.db.models.sql import InsertQuery
-from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler
+from django.db.models.sql import InsertQuery, UpdateQuery
+from django.db.models.sql.compiler import (
+    SQLCompiler,
+    SQLInsertCompiler,
+    SQLUpdateCompiler,
+)
 from django.db.models.sql.where import WhereNode
 
 import getorcreateplus
 from getorcreateplus.lookups.django_path import STEPS
 
 from ..models import Paper, Shelf
+
+pytestmark = pytest.mark.slow
 
 QUERYSET = QuerySet(Paper)
 QUERY = QUERYSET.query
@@ -33,30 +39,31 @@ OPTS = Paper._meta
 PRIVATE = {
     # The queryset
     "_clone": (QUERYSET, "copies that carry the package's own attributes"),
-    "_db": (QUERYSET, "the database that a generic relation asks"),
+    "_db": (QUERYSET, "the database of a generic relation"),
     "_deferred_filter": (QUERYSET, "a related manager's filter, not applied yet"),
     "_extract_model_params": (QUERYSET, "the parameters of create()"),
-    "_for_write": (QUERYSET, "get_or_create() asks the database that is written"),
+    "_for_write": (QUERYSET, "get_or_create() queries the database for writes"),
     "_hints": (QUERYSET, "the instance of a related manager"),
     "_iterable_class": (QUERYSET, "not values()"),
     "_known_related_objects": (QUERYSET, "obj.parent of a related manager's hit"),
     "_prepare_for_bulk_create": (QUERYSET, "primary keys that Django makes"),
     "_prefetch_related_lookups": (QUERYSET, "a hit has nothing prefetched"),
     "_query": (QUERYSET, "the query without that filter"),
+    "_update": (QUERYSET, "the UPDATE of save(), compiled once"),
     "_result_cache": (QUERYSET, "the rows of a prefetched related manager"),
     # The query
     "_filtered_relations": (QUERY, "a query that is more than a filter"),
     "alias_refcount": (QUERY, "a join may filter rows"),
     "base_table": (QUERY, "a filter on the model's own columns"),
     "combinator": (QUERY, "a query that is more than a filter"),
-    "default_cols": (QUERY, "only() and defer() ask the database"),
-    "deferred_loading": (QUERY, "only() and defer() ask the database"),
+    "default_cols": (QUERY, "only() and defer() query the database"),
+    "deferred_loading": (QUERY, "only() and defer() query the database"),
     "distinct": (QUERY, "a query that is more than a filter"),
     "extra": (QUERY, "a query that is more than a filter"),
     "extra_tables": (QUERY, "a query that is more than a filter"),
     "get_compiler": (QUERY, "the SQL of a lookup, and its rows"),
     "is_sliced": (QUERY, "a query that is more than a filter"),
-    "select_for_update": (QUERY, "whoever locks a row wants the database's"),
+    "select_for_update": (QUERY, "a locking SELECT needs the row of the database"),
     "select_related": (QUERY, "a hit has nothing joined"),
     "where": (QUERY, "the filters that belong to a lookup"),
     "children": (WhereNode(), "the filters that belong to a lookup"),
@@ -94,12 +101,18 @@ PRIVATE = {
     "has_bulk_insert": (type(connection.features), "whether it can have several"),
     "max_query_params": (type(connection.features), "how many keys a SELECT can have"),
     "can_return_rows_from_bulk_insert": (type(connection.features), "RETURNING"),
+    # An UPDATE
+    "_constructor_args": (models.Value(1), "expressions that are the same SQL"),
+    "add_update_fields": (UpdateQuery, "its SQL, without being run"),
+    "pre_sql_setup": (SQLUpdateCompiler, "whether some code has replaced it"),
     # Related managers
     "source_field": (Shelf(pk=1).labels, "which many-to-many manager it was"),
     # The models
     "_base_manager": (Paper, "a generic foreign key asks it"),
     "_default_manager": (Paper, "the users' manager, for a system check"),
     "_do_insert": (Paper, "the INSERT of save(), compiled once"),
+    "_do_update": (Paper, "the UPDATE of save(), compiled once"),
+    "_get_pk_val": (Paper, "it sees what save() updates"),
     "_prepare_related_fields_for_save": (Paper, "it sees what save() inserts"),
     "_save_parents": (Paper, "it sees what save() inserts"),
     "_save_table": (Paper, "it sees what save() inserts"),
@@ -128,6 +141,8 @@ PRIVATE = {
     "_lock": (LocMemCache("names", {}), "one step at a time"),
     "_set": (LocMemCache, "an entry, as Django keeps it"),
     "_delete": (LocMemCache, "an entry that has expired"),
+    "_cull": (LocMemCache, "room for one more entry"),
+    "_max_entries": (LocMemCache("names", {}), "whether there is room for an entry"),
     "_has_expired": (LocMemCache, "whether add() adds an entry"),
     "key_func": (caches["default"], "the tenant whose keys a cache makes"),
     "key_prefix": (caches["default"], "the tenant whose keys a cache makes"),
@@ -149,14 +164,15 @@ PRIVATE = {
     "ensure_connection": (connection, "as atomic() does"),
     "run_and_clear_commit_hooks": (connection, "hooks of a transaction without SQL"),
     "wrap_database_errors": (connection, "errors of the driver's own cursor"),
-    "set_autocommit": (connection, "a rollback that no method tells of"),
+    "set_autocommit": (connection, "a rollback that no method reports"),
 }
 
-# Of django-redis and django-valkey, which coherence/test_transports.py tests.
-OF_OTHERS = {"_compressor", "_unpack"}
-# Set by Django's as_manager() as well, on what it makes.
+# Names of django-redis and django-valkey, which coherence/test_transports.py
+# tests, and of redis-py, which coherence/test_redis_loops.py tests.
+OF_OTHERS = {"_compressor", "_sock", "_unpack"}
+# Django's as_manager() sets it, too, on its result.
 SET = {"_built_with_as_manager"}
-# In Django 6.1 alone, and read with getattr() or hasattr().
+# Only in Django 6.1, and read with getattr() or hasattr().
 NEWER = {"_fetch_mode", "_get_from_db"}
 
 
@@ -186,5 +202,7 @@ def test_list_is_complete():
 
 @pytest.mark.parametrize("name", sorted(STEPS))
 def test_step_of_a_lookup_is_there(name):
-    """One that Django calls otherwise would be overridden unseen."""
+    """
+    If Django renamed one of them, the override would silently have no effect.
+    """
     assert hasattr(QuerySet, name)

@@ -151,6 +151,7 @@ die()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "pages"),
     [("before the commit", 1), ("after the commit", 2), ("after the release", 2)],
@@ -214,9 +215,9 @@ def test_entries_that_are_lost():
 
 def test_cache_that_does_not_answer(caplog):
     """
-    So does a cache that fails or does not answer. It is left alone for a
-    while, with one warning of the logger getorcreateplus; what it should have
-    been told is told before it is used again.
+    So does a cache that fails or does not answer. It is not used for a while,
+    with one warning of the logger getorcreateplus; the invalidations that it
+    has missed are sent before it is used again.
     """
     refuses = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",

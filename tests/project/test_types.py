@@ -1,6 +1,6 @@
 """
-What type checkers make of a user's project, with plain Django's managers and
-with each of ours: tox -e types.
+The results of type checkers for a user's project, with plain Django's managers
+and with each of ours: tox -e types.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.types
 
 PROJECT = Path(__file__).parent / "typing"
-KINDS = ["Cached", "Always", "NonAtomic", "Plus"]
+KINDS = ["Cached", "Always", "NonAtomic", "CachedNonAtomic", "Plus"]
 REVEALED = re.compile(r'shop/uses\.py:(\d+): note: Revealed type is "(.*)"')
 
 
@@ -76,7 +76,7 @@ def check(project, cache):
         match = REVEALED.fullmatch(line)
         assert match, line
         name = re.sub(r"\b(shop|django)\.(\w+\.)*", "", match[2])
-        # A class that binds the model may be shown with it.
+        # A class that binds the model may be shown with the model.
         revealed[int(match[1])] = re.sub(r"(\w+QuerySet)\[.*\]", r"\1", name)
     lines = (project / "shop/uses.py").read_text().splitlines()
     expected = {
@@ -109,11 +109,19 @@ reveal_type(ReadyMade.all_three.filter().get_or_create())  # tuple[ReadyMade, bo
 BULK_USES = """
 reveal_type(Tag.objects.bulk_get_or_create([{"name": "x"}]))  # list[tuple[Tag, bool]]
 reveal_type(Tag.objects.ibulk_get_or_create([]))  # typing.Iterator[tuple[Tag, bool]]
+updates = Tag.objects.bulk_update_or_create([{"name": "x"}], only_changed=True)
+reveal_type(updates)  # list[tuple[Tag, bool]]
 
 async def bulk() -> None:
     reveal_type(await Tag.objects.abulk_get_or_create([]))  # list[tuple[Tag, bool]]
+    results = Tag.objects.aibulk_get_or_create([{"name": "x"}])
+    reveal_type(await anext(results))  # tuple[Tag, bool]
+    rows = ({"name": obj.name} async for obj, _ in results)
+    reveal_type(await anext(Tag.objects.aibulk_get_or_create(rows)))  # tuple[Tag, bool]
+    await results.aclose()
 """
 INVALIDATION_USES = """
+reveal_type(Tag.objects.refreshed().get_or_create(name="x"))  # tuple[Tag, bool]
 Tag.objects.invalidate(1, Tag(pk=2))
 Tag.objects.invalidate_all()
 
@@ -137,19 +145,73 @@ def test_ready_made_querysets_as_managers(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches(kind, tmp_path, cache):
-    """Which plain Django has not."""
+    """Plain Django does not have it."""
     project = project_of(kind, tmp_path)
     with (project / "shop/uses.py").open("a") as file:
         file.write(BULK_USES)
     check(project, cache)
 
 
-@pytest.mark.parametrize("kind", ["Cached", "Plus"])
+@pytest.mark.parametrize("kind", ["Cached", "CachedNonAtomic", "Plus"])
 def test_invalidation(kind, tmp_path, cache):
     project = project_of(kind, tmp_path)
     with (project / "shop/uses.py").open("a") as file:
         file.write(INVALIDATION_USES)
     check(project, cache)
+
+
+STRICT_USES = """
+from django.core.management.base import CommandParser
+from django.db import connection
+
+from getorcreateplus import bypass, invalidate
+from getorcreateplus.explaining import check, explain
+from getorcreateplus.statistics import Statistics
+from getorcreateplus.test import assert_cache_hits, caching_off
+from getorcreateplus.triggers import Listener, add_arguments, create_sql, drop_sql
+
+from .models import Tag
+
+
+@bypass(Tag, "shop.Book")
+def name_of(pk: int) -> str:
+    return Tag.objects.get(pk=pk).name
+
+
+@caching_off("shop.Tag")
+def count() -> int:
+    return Tag.objects.count()
+
+
+def use(parser: CommandParser) -> float | None:
+    invalidate(Tag)
+    invalidate("shop.Tag")
+    invalidate(Tag(pk=1))
+    invalidate(Tag.objects.filter(pk=1), using="default")
+    invalidate(Tag.objects)
+    with bypass(), Statistics(own_context=True) as statistics, assert_cache_hits(0):
+        reveal_type(name_of(1))  # str
+        reveal_type(statistics.models["shop.Tag"].hits)  # int
+        reveal_type(statistics.as_dict())  # dict[str, dict[str, Any]]
+    statistics.reset()
+    if explain(Tag.objects, name="x").is_hit:
+        reveal_type(check(Tag.objects.all(), name="x").is_right)  # bool | None
+    add_arguments(parser)
+    create_sql(Tag, connection) + drop_sql(Tag, connection)
+    Listener({"shop_tag": Tag}, "default").begin()
+    return statistics.total.hit_ratio
+"""
+
+
+def test_strict(tmp_path, cache):
+    """A user's code that is checked by mypy --strict may call everything."""
+    project = project_of("Plus", tmp_path)
+    (project / "shop/strict.py").write_text(STRICT_USES)
+    args = "--strict", "--cache-dir", f"{cache}-strict", "shop/strict.py"
+    *lines, verdict = run("mypy", *args, cwd=project).splitlines()
+    revealed = [line.split('"')[1].replace("builtins.", "") for line in lines]
+    assert revealed == re.findall(r"reveal_type\(.*  # (.+)", STRICT_USES), lines
+    assert verdict.startswith("Success: no issues found")
 
 
 def pyright_errors(project):
