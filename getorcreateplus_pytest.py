@@ -34,7 +34,7 @@ def assert_cache_commands():
 
 @pytest.fixture
 def caching_off():
-    """Have get_or_create() ask the database in this test, in all threads."""
+    """Make get_or_create() query the database in this test, in all threads."""
     from getorcreateplus.test import caching_off
 
     with caching_off():

@@ -1,6 +1,7 @@
-"""Fixtures of all tests: caches of their own, and tables that are emptied."""
+"""Fixtures of all tests: their own caches, and tables that are emptied."""
 
 import os
+from contextlib import closing
 
 import pytest
 from django.apps import apps
@@ -9,7 +10,10 @@ from django.core.cache import CacheHandler
 from django.db import connection, connections, transaction
 from django.test import TransactionTestCase, override_settings
 
-# What migrate has put in, and the tests rely on.
+from .support.coroutines import RUNNERS
+from .support.marks import mostly_slow
+
+# Tables with rows of migrate, on which the tests rely.
 KEPT = {"auth_permission", "django_content_type", "django_migrations"}
 
 
@@ -24,21 +28,50 @@ def empty_tables(test_case):
         if connections[alias].vendor == "postgresql":
             Cleaner.of(connections[alias]).clean()
             continue
-        tables = connections[alias].introspection.django_table_names(only_existing=True)
+        tables = tables_with_rows(connections[alias])
+        if not tables:
+            continue
         quote = connections[alias].ops.quote_name
         with (
             connections[alias].constraint_checks_disabled(),
             transaction.atomic(using=alias),
-            connections[alias].cursor() as cursor,
+            closing(connections[alias].connection.cursor()) as cursor,
         ):
-            cursor.execute(
-                " UNION ALL ".join(
-                    f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {quote(table)})"
-                    for table in sorted(set(tables) - KEPT)
-                )
-            )
-            for (table,) in cursor.fetchall():
+            for table in tables:
                 cursor.execute(f"DELETE FROM {quote(table)}")
+
+
+def tables_of_models():
+    return {
+        model._meta.db_table
+        for model in apps.get_models(include_auto_created=True)
+        if model._meta.managed and model._meta.db_table not in KEPT
+    }
+
+
+def tables_with_rows(connection):
+    """
+    Return the names of the tables to empty, on SQLite and MariaDB.
+
+    It uses a cursor of the driver, because the package would examine the
+    query, which names each table. Django's introspection takes longer than the
+    query.
+    """
+    names = "SHOW TABLES"
+    if connection.vendor == "sqlite":
+        names = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    connection.ensure_connection()
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(names)
+        tables = tables_of_models().intersection(name for (name,) in cursor.fetchall())
+        quote = connection.ops.quote_name
+        cursor.execute(
+            " UNION ALL ".join(
+                f"SELECT * FROM (SELECT '{table}' FROM {quote(table)} LIMIT 1) t"
+                for table in sorted(tables)
+            )
+        )
+        return [table for (table,) in cursor.fetchall()]
 
 
 class Cleaner:
@@ -59,11 +92,7 @@ class Cleaner:
     def __init__(self, connection):
         params = connection.get_connection_params()
         self.raw = connection.get_new_connection(params)
-        self.names = [
-            model._meta.db_table
-            for model in apps.get_models(include_auto_created=True)
-            if model._meta.managed and model._meta.db_table not in KEPT
-        ]
+        self.names = [*tables_of_models()]
         self.query = None
 
     def clean(self):
@@ -143,7 +172,8 @@ def is_for_others(item, markexpr):
 
 
 def pytest_collection_modifyitems(config, items):
-    # Not skips: what a database cannot do leaves nothing to look into.
+    # They are not skipped, because there is nothing to examine if a database
+    # cannot do something.
     deselected = [item for item in items if is_for_others(item, config.option.markexpr)]
     config.hook.pytest_deselected(items=deselected)
     others = set(deselected)
@@ -190,15 +220,21 @@ def fresh_caches(request):
 
 @pytest.fixture
 def cache_api():
-    """Have Django's cache API alone used, whose commands are counted."""
+    """Use only Django's cache API, whose commands are counted."""
     transports = dict.fromkeys(settings.CACHES, "django")
     with override_settings(GETORCREATEPLUS_TRANSPORTS=transports):
         yield
 
 
+@pytest.fixture(params=mostly_slow(RUNNERS))
+def run(request):
+    """Return a runner of coroutine functions, in each of the usual ways."""
+    return request.param
+
+
 @pytest.fixture
 def second_alias():
-    """Make the second alias one of the first one's database."""
+    """Make the second alias show the first one's database."""
     database = connections["other"].settings_dict
     connections["other"].close()
     name, database["NAME"] = database["NAME"], connection.settings_dict["NAME"]

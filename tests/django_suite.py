@@ -1,16 +1,16 @@
 """
 Django's own tests, with the querysets of this package under its models.
 
-A project that has none but this package's managers is made by two names: what
-``models.Manager`` and ``models.QuerySet`` mean. They are replaced before any
-model is there, so that the managers that Django adds, those that the tests
-declare, and the managers and querysets that they and Django's apps derive, are
-this package's. Base managers stay Django's, as they would in that project, and
-nothing else is touched: neither Django's code, nor a test.
+Two names turn it into a project that has only this package's managers:
+``models.Manager`` and ``models.QuerySet``. They are replaced before any model
+is defined, so the managers that Django adds, those that the tests declare, and
+the managers and querysets that they and Django's apps derive, are this
+package's. Base managers stay Django's, as they would in that project, and
+nothing else is changed: neither Django's code nor a test.
 
 A test that fails is either listed in django_suite_exclusions.toml, with the
-sentence of docs/contract.rst that it contradicts, or a bug. A test that is
-listed has to fail, or else the list is out of date: that fails the run, too.
+sentence of docs/contract.rst that it contradicts, or a bug. A listed test has
+to fail. Otherwise the list is out of date, and that fails the run, too.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from django.test.utils import iter_test_cases
 from .support.repository import ROOT
 
 QUERYSETS = [
-    "QuerySet",  # Django's: which tests fail without this package?
+    "QuerySet",  # Django's own classes, to see which tests fail without this package
     "CachedQuerySet",
     "NonAtomicQuerySet",
     "AlwaysQuerySet",
@@ -53,7 +53,7 @@ WRITING = [
     "transactions",
     "update",
 ]
-# ... and about all else that goes through managers, or writes rows.
+# ... and about everything else that uses managers, or writes rows.
 MODULES = [
     *WRITING,
     "admin_views",
@@ -78,8 +78,8 @@ MODULES = [
     "signals",
     "sites_tests",
 ]
-# How many compiled SELECTs a module runs at least, on each database and with
-# each class. A run without them would show nothing about them.
+# The minimum number of compiled SELECTs that a module runs, on each database
+# and with each class. A run without them would show nothing about them.
 MIN_COMPILED = {
     "async": 30,
     "get_or_create": 40,
@@ -182,20 +182,20 @@ def environment(options):
 
 
 def install(name):
-    """Have new models get the manager that belongs to a queryset class."""
+    """Make new models get the manager of a queryset class."""
     if name == "QuerySet":
         return
     from django.core.checks.registry import registry
     from django.db import models
 
-    # It is the settings that are being imported here.
+    # The settings are being imported here.
     import getorcreateplus
     from getorcreateplus import checks
 
     manager = getattr(getorcreateplus, name.replace("QuerySet", "Manager"))
     models.QuerySet = getattr(getorcreateplus, name)
     models.Manager = manager
-    models.base.Manager = manager  # what a model without a manager gets
+    models.base.Manager = manager  # the manager of a model without a manager
     # Which say, of many a model there, that these managers are not for it.
     for check in (checks.check_caches, checks.check_models):
         registry.registered_checks.discard(check)
@@ -226,8 +226,8 @@ compiled = Counter()  # module of Django's tests: compiled SELECTs
 @contextmanager
 def count_compiled():
     """
-    Run kept SELECTs from the first call on, because Django's tests hardly ever
-    do the same twice. Count them.
+    Run kept SELECTs from the first call on, because Django's tests rarely run
+    the same lookup twice. Count them.
     """
     from getorcreateplus.selects import running
 
@@ -255,7 +255,7 @@ def count_compiled():
 
 
 class Result(unittest.TextTestResult):
-    """Keep failures apart that have to be."""
+    """Separate expected failures."""
 
     module = None  # of the test that runs
 
@@ -318,7 +318,7 @@ class Runner(DiscoverRunner):
             if not (may_pass and test in found)
             and (
                 test in found
-                # One that Django has no more.
+                # A test that Django no longer has.
                 or any(test.startswith(f"{label}.") for label in self.labels)
             )
         }
@@ -338,8 +338,8 @@ class Runner(DiscoverRunner):
 
     def few_compiled(self):
         """
-        Print how many compiled SELECTs each module has run. Return how many
-        modules have run fewer than they should.
+        Print how many compiled SELECTs each module has run. Return the number
+        of modules that have run too few.
         """
         if self.parallel > 1 or os.environ["DJANGO_SUITE_QUERYSET"] == "QuerySet":
             return 0  # The processes count for themselves.

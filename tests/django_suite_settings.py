@@ -26,7 +26,7 @@ RUN = uuid.uuid4().hex[:8]
 
 
 def key_of_process(key, key_prefix, version):
-    # The processes of a run have databases of their own, with like rows.
+    # The processes of a run have their own databases, with similar rows.
     return f"{key_prefix}:{version}:{RUN}.{os.getpid()}:{key}"
 
 
@@ -35,7 +35,7 @@ CACHES = {
     | {"KEY_FUNCTION": key_of_process}
 }
 if "redis" in CACHES["default"]["BACKEND"]:
-    # django-environ takes django-redis, if that is installed.
+    # django-environ uses django-redis, if that is installed.
     CACHES["default"]["BACKEND"] = "django.core.cache.backends.redis.RedisCache"
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     CACHES["default"]["OPTIONS"] = {"MAX_ENTRIES": 100_000}

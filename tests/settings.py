@@ -62,7 +62,7 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         database["TEST"] = {"NAME": str(file)}
         database["OPTIONS"] = {"init_command": "PRAGMA synchronous=OFF"}
 
-# A prefix per run, so that runs side by side and earlier ones share nothing.
+# A prefix per run, so parallel and earlier runs share nothing.
 KEY_PREFIX = os.environ.setdefault("TEST_CACHE_KEY_PREFIX", uuid.uuid4().hex[:8])
 
 
@@ -72,12 +72,12 @@ def cache(name):
         config["LOCATION"] = name
         config.setdefault("OPTIONS", {})["MAX_ENTRIES"] = 100_000
     elif "redis" in config["BACKEND"]:
-        # django-environ takes django-redis, if that is installed.
+        # django-environ uses django-redis, if that is installed.
         config["BACKEND"] = "django.core.cache.backends.redis.RedisCache"
     return config | {"KEY_PREFIX": f"{KEY_PREFIX}.{name}"}
 
 
-# A cache of its own for the rows of these models; all others share default.
+# The rows of these models have their own caches; all others share default.
 CACHES = {
     name: cache(name)
     for name in ("default", "cachedmutablemodel", "far", "paper", "pluspaper", "slot")

@@ -1,12 +1,12 @@
 """
 Random walks of three connections: writes of every kind, atomic() blocks,
 savepoints by hand and errors at every level. After every step each connection
-compares what it is served with what its own SELECT finds.
+compares the rows that it is served with those of its own SELECT.
 
 A step is a tuple that can be pasted into a test: (connection, operation, its
 arguments, reading), where a reading is (manager, kind of lookup, mask of the
-rows). One that makes no sense in the state it meets does nothing, so that any
-part of a walk is a walk: a failing one is shrunk by leaving out steps.
+rows). A step that is impossible in the current state does nothing, so any part
+of a walk is a walk: a failing one is shrunk by leaving out steps.
 
 Each connection has a thread, and one thread works at a time. A statement that
 would wait for another's lock is an error at once.
@@ -92,7 +92,7 @@ def fresh_caches():
 
 
 def play(members, steps):
-    """Return (how many steps were right, what is wrong then, or None)."""
+    """Return (number of right steps, the error after them, or None)."""
     from .models import Bulb, Lamp
 
     with fresh_caches():
@@ -122,10 +122,10 @@ def play(members, steps):
 
 def shrink(members, steps, right, error):
     """
-    Return the fewest of the steps that are still wrong, and what is.
+    Return the fewest steps that are still wrong, and their error.
 
-    `right` and `error` are what play() has returned. Asked again, it may find
-    nothing wrong: what InnoDB locks depends on when it purges deleted rows.
+    `right` and `error` are what play() has returned. A second run may find no
+    error, because InnoDB's locks depend on when it purges deleted rows.
     """
     steps = steps[: right + 1]
     size = len(steps) // 2
@@ -154,13 +154,15 @@ def shrink(members, steps, right, error):
 
 
 def as_test(steps):
-    """Return a failing walk as what can be pasted into test_walk.py."""
+    """Return a failing walk as text that can be pasted into test_walk.py."""
     lines = "".join(f"        {step!r},\n" for step in steps)
     return f"    [\n{lines}    ],\n"
 
 
 def walk(members, seed, walks, seconds=None, **options):
-    """Play so many walks. Return (steps played, what is wrong, or None)."""
+    """
+    Play this number of walks. Return (number of steps, the error, or None).
+    """
     played, end = 0, time.monotonic() + (seconds or float("inf"))
     for number in count() if walks is None else range(walks):
         if time.monotonic() > end:
