@@ -27,7 +27,7 @@ from .diagnosis.looking import (
     is_model_locked,
 )
 from .diagnosis.managers import caches_get
-from .diagnosis.obstacles import obstacle
+from .diagnosis.obstacles import error_of, obstacle
 from .diagnosis.reasons import (
     BROKEN_TRANSACTION,
     HITS,
@@ -161,9 +161,12 @@ def unread(queryset, kwargs, call):
     """Return the Explanation of a call that does not read the cache."""
     reason = reason_not_read(queryset.model._meta.concrete_model)
     words = MISSES[reason]
-    why, remedy = words.sentence, words.remedy
+    why, then, remedy = words.sentence, words.next, words.remedy
     if reason is Reason.NOT_CACHEABLE:
         why, remedy = obstacle(queryset, kwargs)
+        error = error_of(queryset, kwargs)
+        if error is not None:
+            then = f"Django raises {error.__name__}."
     return Explanation(
         model=queryset.model._meta.label,
         call=call,
@@ -172,7 +175,7 @@ def unread(queryset, kwargs, call):
         reason=reason,
         source=None,
         why=why,
-        next=words.next,
+        next=then,
         remedy=remedy,
     )
 

@@ -3,7 +3,7 @@ Finds out why a call does not use the cache at all: because of its queryset,
 one of its conditions, or one of their values.
 """
 
-from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.core.exceptions import FieldDoesNotExist, FieldError, ValidationError
 from django.db import connections, models
 from django.db.models.constants import LOOKUP_SEP
 
@@ -55,6 +55,25 @@ def obstacle(queryset, kwargs):
     return lookup_obstacle(queryset, kwargs)
 
 
+def error_of(queryset, kwargs):
+    """Return the class of the error that Django raises for a call, or None."""
+    if kwargs and queryset.query.is_sliced:
+        return TypeError
+    try:
+        queryset.query.chain().add_q(models.Q(**kwargs))
+    except (
+        ArithmeticError,
+        FieldError,
+        TypeError,
+        ValueError,
+        ValidationError,
+    ) as error:
+        return type(error)
+    except RuntimeWarning:  # of a naive datetime, if this process raises warnings
+        return None
+    return None
+
+
 def lookup_obstacle(queryset, kwargs):
     """Return why the conditions do not name one row, and the remedy."""
     opts = queryset.model._meta
@@ -91,8 +110,7 @@ def argument_obstacle(opts, argument, value, vendor):
         column = opts.pk if name == "pk" else opts.get_field(name)
     except FieldDoesNotExist:
         return (
-            f"{argument}: {opts.label} has no field {name!r}; Django raises "
-            "FieldError.",
+            f"{argument}: {opts.label} has no field {name!r}.",
             f"It has {', '.join(names_of(opts))}.",
         )
     equality = "Look up by equality on the model's own columns."

@@ -469,10 +469,43 @@ class TestObstacles:
 
     def test_unknown_field(self):
         found = explained(Paper.objects, colour="a")
-        assert found.why == (
-            "colour: tests.Paper has no field 'colour'; Django raises FieldError."
-        )
+        assert found.why == "colour: tests.Paper has no field 'colour'."
+        assert found.next == "Django raises FieldError."
         assert found.remedy == "It has hidden, id, pages, pk, rack, title."
+
+    @pytest.mark.parametrize(
+        ("source", "lookup"),
+        [
+            (Paper.objects, {"colour": "a"}),
+            (Paper.objects, {"title__colour": "a"}),
+            (Paper.objects, {"rack__colour": "a"}),
+            (Paper.objects, {"pages": "many"}),
+            (Paper.objects, {"pages": [1]}),
+            (Paper.objects, {"rack": Rack()}),
+            (Paper.objects.all()[:1], {"title": "a"}),
+            (Ordinary.objects, {"datetime": "today"}),
+            (PlainPaper.objects, {"colour": "a"}),
+        ],
+    )
+    def test_error_that_django_raises(self, source, lookup):
+        with pytest.raises(Exception) as error:  # noqa: PT011 - whichever it is
+            source.get_or_create(**lookup)
+        found = explained(source, **lookup)
+        assert found.next == f"Django raises {error.type.__name__}."
+
+    @pytest.mark.parametrize(
+        ("source", "lookup"),
+        [
+            (Paper.objects.annotate(colour=models.F("title")), {"colour": "a"}),
+            (Paper.objects, {"pages": models.F("id")}),
+            (Paper.objects, {"title__iexact": "a"}),
+            (Paper.objects.all()[:1], {}),
+        ],
+    )
+    def test_no_error(self, source, lookup):
+        Paper.objects.create(title="a", pages=1, pk=1)
+        source.get_or_create(**lookup)
+        assert explained(source, **lookup).next.startswith("It queries the database")
 
     def test_lookup_of_a_project(self):
         class Odd(models.lookups.Exact):
