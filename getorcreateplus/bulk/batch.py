@@ -80,6 +80,12 @@ class Batch:
         """Return the first row that has this identity."""
         return self.rows[self.first[identity]]
 
+    def where(self, first, last):
+        """Return in words which rows those of these indexes are."""
+        if first == last:
+            return f"Row {self.start + first}"
+        return f"One of rows {self.start + first} to {self.start + last}"
+
     def new_instance(self, identity):
         """Return the instance to insert for a missing row."""
         return instance_of(self.row_of(identity), self.bulk)

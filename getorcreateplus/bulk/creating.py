@@ -1,8 +1,8 @@
 """The missing rows of a batch."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
-from django.db import IntegrityError, models, transaction
+from django.db import DataError, IntegrityError, models, transaction
 from django.db.models.expressions import DatabaseDefault
 
 from ..coherence.filling import fill_uncommitted
@@ -97,7 +97,10 @@ class BatchCreator:
             returned = [field for field in returned if field in wanted]
         attnames = [field.attname for field in returned]
         pks = []
-        with batch_of_inserts(self.connection, bulk.model, pks):
+        with (
+            batch_of_inserts(self.connection, bulk.model, pks),
+            self.naming_positions(batch),
+        ):
             inserted, others = insert.send(returned)
             rows = [dict(zip(attnames, values, strict=True)) for values in inserted]
             pks += (pk_text(opts, row) for row in rows)
@@ -107,6 +110,16 @@ class BatchCreator:
         if bulk.returns_whole_rows:
             self.record_others(batch, others)
         return rows if bulk.keeps_created() else {}
+
+    @contextmanager
+    def naming_positions(self, batch):
+        """Add the positions of these rows to the message of an error."""
+        try:
+            yield
+        except (DataError, IntegrityError) as error:
+            indexes = [self.batch.first[identity] for identity in batch]
+            where = self.batch.where(min(indexes), max(indexes))
+            raise error_of_row(error, where) from error.__cause__ or error
 
     def assign(self, batch, rows):
         """Return {identity: row} of the rows that were inserted."""
@@ -188,7 +201,10 @@ class BatchCreator:
         # PostgreSQL undoes more than the failed statement.
         has_savepoint = self.connection.vendor == "postgresql"
         try:
-            with transaction.atomic(using) if has_savepoint else nullcontext():
+            with (
+                transaction.atomic(using) if has_savepoint else nullcontext(),
+                self.naming_positions(batch),
+            ):
                 insert.send_plainly()
         except IntegrityError:
             # get_or_create() finds out which row conflicts.
@@ -231,6 +247,11 @@ def instance_of(row, bulk):
     if hasattr(bulk.queryset, "_fetch_mode"):  # Django 6.1
         obj._state.fetch_mode = bulk.queryset._fetch_mode
     return obj
+
+
+def error_of_row(error, where):
+    """Return the error of the database that says where its row is."""
+    return type(error)(f"{where}: {error}")
 
 
 def can_return_inserted(bulk):

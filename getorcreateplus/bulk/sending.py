@@ -8,9 +8,8 @@ from django.db import DatabaseError, DataError, IntegrityError, transaction
 from ..coherence.filling import publish_batch
 from ..writes.pending_transaction import set_rollback
 from ..writes.watching import naming_rows
-from .creating import can_return_inserted
+from .creating import can_return_inserted, error_of_row
 from .limits import cut
-from .single import error_of_row
 
 
 class UpdateSender:
@@ -108,11 +107,8 @@ class UpdateSender:
 
     def where(self, pendings):
         """Return in words which rows these are."""
-        start = self.batch.start
         first, last = pendings[0].indexes[0], pendings[-1].indexes[-1]
-        if len(pendings) == 1:
-            return f"Row {start + first}"
-        return f"One of rows {start + first} to {start + last}"
+        return self.batch.where(first, first if len(pendings) == 1 else last)
 
     def set_computed(self, obj, row):
         for field in self.computed:

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 from django.db import DataError, IntegrityError, models
 
-from .creating import params_of
+from .creating import error_of_row, params_of
 from .identity import value_of
 
 # Names that get_or_create() treats as arguments, not as fields.
@@ -51,8 +51,3 @@ def naming_row(position):
         yield
     except (DataError, IntegrityError) as error:
         raise error_of_row(error, f"Row {position}") from error.__cause__ or error
-
-
-def error_of_row(error, where):
-    """Return the error of the database that names the row."""
-    return type(error)(f"{where}: {error}")

@@ -512,6 +512,20 @@ class TestConflicts:
             PlusBook.objects.bulk_get_or_create(rows, ["shelf", "place"])
         assert PlusBook.objects.count() == 20
 
+    @pytest.mark.parametrize("call", ["bulk_get_or_create", "bulk_update_or_create"])
+    def test_null_in_an_insert(self, call):
+        rows = [{"code": code, "size": 1} for code in "abc"]
+        PlusItem.objects.create(code="a")
+        rows[2]["size"] = None
+        call = getattr(PlusItem.objects, call)
+        with pytest.raises(IntegrityError, match=r"^Row 2: "), transaction.atomic():
+            call(rows, batch_size=1)
+        rows[1]["size"] = None
+        where = r"^(One of rows 1 to 2|Row 1): "  # the latter without RETURNING
+        with pytest.raises(IntegrityError, match=where), transaction.atomic():
+            call(rows)
+        assert PlusItem.objects.count() == 1
+
     @pytest.mark.database("postgresql", "mysql")
     def test_text_that_is_too_long(self):
         shelf = self.books()
