@@ -123,7 +123,10 @@ class AlwaysGetOrCreateMixin(GetOrCreateBase):
 
     def _clone(self):
         clone = super()._clone()
-        clone._creates = self._creates
+        if "_creates" in vars(self):
+            # A manager has set it for the get() of this queryset, and not for
+            # that of using(alias).filter().
+            clone._creates = False
         clone._creates_in_savepoint = self._creates_in_savepoint
         clone._generic_row = self._generic_row
         return clone

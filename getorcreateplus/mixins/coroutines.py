@@ -13,6 +13,7 @@ neither twice nor in another thread than that of sync_to_async().
 import os
 from contextvars import ContextVar
 from functools import wraps
+from inspect import getattr_static
 
 from django.core.cache import caches
 from django.core.exceptions import SynchronousOnlyOperation
@@ -25,6 +26,7 @@ from ..coherence.ahead import Ahead
 from ..coherence.opened import stand_in
 from ..coherence.reading import CoroutineReading
 from ..environment.cache_keys import makes_plain_keys
+from ..environment.cached_functions import cached_until_models_change
 from ..environment.coroutines import refuse_in_coroutine
 from ..lookups.django_path import has_django_steps
 from ..lookups.origin import DJANGO, OWN_PACKAGE, is_of_django, module_of
@@ -115,11 +117,34 @@ def makes_plain_instances(model):
     """Return True if no code of the project makes the model's instances."""
     return (
         model.from_db.__func__ is STOCK_FROM_DB
+        and model.__new__ is object.__new__
         and model.__init__ is models.Model.__init__
         and model.__setattr__ is object.__setattr__
         and not pre_init.has_listeners(model)
         and not post_init.has_listeners(model)
+        and has_djangos_fields(model)
     )
+
+
+@cached_until_models_change
+def has_djangos_fields(model):
+    """
+    Return True if no code of the project prepares the values of a lookup, or
+    sets those of an instance.
+    """
+    return all(
+        is_of_django(type(field))
+        and is_of_django(type(getattr_static(model, field.attname)))
+        and (not field.remote_field or has_djangos_target(field))
+        for field in model._meta.concrete_fields
+    )
+
+
+def has_djangos_target(field):
+    """Return True if the field that a relation refers to is Django's."""
+    while field.remote_field:
+        field = field.target_field
+    return is_of_django(type(field))
 
 
 def is_tried():

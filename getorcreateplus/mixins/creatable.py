@@ -44,6 +44,16 @@ STEPS_OF_FIELD = (
 steps_of_model = attrgetter(*STEPS_OF_MODEL)
 steps_of_field = attrgetter(*STEPS_OF_FIELD)
 
+# A value of this type certainly fits a field of this class.
+FITTING = (
+    (bool, models.BooleanField),
+    (date, models.DateField),
+    (UUID, models.UUIDField),
+)
+# Characters of a text that certainly fit an index. PostgreSQL refuses to index
+# a row of more than 2,700 bytes.
+MAX_INDEXED = 200
+
 BEFORE_INSERT = pre_init, post_init, pre_save
 
 
@@ -151,16 +161,23 @@ def has_value(field):
     return (
         field.null
         or field.generated
-        or field.has_default()
-        or field.has_db_default()
         or isinstance(field, (models.AutoField, OrderWrt))
         or getattr(field.remote_field, "parent_link", False)  # save() sets it.
         or getattr(field, "auto_now", False)
         or getattr(field, "auto_now_add", False)
-        # A text has the value "", but "" identifies no row.
-        or (field.empty_strings_allowed and not field.primary_key)
+        or has_usable_default(field)
         or has_own_value(field)
     )
+
+
+def has_usable_default(field):
+    """Return True if the default of a field, if not given, is not NULL."""
+    if field.has_default():
+        return field.default is not None
+    if field.has_db_default():
+        return field.db_default is not None
+    # A text has the value "", but "" identifies no row.
+    return field.empty_strings_allowed and field not in field.model._meta.pk_fields
 
 
 def has_own_value(field):
@@ -241,11 +258,15 @@ def fits(field, value, connection):
     while field.remote_field:
         field = field.target_field
     if type(value) is str and isinstance(field, (models.CharField, models.TextField)):
-        return field.max_length is None or len(value) <= field.max_length
+        longest = MAX_INDEXED if field.max_length is None else field.max_length
+        return len(value) <= min(longest, MAX_INDEXED)
     if type(value) is int and isinstance(field, models.IntegerField):
         low, high = connection.ops.integer_field_range(field.get_internal_type())
         return low <= value <= high
-    return isinstance(value, (bool, date, UUID))
+    return any(
+        isinstance(value, kind) and isinstance(field, field_class)
+        for kind, field_class in FITTING
+    )
 
 
 @cached_until_models_change

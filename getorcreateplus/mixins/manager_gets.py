@@ -143,6 +143,8 @@ class BaseGetManager(models.Manager):
         if caches is None and "instance" in vars(self):
             # Django makes related managers without the arguments.
             caches = getattr(self.model._default_manager, "caches_get", None)
+        if caches is None:
+            caches = getattr(queryset, "caches_get", False)
         queryset._caches_get = caches
 
 

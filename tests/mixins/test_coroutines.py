@@ -11,13 +11,15 @@ from django.core.cache import caches
 from django.db import connections, models, router
 from django.db.models.signals import post_init
 from django.test import override_settings
+from django.test.utils import isolate_apps
 from django.utils.functional import SimpleLazyObject
 
 from getorcreateplus import CachedManager, CachedQuerySet, bypass
+from getorcreateplus.mixins import coroutines
 from getorcreateplus.signals import cache_hit
 from getorcreateplus.test import CaptureCacheCommands
 
-from ..models import Barrel, Paper, Pier, Rack, Sheet, Zone
+from ..models import Barrel, CountedLine, Paper, Pier, Rack, Sheet, Zone
 from ..support.coroutines import by_asyncio, hops, with_hops
 from ..support.threads import elsewhere
 
@@ -214,6 +216,40 @@ class TestCodeOfTheProject:
 
         monkeypatch.setattr(Barrel, "from_db", classmethod(from_db))
         assert (*by_asyncio(self.call, ran), len(ran)) == (1, False, 1)
+
+    def test_field_of_the_project(self):
+        CountedLine.objects.create(reference="a", product=1)
+
+        async def call():
+            return await self.threads(CountedLine.objects, [], reference="a")
+
+        assert by_asyncio(call) == (1, False)
+
+    @isolate_apps("tests")
+    def test_code_that_may_rely_on_its_thread(self):
+        class OwnField(models.CharField):
+            pass
+
+        class Plain(models.Model):
+            name = models.CharField(max_length=9)
+
+        class Own(models.Model):
+            name = OwnField(max_length=9, primary_key=True)
+
+        class Related(models.Model):
+            own = models.ForeignKey(Own, models.CASCADE)
+
+        class Made(models.Model):
+            def __new__(cls, *args, **kwargs):
+                return object.__new__(cls)
+
+        class Described(models.Model):
+            name = models.CharField(max_length=9)
+
+        Described.name = property()
+        found = [*map(coroutines.makes_plain_instances, (Plain, Own, Related))]
+        found += map(coroutines.makes_plain_instances, (Made, Described))
+        assert found == [True, False, False, False, False]
 
     @pytest.mark.parametrize("name", ["__init__", "__setattr__"])
     def test_method_of_an_instance(self, pier, monkeypatch, name):

@@ -3,14 +3,25 @@ get() creates a row only if the INSERT can succeed, and keeps the transaction
 usable.
 """
 
+import random
+import string
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from decimal import Decimal
+from uuid import UUID
 
 import factory
 import pytest
 from django.apps import apps
 from django.contrib.contenttypes.models import ContentType
-from django.db import DataError, IntegrityError, connection, models, transaction
+from django.db import (
+    DataError,
+    IntegrityError,
+    OperationalError,
+    connection,
+    models,
+    transaction,
+)
 from django.db.models.signals import post_save, pre_save
 
 from getorcreateplus import PlusManager
@@ -19,6 +30,7 @@ from getorcreateplus.mixins import creatable
 
 from ..models import (
     AlwaysMember,
+    AlwaysSeat,
     AlwaysUser,
     BundledLine,
     CheckedLine,
@@ -28,6 +40,7 @@ from ..models import (
     FilledLine,
     Flag,
     Grant,
+    IndexedText,
     MadeLine,
     NarrowLine,
     PartOfLine,
@@ -37,6 +50,7 @@ from ..models import (
     RequiredLine,
     SavingLine,
     SettingLine,
+    UnsetLine,
 )
 from ..support.twins import outcome_of_twin
 
@@ -52,6 +66,19 @@ class TestWhatHasNoValue:
         assert RequiredLine.objects.count() == 0
         line = manager.get(reference="gone", product=3)
         assert manager.get(reference="gone") == line
+
+    @pytest.mark.parametrize("name", ["objects", "always"])
+    def test_default_of_none(self, name):
+        manager = getattr(UnsetLine, name)
+        for lookup in ({"reference": "a"}, {"reference": "a", "product": 1}):
+            with pytest.raises(UnsetLine.DoesNotExist):
+                manager.get(**lookup)
+        assert manager.get(reference="a", product=1, name="b").pk
+
+    def test_part_of_a_composite_key(self):
+        with pytest.raises(AlwaysSeat.DoesNotExist):
+            AlwaysSeat.objects.get(number=1)
+        assert not AlwaysSeat.objects.exists()
 
     def test_queries_are_those_of_djangos_get(self, django_assert_num_queries):
         for model in (PlainLine, RequiredLine):
@@ -117,7 +144,7 @@ class TestWhatHasAValue:
                 or creatable.has_own_value(field)
                 or creatable.has_own_steps(model)
                 or field.generated
-                or field.primary_key
+                or field in field.model._meta.pk_fields
                 or getattr(field.remote_field, "parent_link", False)
                 or field.name == "_order"  # save() sets it
             ):
@@ -191,8 +218,10 @@ class TestTransaction:
             {"reference": "x" * 21},
             {"reference": "a", "amount": 2**40},
             {"reference": "a", "rate": Decimal(1000)},
+            {"reference": UUID(int=1)},
+            {"reference": datetime(2026, 11, 30, tzinfo=UTC)},
         ],
-        ids=lambda lookup: [*lookup][-1],
+        ids=lambda lookup: str([*lookup.values()][-1])[:30],
     )
     def test_value_that_the_column_does_not_hold(self, lookup):
         expects = nullcontext()
@@ -204,6 +233,16 @@ class TestTransaction:
                 NarrowLine.objects.get(**lookup)
             assert NarrowLine.objects.get(reference="kept") == kept
         assert NarrowLine.objects.filter(reference="kept").exists()
+
+    def test_text_that_its_index_does_not_hold(self):
+        expects = nullcontext()
+        if connection.vendor == "postgresql":
+            expects = pytest.raises(OperationalError)
+        text = "".join(random.Random(0).choices(string.printable, k=12_000))
+        with transaction.atomic():
+            with expects:
+                IndexedText.objects.get(text=text)
+            assert IndexedText.objects.get(text="short").pk
 
     def test_no_savepoint_where_the_values_fit(self, django_assert_num_queries):
         with transaction.atomic(), django_assert_num_queries(2):

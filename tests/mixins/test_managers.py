@@ -178,6 +178,17 @@ class TestManagers:
         volume = AlwaysVolume.objects.using("default").get(title="Emma")
         assert AlwaysVolume.plain.get() == volume
 
+    @pytest.mark.parametrize("name", ["all", "filter", "order_by", "only", "reverse"])
+    def test_queryset_of_a_database(self, name):
+        """Only get() of using() itself creates a row, as of the manager."""
+        shelf = AlwaysShelf.objects.get(name="a")
+        for manager in (AlwaysVolume.objects, shelf.volumes):
+            for queryset in (manager, manager.using("default")):
+                other = getattr(queryset, name)()
+                with pytest.raises(AlwaysVolume.DoesNotExist):
+                    other.get(title="Emma")
+        assert not AlwaysVolume.plain.exists()
+
     def test_names_are_exported(self):
         names = {c.__name__ for c in (*MIXINS, *QUERYSETS, *MANAGERS)}
         assert set(getorcreateplus.__all__) >= names

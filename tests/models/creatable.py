@@ -4,7 +4,7 @@ and get one, or get none, in each possible way.
 """
 
 from django.conf import settings
-from django.db import models
+from django.db import connection, models
 from django.db.models.query_utils import DeferredAttribute
 from django.utils import timezone
 
@@ -45,6 +45,17 @@ class RequiredLine(Line):
     objects = PlusManager()
     always = AlwaysManager()
     quick = CachedNonAtomicManager()
+
+
+class UnsetLine(models.Model):
+    """``default=None`` is no value for a column that is NOT NULL."""
+
+    reference = models.CharField(max_length=20, unique=True)
+    product = models.IntegerField(default=None)
+    name = models.CharField(max_length=20, default=None)
+
+    objects = PlusManager()
+    always = AlwaysManager()
 
 
 class SavingLine(Line):
@@ -177,6 +188,14 @@ class NarrowLine(models.Model):
     reference = models.CharField(max_length=20, unique=True)
     amount = models.IntegerField(default=1)
     rate = models.DecimalField(max_digits=4, decimal_places=2, default=1)
+
+    objects = PlusManager()
+
+
+class IndexedText(models.Model):
+    """Like a unique TextField, which MySQL does not have."""
+
+    text = models.TextField(db_index=connection.vendor != "mysql")
 
     objects = PlusManager()
 
