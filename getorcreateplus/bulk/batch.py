@@ -1,13 +1,14 @@
 """One batch of rows, step by step."""
 
 from bisect import bisect
+from collections.abc import Mapping
 
 from ..signals import result_of, send_end_of_miss
 from ..writes import table_facts
 from .creating import BatchCreator, instance_of
 from .limits import cut
 from .reading import BatchReader
-from .single import arguments_of, as_given, naming_row
+from .single import arguments_of, as_given, as_one_object, naming_row
 
 MAX_UNITED_SELECTS = 500  # that one statement unites
 
@@ -61,7 +62,8 @@ class Batch:
             with self.queryset._bulk_atomic():
                 self.complete(missing, parts)
         self.send_ends_of_misses()
-        return [self.result_of(index) for index in range(len(self.rows))]
+        results = [self.result_of(index) for index in range(len(self.rows))]
+        return as_one_object(results) if self.single else results
 
     def send_ends_of_misses(self):
         for identity, lookup in self.reader.missed.items():
@@ -133,6 +135,8 @@ class Batch:
             return
         repeated = self.repeated(part)
         ambiguous = self.reader.ambiguous
+        if self.reader.has_others:
+            ambiguous.update(each for each in part if self.may_need_row(each))
         together = [i for i in part if not (i in ambiguous or i in repeated)]
         self.creator.insert(together)
         lost = [identity for identity in together if identity not in self.found]
@@ -148,6 +152,14 @@ class Batch:
                 self.created.add(identity)
         for identity, first in repeated.items():
             self.found[identity] = self.found[first]
+
+    def may_need_row(self, identity):
+        """
+        Return True if the values for a new row must not be computed before it
+        is certain that no row exists.
+        """
+        row = self.row_of(identity)
+        return isinstance(row, Mapping) and any(map(is_computed, row.values()))
 
     def read_winners(self, lost):
         """Read the rows that other writers have inserted in the meantime."""
@@ -215,3 +227,8 @@ class Batch:
     def arguments(self, index):
         """Do the same as arguments_of(), for one row."""
         return arguments_of(self.bulk, self.rows[index])
+
+
+def is_computed(value):
+    """Return True for a callable and for an expression."""
+    return callable(value) or hasattr(value, "resolve_expression")

@@ -4,7 +4,7 @@ from django.db import models
 
 from ..lookups.rows import layout
 from .pending import is_expression, is_unchanged
-from .single import as_given, naming_row
+from .single import as_given, as_one_object, naming_row
 
 
 class OneByOne:
@@ -21,7 +21,7 @@ class OneByOne:
         with self.bulk.queryset._bulk_atomic():
             results = [*map(self.update_or_create, range(len(self.batch.rows)))]
             self.bulk.relation.add([obj for obj, created in results if created])
-        return results
+        return as_one_object(results)
 
     def update_or_create(self, index):
         """Return (obj, created) for one row, by the queryset's own method."""

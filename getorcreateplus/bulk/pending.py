@@ -3,6 +3,7 @@
 import datetime
 import uuid
 from decimal import Decimal
+from ipaddress import IPv4Address, IPv6Address
 
 from django.db.models import Field, JSONField
 from django.db.models.query_utils import DeferredAttribute
@@ -18,6 +19,7 @@ COMPARABLE = frozenset(
     {
         *(type(None), bool, bytes, float, int, str, Decimal, uuid.UUID),
         *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta),
+        *(IPv4Address, IPv6Address, memoryview),
     }
 )
 
@@ -175,13 +177,17 @@ def is_same(before, after):
         return False
     # psycopg has its own types for integers.
     if type(after) not in COMPARABLE and not isinstance(after, int):
-        return is_same_json(before, after)
+        if type(after) is list:
+            return len(before) == len(after) and all(map(is_same, before, after))
+        return is_same_wrapped(before, after)
     # 0.0 and -0.0 are equal, but not the same.
     return before == after and (type(after) is not float or str(before) == str(after))
 
 
-def is_same_json(before, after):
-    """Do the same for psycopg's parameters of a JSONField."""
+def is_same_wrapped(before, after):
+    """Do the same for psycopg's parameters of a JSONField or BinaryField."""
+    if isinstance(getattr(after, "obj", None), (bytes, memoryview)):
+        return before.obj == after.obj
     if not (hasattr(after, "obj") and hasattr(after, "dumps") and after.dumps):
         return False
     return before.dumps(before.obj) == after.dumps(after.obj)

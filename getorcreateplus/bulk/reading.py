@@ -28,6 +28,8 @@ class BatchReader:
         self.identifying = batch.identifying
         self.queryset = queryset
         self.ambiguous = set()  # identities that are left to get_or_create()
+        # True if a row may exist that an identity does not equal in Python.
+        self.has_others = False
         self.not_read = set()  # identities that were not read from the cache
         # True if the values of a lookup may be a primary key.
         self.may_name_pk = not {f.attname for f in self.bulk.model._meta.pk_fields} - {
@@ -179,6 +181,12 @@ class BatchReader:
             # then raises an error. And no constraint prevents another copy.
             self.ambiguous |= wanted
             return {}
+        if 0 < len(found) < len(wanted):
+            # A found row may equal other identities, too, by the collation.
+            others = others or bool(self.batch.doubtful_texts(wanted))
+            if others and not self.identifying.are_unique:
+                self.ambiguous |= wanted - found.keys()
+        self.has_others |= others
         return found
 
     def condition(self, identities):

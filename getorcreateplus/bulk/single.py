@@ -44,6 +44,25 @@ def as_given(row, obj):
     return row
 
 
+def as_one_object(results):
+    """
+    Make equal rows one object, which has the latest values. ``results`` is a
+    list of (obj, created).
+    """
+    kept = {}
+    for number, (obj, created) in enumerate(results):
+        if not isinstance(obj, models.Model):
+            continue  # from an override
+        try:
+            first = kept.setdefault(obj.pk, obj)
+        except TypeError:
+            continue  # JSON, for example
+        if first is not obj:
+            first.__dict__.update(obj.__dict__)
+            results[number] = first, created
+    return results
+
+
 @contextmanager
 def naming_row(position):
     """Add the row to the message of a database error."""

@@ -8,6 +8,7 @@ of its column, without a cast that would cut it.
 """
 
 import datetime
+import math
 import uuid
 from decimal import Decimal
 
@@ -114,6 +115,9 @@ class Update:
         """Return the SELECT of the new values, and its parameters."""
         if takes_arrays(self.connection):
             columns = [list(column) for column in zip(*rows, strict=True)]
+            for number, field in enumerate(self.columns):
+                if field is None:  # numbers of expressions
+                    columns[number] = [*map(as_literal, columns[number])]
             arrays = [*map(self.array, self.columns, columns)]
             if None not in arrays:
                 names = ", ".join(f"{NEW}_{number}" for number in range(len(arrays)))
@@ -143,12 +147,14 @@ class Update:
 
     def array(self, field, values):
         """Return the SQL of an array, None if an array is impossible."""
-        if field is not None and has_placeholder(field):
+        if field is None:  # numbers of expressions
+            return "%s::int4[]" if type(values[0]) is int else "%s::numeric[]"
+        if has_placeholder(field):
             return None
         kinds = {*map(type, values)} - {type(None)}
         if len(kinds) == 1 and issubclass(min(kinds, key=str), ARRAY_TYPES):
             return "%s"
-        if field is not None and kinds <= {str}:
+        if kinds <= {str}:
             # This gives the array the type of the column.
             column = self.quote(field.column)
             typed = f"ARRAY(SELECT {column} FROM {self.table})"
@@ -212,6 +218,11 @@ def has_placeholder(field):
 # Expressions
 
 
+def as_literal(number):
+    """Return a number that psycopg sends as PostgreSQL reads a literal."""
+    return Decimal(repr(number)) if type(number) is float else number
+
+
 class Hole(Expression):
     """The place of a number in an expression. Each row has its own number."""
 
@@ -234,7 +245,7 @@ def shape_of(expression):
 
 def part_of(expression, numbers):
     if "output_field" not in vars(expression):
-        if type(expression) is Value and type(expression.value) in (int, float):
+        if type(expression) is Value and is_liftable(expression.value):
             numbers.append(expression.value)
             return type(expression.value)
         if type(expression) is CombinedExpression:
@@ -244,6 +255,16 @@ def part_of(expression, numbers):
                 part_of(expression.rhs, numbers),
             )
     return expression if type(expression) is F else Shape(expression)
+
+
+def is_liftable(value):
+    """
+    Return True if a number has the same type in a column of numbers as alone
+    in PostgreSQL's SQL: integer, or numeric.
+    """
+    if type(value) is int:
+        return abs(value) < 2**31
+    return type(value) is float and math.isfinite(value)
 
 
 class Shape:

@@ -8,12 +8,13 @@ the existing rows, including those that another writer has inserted in between.
 
 from django.core.exceptions import FieldError
 from django.db import models
+from django.utils.functional import cached_property
 
 from ..coherence.filling import fill
 from ..coherence.writing import locks_rows
 from ..writes.watching import naming_rows
 from . import Bulk
-from .batch import Batch
+from .batch import Batch, is_computed
 from .changes import Changes, check_new_row
 from .locking import LockingReader
 from .one_by_one import OneByOne
@@ -134,12 +135,21 @@ class UpdateBatch(Batch):
         obj = super().new_instance(identity)
         set_values(obj, resolve(self.bulk.changes.create_defaults))
         changes = [self.changes_of(index) for index in others]
-        if not any(is_expression(v) for some in changes for v in some.values()):
+        if (
+            others
+            and not self.has_doubtful_texts  # A row in between may be the same.
+            and not any(is_expression(v) for some in changes for v in some.values())
+        ):
             for some in changes:
                 set_values(obj, some)
             self.merged[identity] = others
         check_new_row(self.start + first, obj)
         return obj
+
+    def may_need_row(self, identity):
+        return super().may_need_row(identity) or any(
+            map(is_computed, self.bulk.changes.create_defaults.values())
+        )
 
     def get_or_create(self, index):
         """Return (obj, created) for one row, and lock it."""
@@ -161,11 +171,32 @@ class UpdateBatch(Batch):
             self.resolved[index] = changes
         return self.resolved[index]
 
+    @cached_property
+    def has_doubtful_texts(self):
+        """Return True if the database may treat two identities as equal."""
+        return bool(self.doubtful_texts(self.first))
+
+    def reconsider_equal_rows(self):
+        """
+        Have a row written if the database has found several identities equal
+        to its own: each was compared only with its own changes.
+        """
+        identities = {}  # primary key: identities
+        for identity, obj in self.found.items():
+            identities.setdefault(obj.pk, []).append(identity)
+        for equal in identities.values():
+            if len(equal) > 1:
+                for identity in equal:
+                    self.done.difference_update(self.indexes[identity])
+                    self.sought.pop(identity, None)
+
     def rounds(self):
         """
         Return lists of PendingRows, which are to be written one after the
         other.
         """
+        if self.done and self.has_doubtful_texts:
+            self.reconsider_equal_rows()
         for identity in self.created & self.merged.keys():
             self.done.update(self.merged[identity])
         rounds, latest, objs = [], {}, {}

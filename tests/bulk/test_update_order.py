@@ -4,11 +4,11 @@ from decimal import Decimal
 
 import pytest
 from django.db import DatabaseError, IntegrityError, connection, transaction
-from django.db.models import DecimalField, F, JSONField, Value
+from django.db.models import DecimalField, F, JSONField, QuerySet, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast, Round
 
-from ..models import Mixed, ShortNames
+from ..models import BlindWord, HeavyPlusItem, Mixed, Rare, ShortNames, Sizes
 from ..support.sql import behind_the_back, execute
 from .rows import exist, first_words
 
@@ -119,3 +119,144 @@ def test_trigger_that_leaves_a_row_out():
     assert column("price") == [3, 1]
     on = f" ON {table}" if connection.vendor == "postgresql" else ""
     execute(f"DROP TRIGGER leave_out{on}")
+
+
+# Rows that only the database finds equal
+
+
+def as_a_loop(rows, key):
+    """Return the (key, size) of the rows that a loop leaves, and undo it."""
+    with transaction.atomic():
+        queryset = QuerySet(BlindWord)
+        for row in rows:
+            values = {name: value for name, value in row.items() if name != key}
+            queryset.update_or_create(**{key: row[key]}, defaults=values)
+        left = sorted(queryset.values_list(key, "size"))
+        transaction.set_rollback(True)
+    return left
+
+
+WORDS = {
+    "new": (None, [("a", 1), ("A", 2), ("a", 3)]),
+    "existing": (0, [("a", 1), ("A", 2), ("a", 3)]),
+    "unchanged": (3, [("A", 2), ("a", 3)]),
+    "unchanged first": (3, [("a", 3), ("A", 2)]),
+    "expression": (3, [("a", 3), ("A", F("size") + 1)]),
+    "others": (3, [("a", 3), ("b", 4), ("A", 2), ("B", 5), ("b", 6)]),
+}
+
+
+@pytest.mark.database("sqlite", "mysql")
+@pytest.mark.parametrize("key", ["unique", "name"])
+@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize("only_changed", [False, True])
+@pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
+def test_changes_of_other_spellings(key, is_cached, only_changed, words):
+    before, rows = words
+    if before is not None:
+        BlindWord.objects.create(**{key: "a"}, size=before)
+        if is_cached:
+            BlindWord.objects.get_or_create(**{key: "a"})
+    rows = [{key: word, "size": size} for word, size in rows]
+    expected = as_a_loop(rows, key)
+    BlindWord.objects.bulk_update_or_create(rows, [key], only_changed=only_changed)
+    assert sorted(BlindWord.objects.values_list(key, "size")) == expected
+    for word, size in expected:
+        assert BlindWord.objects.get_or_create(**{key: word})[0].size == size
+
+
+@pytest.mark.database("sqlite", "mysql")
+def test_other_spelling_that_no_constraint_keeps_out():
+    BlindWord.objects.create(name="a")
+    rows = [{"name": name} for name in "aAbB"]
+    found = BlindWord.objects.bulk_get_or_create(rows, ["name"])
+    assert [created for _, created in found] == [False, False, True, False]
+    assert BlindWord.objects.count() == 2
+
+
+@pytest.mark.database("sqlite", "mysql")
+@pytest.mark.parametrize("call", ["bulk_get_or_create", "bulk_update_or_create"])
+def test_callable_for_a_row_that_has_another_spelling(call):
+    BlindWord.objects.create(unique="a", size=5)
+    called = []
+
+    def size():
+        called.append(1)
+        return 7
+
+    rows = [{"unique": word, "size": 6} for word in "Ab"]
+    options = {"create_defaults": {"size": size}}
+    if call == "bulk_get_or_create":
+        rows, options = [{"unique": word, "size": size} for word in "Ab"], {}
+    found = getattr(BlindWord.objects, call)(rows, ["unique"], **options)
+    assert [created for _, created in found] == [False, True]
+    assert len(called) == 1  # for the row that was created
+    assert BlindWord.objects.get(unique="a").size == (6 if options else 5)
+    assert BlindWord.objects.get(unique="b").size == 7
+
+
+def test_equal_rows_are_one_object_also_row_by_row():
+    """A multi-table child goes row by row."""
+    rows = [{"code": "a", "load": load} for load in (1, 2)]
+    (first, created), (second, again) = HeavyPlusItem.objects.bulk_update_or_create(
+        rows, ["code"]
+    )
+    assert first is second
+    assert (first.load, created, again) == (2, True, False)
+    (first, _), (second, _) = HeavyPlusItem.objects.bulk_get_or_create(rows, ["code"])
+    assert first is second
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("values", "changes"),
+    [
+        ({"small": 100}, {"number": F("small") * 1000}),
+        ({"small": 2**15 - 1}, {"big": F("small") + 1}),
+        ({"number": 5}, {"number": F("number") * 0.5}),
+        ({"number": 5}, {"big": F("number") * 3_000_000_000}),
+        ({"number": 5}, {"big": F("number") - 2**31}),
+        ({"big": 2**53 + 1}, {"big": F("big") + 0.0}),
+        ({"price": Decimal("123456789.1234567891")}, {"price": F("price") + 0.5}),
+        ({"price": Decimal("123456789.1234567891")}, {"price": F("price") * 1.5}),
+        ({"price": Decimal("123456789.1234567891")}, {"price": F("price") * 1e-3}),
+    ],
+)
+def test_numbers_in_expressions(values, changes):
+    [name] = changes
+    Sizes.objects.create(code="a", **values)
+    QuerySet(Sizes).update_or_create(code="a", defaults=changes)
+    expected = QuerySet(Sizes).values_list(name, flat=True).get()
+    QuerySet(Sizes).update(**values)
+    Sizes.objects.bulk_update_or_create([{"code": "a", **changes}], ["code"])
+    assert QuerySet(Sizes).values_list(name, flat=True).get() == expected
+
+
+def test_numbers_that_have_several_types():
+    numbers = dict(zip("abcd", [1, 2**31, 2.0, 2**15], strict=True))
+    for code in numbers:
+        Sizes.objects.create(code=code, number=2)
+    Sizes.objects.bulk_update_or_create(
+        {"code": code, "big": F("number") + n} for code, n in numbers.items()
+    )
+    found = QuerySet(Sizes).order_by("code").values_list("big", flat=True)
+    assert [*found] == [3, 2**31 + 2, 4, 2**15 + 2]
+
+
+@pytest.mark.parametrize(
+    "values", [{"binary": b"ab"}, {"ip": "::1"}, {"ip": "10.0.0.1"}, {"binary": b""}]
+)
+def test_value_that_is_not_changed(values):
+    row = Rare.objects.create(**values)
+    rows = [{"id": row.pk, **values}]
+    with first_words() as sent:
+        Rare.objects.bulk_update_or_create(rows, ["id"], only_changed=True)
+    # On SQLite, one locks the database.
+    assert sent.count("UPDATE") == (connection.vendor == "sqlite")
+    values = dict.fromkeys(values)
+    Rare.objects.bulk_update_or_create(
+        [{"id": row.pk, **values}], ["id"], only_changed=True
+    )
+    assert [*QuerySet(Rare).values(*values)] == [values]

@@ -229,6 +229,36 @@ class CaseBlind(models.Model):
     objects = PlusManager()
 
 
+class BlindWord(models.Model):
+    """The same with a value, and with a name that need not be unique."""
+
+    unique = models.CharField(
+        max_length=20,
+        unique=True,
+        null=True,
+        db_collation="NOCASE" if connection.vendor == "sqlite" else None,
+    )
+    name = models.CharField(
+        max_length=20,
+        db_collation="NOCASE" if connection.vendor == "sqlite" else None,
+    )
+    size = models.IntegerField(default=0)
+
+    objects = PlusManager()
+
+
+class Sizes(models.Model):
+    """Numbers of each type."""
+
+    code = models.CharField(max_length=20, unique=True)
+    small = models.SmallIntegerField(default=0)
+    number = models.IntegerField(default=0)
+    big = models.BigIntegerField(default=0)
+    price = models.DecimalField(max_digits=30, decimal_places=10, default=0)
+
+    objects = PlusManager()
+
+
 class LowerCodeField(models.CharField):
     def get_prep_value(self, value):
         return super().get_prep_value(value).lower()
