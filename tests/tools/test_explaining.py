@@ -488,7 +488,7 @@ class TestObstacles:
         ],
     )
     def test_error_that_django_raises(self, source, lookup):
-        with pytest.raises(Exception) as error:  # noqa: PT011 - whichever it is
+        with pytest.raises(Exception) as error:  # noqa: PT011 - of any class
             source.get_or_create(**lookup)
         found = explained(source, **lookup)
         assert found.next == f"Django raises {error.type.__name__}."
