@@ -202,6 +202,7 @@ DJANGOS = {
     "get_queryset": lambda pages: pages.get_queryset().get(slug="a"),
     "filter": lambda pages: pages.filter(title="A").get(slug="a"),
     "filter of using": lambda pages: pages.using("default").filter(id__gt=0).get(),
+    "queryset of using": lambda p: p.using("default").filter().get(slug="a"),
     "filter alone": lambda pages: pages.filter(slug="a").get(),
     "shortcut of the model": lambda pages: get_object_or_404(Page, slug="a"),
     "shortcut of a queryset": lambda pages: get_object_or_404(pages.all(), slug="a"),
