@@ -51,8 +51,8 @@ def as_one_object(results):
     """
     kept = {}
     for number, (obj, created) in enumerate(results):
-        if not isinstance(obj, models.Model):
-            continue  # from an override
+        if not isinstance(obj, models.Model) or has_expression(obj):
+            continue  # From an override, or created by Django 5.2.
         try:
             first = kept.setdefault(obj.pk, obj)
         except TypeError:
@@ -61,6 +61,10 @@ def as_one_object(results):
             first.__dict__.update(obj.__dict__)
             results[number] = first, created
     return results
+
+
+def has_expression(obj):
+    return any(hasattr(v, "resolve_expression") for v in vars(obj).values())
 
 
 @contextmanager
