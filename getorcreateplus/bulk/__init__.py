@@ -20,6 +20,7 @@ clause, a conflict with another row.
 ``reading``   its rows in the cache and in the database
 ``creating``  its missing rows
 ``insert``    the INSERT
+``equals``    texts that only the database finds equal
 ``one_of``    the condition that a column has one of many values
 ``limits``    how large a statement may be
 ``related``   what a related manager gives to new rows

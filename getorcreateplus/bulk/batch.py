@@ -4,8 +4,8 @@ from bisect import bisect
 from collections.abc import Mapping
 
 from ..signals import result_of, send_end_of_miss
-from ..writes import table_facts
 from .creating import BatchCreator, instance_of
+from .equals import EqualTexts
 from .limits import cut
 from .reading import BatchReader
 from .single import arguments_of, as_given, as_one_object, naming_row
@@ -13,7 +13,7 @@ from .single import arguments_of, as_given, as_one_object, naming_row
 MAX_UNITED_SELECTS = 500  # that one statement unites
 
 
-class Batch:
+class Batch(EqualTexts):
     """One batch of rows: finds the rows that exist, and creates the others."""
 
     def __init__(self, bulk, rows, identities, start):
@@ -170,48 +170,6 @@ class Batch:
                 obj = self.found.get(identity)
                 if obj is not None and self.creator.claim(obj):
                     self.created.add(identity)
-
-    def doubtful_texts(self, part):
-        """
-        Return {place: texts} for the identifying columns in which the database
-        may treat some of these texts as equal.
-        """
-        doubtful = {}
-        for place, field in enumerate(self.identifying.fields):
-            texts = {each[place] for each in part if type(each[place]) is str}
-            if len(texts) > 1 and not table_facts.are_distinct(
-                self.bulk.table, field.column, texts
-            ):
-                doubtful[place] = sorted(texts)
-        return doubtful
-
-    def repeated(self, part):
-        """
-        Return {identity: the first identity that the database treats as
-        equal}.
-        """
-        equals = {
-            place: table_facts.first_equals(
-                self.connection,
-                self.bulk.model,
-                self.identifying.fields[place].column,
-                texts,
-            )
-            for place, texts in self.doubtful_texts(part).items()
-        }
-        if not equals:
-            return {}
-        first, repeated = {}, {}
-        for identity in sorted(part, key=self.first.__getitem__):
-            same = tuple(
-                equals[place][value] if place in equals else value
-                for place, value in enumerate(identity)
-            )
-            if same in first:
-                repeated[identity] = first[same]
-            else:
-                first[same] = identity
-        return repeated
 
     def get_or_create(self, index):
         """Return (obj, created) for one row, by the queryset's own method."""

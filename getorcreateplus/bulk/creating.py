@@ -57,7 +57,7 @@ class BatchCreator:
         inserted = {}
         for start in range(0, len(pairs), size):
             batch = dict(pairs[start : start + size])
-            for piece, insert in self.statements(batch, fields):
+            for piece, insert in statements(self.bulk, batch, fields):
                 if returns:
                     inserted |= self.insert_returning(piece, insert)
                 else:
@@ -67,21 +67,6 @@ class BatchCreator:
                 self.fill_inserted(inserted, fields)
                 inserted = {}
         self.fill_inserted(inserted, fields)
-
-    def statements(self, batch, fields):
-        """Yield ({identity: obj}, Insert), each as large as possible."""
-        insert = Insert(self.connection, self.bulk.model, batch.values(), fields)
-        limits = self.bulk.limits
-        if len(batch) > 1 and (
-            # An expression has any number of parameters.
-            (limits.max_params and len(insert.params) > limits.max_params)
-            or len(insert.sql) + length_of(insert.params) > limits.max_bytes
-        ):
-            pairs, half = list(batch.items()), len(batch) // 2
-            yield from self.statements(dict(pairs[:half]), fields)
-            yield from self.statements(dict(pairs[half:]), fields)
-        else:
-            yield batch, insert
 
     def insert_returning(self, batch, insert):
         """Return {identity: columns} of the rows that were inserted."""
@@ -99,7 +84,7 @@ class BatchCreator:
         pks = []
         with (
             batch_of_inserts(self.connection, bulk.model, pks),
-            self.naming_positions(batch),
+            naming_positions(self.batch, batch),
         ):
             inserted, others = insert.send(returned)
             rows = [dict(zip(attnames, values, strict=True)) for values in inserted]
@@ -110,16 +95,6 @@ class BatchCreator:
         if bulk.returns_whole_rows:
             self.record_others(batch, others)
         return rows if bulk.keeps_created() else {}
-
-    @contextmanager
-    def naming_positions(self, batch):
-        """Add the positions of these rows to the message of an error."""
-        try:
-            yield
-        except (DataError, IntegrityError) as error:
-            indexes = [self.batch.first[identity] for identity in batch]
-            where = self.batch.where(min(indexes), max(indexes))
-            raise error_of_row(error, where) from error.__cause__ or error
 
     def assign(self, batch, rows):
         """Return {identity: row} of the rows that were inserted."""
@@ -203,7 +178,7 @@ class BatchCreator:
         try:
             with (
                 transaction.atomic(using) if has_savepoint else nullcontext(),
-                self.naming_positions(batch),
+                naming_positions(self.batch, batch),
             ):
                 insert.send_plainly()
         except IntegrityError:
@@ -230,6 +205,33 @@ class BatchCreator:
                 self.record_inserted(
                     identity, obj, {f.attname: getattr(obj, f.attname) for f in known}
                 )
+
+
+def statements(bulk, batch, fields):
+    """Yield ({identity: obj}, Insert), each as large as possible."""
+    insert = Insert(bulk.connection, bulk.model, batch.values(), fields)
+    limits = bulk.limits
+    if len(batch) > 1 and (
+        # An expression has any number of parameters.
+        (limits.max_params and len(insert.params) > limits.max_params)
+        or len(insert.sql) + length_of(insert.params) > limits.max_bytes
+    ):
+        pairs, half = list(batch.items()), len(batch) // 2
+        yield from statements(bulk, dict(pairs[:half]), fields)
+        yield from statements(bulk, dict(pairs[half:]), fields)
+    else:
+        yield batch, insert
+
+
+@contextmanager
+def naming_positions(batch, identities):
+    """Add the positions of these rows to the message of an error."""
+    try:
+        yield
+    except (DataError, IntegrityError) as error:
+        indexes = [batch.first[identity] for identity in identities]
+        where = batch.where(min(indexes), max(indexes))
+        raise error_of_row(error, where) from error.__cause__ or error
 
 
 def instance_of(row, bulk):

@@ -107,8 +107,20 @@ def is_unchanged(batch, obj, values, indexes):
         if not pending.takes(batch.changes_of(index)):
             return False
         pending.add(index, batch.changes_of(index))
-    batch.prepare(pending)
+    prepare(batch, pending)
     return pending.is_unchanged()
+
+
+def prepare(batch, pending):
+    """Call prepare() of a row, and name the row in an error."""
+    try:
+        pending.prepare()
+    except (TypeError, ValueError) as error:
+        where = f"Row {batch.start + pending.indexes[0]}"
+        if type(error) not in (TypeError, ValueError):
+            error.add_note(where)
+            raise
+        raise type(error)(f"{where}: {error}") from error
 
 
 class Plan:

@@ -8,7 +8,6 @@ the existing rows, including those that another writer has inserted in between.
 
 from django.core.exceptions import FieldError
 from django.db import models
-from django.utils.functional import cached_property
 
 from ..coherence.filling import fill
 from ..coherence.writing import locks_rows
@@ -18,7 +17,7 @@ from .batch import Batch, is_computed
 from .changes import Changes, check_new_row
 from .locking import LockingReader
 from .one_by_one import OneByOne
-from .pending import PendingRow, is_expression, is_unchanged
+from .pending import PendingRow, is_expression, is_unchanged, prepare
 from .sending import UpdateSender, pieces
 from .update import Update
 
@@ -171,32 +170,13 @@ class UpdateBatch(Batch):
             self.resolved[index] = changes
         return self.resolved[index]
 
-    @cached_property
-    def has_doubtful_texts(self):
-        """Return True if the database may treat two identities as equal."""
-        return bool(self.doubtful_texts(self.first))
-
-    def reconsider_equal_rows(self):
-        """
-        Have a row written if the database has found several identities equal
-        to its own: each was compared only with its own changes.
-        """
-        identities = {}  # primary key: identities
-        for identity, obj in self.found.items():
-            identities.setdefault(obj.pk, []).append(identity)
-        for equal in identities.values():
-            if len(equal) > 1:
-                for identity in equal:
-                    self.done.difference_update(self.indexes[identity])
-                    self.sought.pop(identity, None)
-
     def rounds(self):
         """
         Return lists of PendingRows, which are to be written one after the
         other.
         """
         if self.done and self.has_doubtful_texts:
-            self.reconsider_equal_rows()
+            reconsider_equal_rows(self)
         for identity in self.created & self.merged.keys():
             self.done.update(self.merged[identity])
         rounds, latest, objs = [], {}, {}
@@ -222,24 +202,13 @@ class UpdateBatch(Batch):
             pending.add(index, changes)
         return rounds
 
-    def prepare(self, pending):
-        """Call prepare() of a row, and name the row in an error."""
-        try:
-            pending.prepare()
-        except (TypeError, ValueError) as error:
-            where = f"Row {self.start + pending.indexes[0]}"
-            if type(error) not in (TypeError, ValueError):
-                error.add_note(where)
-                raise
-            raise type(error)(f"{where}: {error}") from error
-
     def update(self, pendings):
         """
         Write these rows, by one UPDATE for those that set the same fields.
         """
         groups = {}
         for pending in pendings:
-            self.prepare(pending)
+            prepare(self, pending)
             if self.bulk.only_changed and pending.is_unchanged():
                 self.done.update(pending.indexes)
             elif pending.fields:
@@ -285,6 +254,21 @@ class BulkUpdate(Bulk):
         if not has_joined_update(self.connection):
             identifying.allow_batches = False
         return identifying
+
+
+def reconsider_equal_rows(batch):
+    """
+    Have a row written if the database has found several identities equal
+    to its own: each was compared only with its own changes.
+    """
+    identities = {}  # primary key: identities
+    for identity, obj in batch.found.items():
+        identities.setdefault(obj.pk, []).append(identity)
+    for equal in identities.values():
+        if len(equal) > 1:
+            for identity in equal:
+                batch.done.difference_update(batch.indexes[identity])
+                batch.sought.pop(identity, None)
 
 
 def resolve(values):
