@@ -39,9 +39,10 @@ def together(*calls):
     return results
 
 
-def until_done(call):
+def until_done(call, updates=False):
     """
-    InnoDB may make one of three or more try again, even if they are sorted.
+    InnoDB may make one of three or more try again, even if they are sorted. So
+    may PostgreSQL, if they update rows.
     """
 
     def retry():
@@ -49,7 +50,11 @@ def until_done(call):
             try:
                 return call()
             except OperationalError as error:
-                if connection.vendor != "mysql" or error.args[0] != DEADLOCK:
+                if connection.vendor == "postgresql":
+                    is_deadlock = updates and error.__cause__.sqlstate == "40P01"
+                else:
+                    is_deadlock = error.args[0] == DEADLOCK
+                if not is_deadlock:
                     raise
         raise AssertionError("Twenty deadlocks in a row")
 

@@ -85,7 +85,8 @@ def test_many_batches_that_overlap():
     """No update is lost, and each row has one creator."""
 
     batches = [[f"{n:03}" for n in range(100 * i % 7, 200, i + 1)] for i in range(5)]
-    results = together(*(until_done(batch(PlusItem, codes)) for codes in batches))
+    calls = [until_done(batch(PlusItem, codes), updates=True) for codes in batches]
+    results = together(*calls)
     assert not [each for each in results if isinstance(each, Exception)], results
     expected = {}
     for codes in batches:
