@@ -7,6 +7,7 @@ from ..signals import result_of, send_end_of_miss
 from .creating import BatchCreator, instance_of
 from .equals import EqualTexts
 from .limits import cut
+from .pending import is_expression
 from .reading import BatchReader
 from .single import arguments_of, as_given, as_one_object, naming_row
 
@@ -189,4 +190,4 @@ class Batch(EqualTexts):
 
 def is_computed(value):
     """Return True for a callable and for an expression."""
-    return callable(value) or hasattr(value, "resolve_expression")
+    return callable(value) or is_expression(value)

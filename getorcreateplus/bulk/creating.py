@@ -230,8 +230,7 @@ def naming_positions(batch, identities):
         yield
     except (DataError, IntegrityError) as error:
         indexes = [batch.first[identity] for identity in identities]
-        where = batch.where(min(indexes), max(indexes))
-        raise error_of_row(error, where) from error.__cause__ or error
+        raise_naming(error, batch.where(min(indexes), max(indexes)))
 
 
 def instance_of(row, bulk):
@@ -251,9 +250,9 @@ def instance_of(row, bulk):
     return obj
 
 
-def error_of_row(error, where):
-    """Return the error of the database that says where its row is."""
-    return type(error)(f"{where}: {error}")
+def raise_naming(error, where):
+    """Raise an error of the database again, which says where its row is."""
+    raise type(error)(f"{where}: {error}") from error.__cause__ or error
 
 
 def can_return_inserted(bulk):

@@ -8,7 +8,7 @@ from django.db import DatabaseError, DataError, IntegrityError, transaction
 from ..coherence.filling import publish_batch
 from ..writes.pending_transaction import set_rollback
 from ..writes.watching import naming_rows
-from .creating import can_return_inserted, error_of_row
+from .creating import can_return_inserted, raise_naming
 from .limits import cut
 
 
@@ -102,8 +102,7 @@ class UpdateSender:
 
     def raise_error(self, error, pendings):
         """Raise the error again, and name the rows that cause it."""
-        new = error_of_row(error, self.where(pendings))
-        raise new from error.__cause__ or error
+        raise_naming(error, self.where(pendings))
 
     def where(self, pendings):
         """Return in words which rows these are."""

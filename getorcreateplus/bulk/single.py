@@ -4,8 +4,9 @@ from contextlib import contextmanager
 
 from django.db import DataError, IntegrityError, models
 
-from .creating import error_of_row, params_of
+from .creating import params_of, raise_naming
 from .identity import value_of
+from .pending import is_expression
 
 # Names that get_or_create() treats as arguments, not as fields.
 ARGUMENTS = {"create_defaults", "defaults", "self"}
@@ -64,7 +65,7 @@ def as_one_object(results):
 
 
 def has_expression(obj):
-    return any(hasattr(v, "resolve_expression") for v in vars(obj).values())
+    return any(map(is_expression, vars(obj).values()))
 
 
 @contextmanager
@@ -73,4 +74,4 @@ def naming_row(position):
     try:
         yield
     except (DataError, IntegrityError) as error:
-        raise error_of_row(error, f"Row {position}") from error.__cause__ or error
+        raise_naming(error, f"Row {position}")

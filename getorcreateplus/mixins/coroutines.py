@@ -160,8 +160,8 @@ def is_tried():
 
 def hit_in_coroutine(queryset, kwargs):
     """
-    Return the instance of a hit. Raise NeedsThread if there is none in this
-    process, or if the call in a thread might return another one.
+    Return the instance of a hit. If this process has no row for the lookup, or
+    if the call in a thread might return another instance, raise NeedsThread.
     """
     cached_model = registry.cached_model_of(queryset)
     alias = cached_model and cached_model.aliases.get(queryset.object_cache_alias)
